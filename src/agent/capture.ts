@@ -1,0 +1,74 @@
+/**
+ * Capture: how the connections of a node's pods come to the proxy, and how the proxy dials from inside a pod.
+ *
+ * Two implementations: capture-ebpf.ts (the real one) and capture-loopback.ts (demos and tests without privileges,
+ * where pods are loopback addresses and source identity by address is no identity).
+ */
+import type { LocalPod } from '../model/workload.ts'
+
+export const ROLE_OUTBOUND = 0
+export const ROLE_INBOUND = 1
+export const ROLE_HBONE = 2
+export type ListenerRole = typeof ROLE_OUTBOUND | typeof ROLE_INBOUND | typeof ROLE_HBONE
+
+/** What the capture must know of a pod to enrol it. */
+export interface PodToCapture {
+  readonly pod: LocalPod
+  /** `namespace/name`, for messages. */
+  readonly displayName: string
+  /** Canonical addresses. */
+  readonly addresses: readonly string[]
+  /** Loopback capture only: what to listen on. The eBPF capture takes every port. */
+  readonly serviceAddresses: readonly { readonly address: string; readonly port: number }[]
+  readonly inboundPorts: readonly number[]
+}
+
+/** One listening point of a pod. With descriptors, one per data worker; else every worker binds the address itself. */
+export interface CapturedListener {
+  readonly role: ListenerRole
+  readonly fds: readonly number[] | null
+  readonly address: string
+  readonly port: number
+}
+
+/** Plain data: it is posted to the data workers. */
+export interface CapturedPod {
+  readonly uid: string
+  readonly listeners: readonly CapturedListener[]
+  readonly dialing: PodDialing
+}
+
+/** How data workers open sockets that start in this pod, and reach its app. */
+export interface PodDialing {
+  /** Open descriptor of the pod's netns, and of the map that exempts the agent's sockets; -1 in loopback capture. */
+  readonly netnsFd: number
+  readonly exemptMapFd: number
+  /** Address to bind for outgoing connections in loopback capture; null with a netns. */
+  readonly localAddress: string | null
+  /** Address at which the app listens, when it is not the pod's own; null with a netns. */
+  readonly appAddress: string | null
+}
+
+export interface CaptureStats {
+  readonly enrolledPods: number
+  /** Connections steered to the proxy since start, by direction. */
+  readonly outboundCaptured: number
+  readonly inboundCaptured: number
+  /** Connections let by or refused because something was missing, by reason. */
+  readonly bypassed: number
+  readonly refused: number
+}
+
+export interface Capture {
+  readonly kind: 'ebpf' | 'loopback'
+  /**
+   * Enrols a pod without touching its open connections. Rejects with WeftError (WEFT_SYSCALL, WEFT_BPF) naming the pod;
+   * then nothing of it is left behind.
+   */
+  enrol(pod: PodToCapture, workerCount: number): Promise<CapturedPod>
+  /** Stops capturing; open proxied connections live on until the data workers close them. Unknown uids are ignored. */
+  withdraw(uid: string): Promise<void>
+  stats(): CaptureStats
+  /** Withdraws everything and removes programs, links and pins. */
+  close(): Promise<void>
+}

@@ -1,0 +1,152 @@
+/**
+ * The seam between the HTTP engines and the proxy, the same for every HTTP version. Engines are sans-I/O: bytes in
+ * through `receive`, bytes out through a `ByteSink`, meaning through receivers. They never see a socket or a timer.
+ *
+ * Body bytes handed to a receiver are lent until the call returns.
+ */
+import type { HeaderList } from './headers.ts'
+
+/** Where an engine's output goes. Every `Conn` of the transport is one. */
+export interface ByteSink {
+  /** Takes all bytes before it returns; returns the backlog in bytes. */
+  write(bytes: Uint8Array, offset: number, length: number): number
+  end(): void
+  abort(): void
+  close(): void
+  pauseReading(): void
+  resumeReading(): void
+}
+
+/** Body length markers of a head. */
+export const BODY_CHUNKED = -1
+/** Response only: the body lasts until the connection closes. */
+export const BODY_UNTIL_CLOSE = -2
+
+export interface RequestHead {
+  /** As received; case matters (RFC 9110 section 9.1). */
+  method: string
+  /** Origin form: path and query, as received. `*` for OPTIONS *; empty for CONNECT. */
+  target: string
+  scheme: string
+  /** Host header or :authority. */
+  authority: string
+  headers: HeaderList
+  /** 10, 11 or 20. */
+  version: number
+  /** Bytes of the body; 0 none; BODY_CHUNKED unknown. */
+  bodyLength: number
+  /** Protocol named by Upgrade (lower case) when the client asks for one; null otherwise. */
+  upgrade: string | null
+  expectsContinue: boolean
+}
+
+export interface ResponseHead {
+  status: number
+  headers: HeaderList
+  /** Bytes of the body; 0 none; BODY_CHUNKED; BODY_UNTIL_CLOSE. */
+  bodyLength: number
+}
+
+/** Why an engine refused what the peer sent. `reason` is a short stable word for logs and counters. */
+export interface ProtocolViolation {
+  readonly reason: string
+  readonly message: string
+  /** Status that a server answers with before it closes. */
+  readonly status: number
+}
+
+/** The rest of a request after its head. */
+export interface RequestReceiver {
+  onRequestBody(bytes: Uint8Array, offset: number, end: number): void
+  /** The request is complete. `trailers` is null when there are none. */
+  onRequestEnd(trailers: HeaderList | null): void
+  /** The client went away or broke the rules before the exchange was over. Nothing follows. */
+  onRequestReset(reason: string): void
+  /** The response's backlog is sent. */
+  onResponseDrain(): void
+}
+
+/** The server side of one exchange: how its response is written. */
+export interface ServerStream {
+  /** 1xx except 101. */
+  writeInformational(status: number, headers: HeaderList): void
+  /**
+   * The final head. `head.bodyLength` frames the body. 101 (or 2xx to CONNECT) turns the stream into a tunnel: from
+   * then on bodies are raw bytes both ways and `end` is a half-close.
+   */
+  writeHead(head: ResponseHead): void
+  /** Returns the backlog; above BACKLOG_HIGH wait for `onResponseDrain`. */
+  writeBody(bytes: Uint8Array, offset: number, length: number): number
+  end(trailers: HeaderList | null): void
+  /** Ends the exchange badly; the client must be able to see that the response is not complete. */
+  reset(): void
+  pauseRequest(): void
+  resumeRequest(): void
+}
+
+export interface HttpServerEvents {
+  /** A request head is complete and valid. Returns who takes the rest. */
+  onRequest(stream: ServerStream, head: RequestHead): RequestReceiver
+  /** The peer broke the rules outside or before an exchange. The engine has answered and closes. */
+  onViolation(violation: ProtocolViolation): void
+}
+
+/** One downstream connection. Its owner forwards what the Conn reports. */
+export interface HttpServerConnection {
+  /** Open exchanges. */
+  readonly activeCount: number
+  receive(bytes: Uint8Array, offset: number, end: number): void
+  receiveEnd(): void
+  receiveDrain(): void
+  /** The Conn is closed: open exchanges are reset. */
+  receiveClose(): void
+  /** Finish what is open, accept nothing new, then close (h1: `Connection: close`; h2: GOAWAY). */
+  drain(): void
+}
+
+/** The response of one exchange. */
+export interface ResponseReceiver {
+  onInformational(status: number, headers: HeaderList): void
+  onResponseHead(head: ResponseHead): void
+  onResponseBody(bytes: Uint8Array, offset: number, end: number): void
+  onResponseEnd(trailers: HeaderList | null): void
+  /**
+   * The response will not be complete. `wasProcessed` is false only when the upstream certainly did not act on the
+   * request (REFUSED_STREAM, or a reused connection that closed before any byte of an answer).
+   */
+  onResponseReset(reason: string, wasProcessed: boolean): void
+  /** The request's backlog is sent. */
+  onRequestDrain(): void
+}
+
+/** The client side of one exchange: how its request is written. */
+export interface ClientStream {
+  writeBody(bytes: Uint8Array, offset: number, length: number): number
+  end(trailers: HeaderList | null): void
+  /** Gives the exchange up; nothing more is reported of it. */
+  reset(): void
+  pauseResponse(): void
+  resumeResponse(): void
+}
+
+export interface HttpClientEvents {
+  /** An exchange ended; the connection may have room again or may be done with. */
+  onStreamClosed(): void
+  /** No new exchange will be accepted (Connection: close, GOAWAY, violation). */
+  onUnusable(): void
+}
+
+/** One upstream connection. */
+export interface HttpClientConnection {
+  readonly activeCount: number
+  /** True while another exchange may be opened now. */
+  readonly canOpen: boolean
+  /** True while the connection will ever again take an exchange. */
+  readonly isReusable: boolean
+  /** Writes the head. `head.bodyLength` frames the body; with 0 nothing but the head is sent and the request is over. */
+  open(head: RequestHead, receiver: ResponseReceiver): ClientStream
+  receive(bytes: Uint8Array, offset: number, end: number): void
+  receiveEnd(): void
+  receiveDrain(): void
+  receiveClose(): void
+}

@@ -1,0 +1,2 @@
+/** placeholder: owned by the h1 engine */
+export class HeaderList {}

@@ -1,0 +1,63 @@
+/** One pod (or VM), as every agent knows it. Mirrors `istio.workload.Workload`; addresses are canonical text. */
+
+export const TUNNEL_NONE = 0
+export const TUNNEL_HBONE = 1
+export type TunnelProtocol = typeof TUNNEL_NONE | typeof TUNNEL_HBONE
+
+export type WorkloadType = 'deployment' | 'cronjob' | 'pod' | 'job'
+
+export interface Locality {
+  readonly region: string
+  readonly zone: string
+  readonly subzone: string
+}
+
+/** A service that a workload is an endpoint of. */
+export interface WorkloadService {
+  /** Key of the service: `namespace/hostname`. */
+  readonly service: string
+  readonly ports: readonly PortMapping[]
+}
+
+export interface PortMapping {
+  readonly servicePort: number
+  readonly targetPort: number
+}
+
+export interface Workload {
+  /** `<cluster>//Pod/<namespace>/<name>` for pods. */
+  readonly uid: string
+  readonly name: string
+  readonly namespace: string
+  /** Canonical addresses, the preferred one first. */
+  readonly addresses: readonly string[]
+  readonly node: string
+  readonly trustDomain: string
+  readonly serviceAccount: string
+  /** HBONE when the workload is enrolled in the mesh. */
+  readonly tunnelProtocol: TunnelProtocol
+  readonly isHealthy: boolean
+  readonly services: readonly WorkloadService[]
+  /** Keys (`namespace/name`) of the policies that select this workload; namespace and global ones are not listed. */
+  readonly policies: readonly string[]
+  readonly clusterId: string
+  readonly locality: Locality
+  /** For telemetry: the owner (a Deployment, say), and the canonical service and revision. */
+  readonly workloadName: string
+  readonly workloadType: WorkloadType
+  readonly canonicalName: string
+  readonly canonicalRevision: string
+  /** Relative weight among the endpoints of a service; 1 unless set. */
+  readonly capacity: number
+}
+
+/**
+ * What only the agent of the pod's node is told: where the pod is, and which rules its own traffic follows.
+ */
+export interface LocalPod {
+  readonly uid: string
+  /** Path of the pod's network namespace; `loopback:<address of the app>` in loopback capture. */
+  readonly netns: string
+  /** Scope whose traffic rules this pod's connections follow. */
+  readonly scope: string
+}

@@ -1,0 +1,75 @@
+/**
+ * What the data path tells telemetry: one `EdgeMetrics` per (reporter, source, destination, service, protocol,
+ * security), resolved once per connection or cluster and then only counted on. Interfaces; workers implement them with
+ * typed-array slots (worker-recorder.ts).
+ */
+import type { Flag } from '../base/errors.ts'
+import type { Service } from '../model/service.ts'
+import type { Workload } from '../model/workload.ts'
+
+export type Reporter = 'source' | 'destination'
+export type MetricProtocol = 'http' | 'grpc' | 'tcp'
+
+/** Identifies an edge. Missing parts are null and become `unknown` labels. */
+export interface EdgeKey {
+  readonly reporter: Reporter
+  readonly protocol: MetricProtocol
+  readonly source: Workload | null
+  readonly destination: Workload | null
+  readonly service: Service | null
+  /** Host for `destination_service` when there is no service; empty becomes `unknown`. */
+  readonly host: string
+  readonly isMutualTls: boolean
+  /** Identities proved by TLS (or, on one node, by the kernel); null when none. */
+  readonly sourcePrincipal: string | null
+  readonly destinationPrincipal: string | null
+}
+
+export interface EdgeMetrics {
+  /** One finished exchange. `status` 0 when there was no response; `grpcStatus` -1 when it is not gRPC. */
+  exchangeFinished(
+    status: number,
+    grpcStatus: number,
+    flag: Flag,
+    durationMs: number,
+    requestBytes: number,
+    responseBytes: number,
+  ): void
+  connectionOpened(): void
+  connectionClosed(flag: Flag): void
+  /** Bytes since the last call: received from the client, sent to the client. */
+  connectionBytes(received: number, sent: number): void
+}
+
+/** One line of the access log. Built only when `Recorder.isLogging`. */
+export interface AccessRecord {
+  readonly startedAtMs: number
+  readonly durationMs: number
+  readonly edge: EdgeKey
+  readonly flag: Flag
+  /** Reason in words when the flag is not '-'. */
+  readonly details: string
+  readonly downstream: string
+  readonly upstream: string
+  readonly receivedBytes: number
+  readonly sentBytes: number
+  /** Null for plain TCP. */
+  readonly http: AccessHttp | null
+}
+
+export interface AccessHttp {
+  readonly method: string
+  readonly path: string
+  readonly authority: string
+  readonly protocol: string
+  readonly status: number
+  readonly route: string
+  readonly requestId: string
+}
+
+export interface Recorder {
+  readonly isLogging: boolean
+  /** Memoised; the number of edges is bounded, beyond it one overflow edge counts on. */
+  edge(key: EdgeKey): EdgeMetrics
+  log(record: AccessRecord): void
+}
