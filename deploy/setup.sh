@@ -1,0 +1,183 @@
+#!/bin/sh
+# Prepares this checkout: Debian packages, npm packages, the native part, and for `build` the compiled programs.
+#
+#   sh deploy/setup.sh demo [arguments of the demo]   what `npm run demo` needs; goes on without what it cannot get
+#   sh deploy/setup.sh test                           what `npm test` needs; with CI=true a missing piece is an error
+#   sh deploy/setup.sh build                          dist/, ready to be published
+#
+# Every step looks first and does nothing when nothing is to do: a second run takes a moment and no network.
+# All output goes to standard error, so that standard output belongs to the program that follows.
+set -eu
+exec >&2
+
+cd "$(dirname "$0")/.."
+PATH="$PWD/node_modules/.bin:$PATH"
+mode=${1:-}
+[ $# -gt 0 ] && shift
+
+# What the native part is built with, and what the demo's namespaces are made of.
+NATIVE_PACKAGES="clang llvm libbpf-dev libelf-dev zlib1g-dev bpftool g++ make"
+DEMO_PACKAGES="iproute2 util-linux tcpdump"
+# Programs that tests run against the mesh, the sanitizer's run-time, and the formatter of the C code.
+TEST_PACKAGES="curl openssl nginx-light libclang-rt-14-dev clang-format procps"
+
+say() { echo "weft: $*"; }
+
+fail() {
+  say "$*"
+  exit 1
+}
+
+# A piece is missing that the demo can do without, and the tests too, except where nobody reads notices.
+lack() {
+  say "$*"
+  [ "$mode" = build ] && exit 1
+  if [ "$mode" = test ] && [ "${CI:-}" = true ]; then
+    fail "CI=true: all tests must run, so this is an error"
+  fi
+  return 0
+}
+
+# --- Debian packages ---
+
+missing_packages() {
+  for package in "$@"; do
+    case $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null) in
+      installed) ;;
+      *) printf ' %s' "$package" ;;
+    esac
+  done
+}
+
+install_packages() {
+  if ! command -v dpkg-query >/dev/null; then
+    lack "this is no Debian: install the equivalents of these packages yourself: $*"
+    return
+  fi
+  missing=$(missing_packages "$@")
+  [ -z "$missing" ] && return
+  command="apt-get update && apt-get install -y --no-install-recommends$missing"
+  if [ "$(id -u)" -ne 0 ]; then
+    lack "not root, so these Debian packages cannot be installed:$missing. Run: sudo sh -c '$command'"
+    return
+  fi
+  say "installing Debian packages:$missing"
+  # Servers among them (nginx) are wanted as programs: nothing may be started on this machine.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    trap 'exit 130' INT TERM
+  fi
+  log=$(mktemp)
+  # shellcheck disable=SC2086 # $missing is a list of words
+  if apt-get -q -o DPkg::Lock::Timeout=120 update >"$log" 2>&1 &&
+    DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends $missing >>"$log" 2>&1; then
+    rm -f "$log"
+  else
+    tail -n 15 "$log"
+    rm -f "$log"
+    lack "the Debian packages could not be installed. Once the network is there, run: $command"
+  fi
+}
+
+# --- npm packages ---
+
+# The stamp holds the hash of the lock file that node_modules was made from.
+install_modules() {
+  stamp=node_modules/.weft-lock.sha256
+  hash=$(sha256sum <package-lock.json)
+  if [ -x node_modules/.bin/node ] && [ -e $stamp ] && [ "$(cat $stamp)" = "$hash" ]; then
+    return
+  fi
+  # Somebody's own `npm ci`: npm writes this file last.
+  if [ -x node_modules/.bin/node ] && [ ! -e $stamp ] && [ node_modules/.package-lock.json -nt package-lock.json ]; then
+    echo "$hash" >$stamp
+    return
+  fi
+  command -v npm >/dev/null || fail "npm is missing (with any Node.js from 20 on). Run: apt-get install -y npm"
+  say "installing npm packages"
+  log=$(mktemp)
+  if npm ci --no-progress --loglevel=error >"$log" 2>&1; then
+    rm -f "$log"
+  else
+    tail -n 15 "$log"
+    rm -f "$log"
+    fail "npm could not install the packages. Once the registry can be reached, run: npm ci"
+  fi
+  echo "$hash" >$stamp
+}
+
+# --- the native part ---
+
+build_native() {
+  for tool in make clang g++ bpftool; do
+    if ! command -v $tool >/dev/null && [ ! -x /usr/sbin/$tool ]; then
+      lack "the native part cannot be built: $tool is missing. Run: apt-get install -y $NATIVE_PACKAGES"
+      return
+    fi
+  done
+  PATH="$PATH:/usr/sbin:/sbin"
+  # shellcheck disable=SC2086 # $* are make's targets
+  make -q -C native "$@" >/dev/null 2>&1 && return
+  say "building the eBPF programs and the addon"
+  log=$(mktemp)
+  if make -s -C native "$@" >"$log" 2>&1; then
+    rm -f "$log"
+  else
+    tail -n 30 "$log"
+    rm -f "$log"
+    lack "the native part could not be built. To see all of it, run: make -C native"
+  fi
+}
+
+# --- the compiled programs ---
+
+build_programs() {
+  say "compiling to dist/"
+  rm -rf dist
+  tsc -p tsconfig.build.json
+  tsc -p deploy/demo/tsconfig.build.json
+  (cd src && find . -name '*.proto' -exec cp --parents {} ../dist/ \;)
+  mkdir -p dist/deploy/demo
+  cp -r deploy/demo/mesh dist/deploy/demo/
+  chmod 755 dist/cli/main.js
+  node dist/cli/main.js version
+}
+
+# True when the demo is told to do without the kernel, or only to print its help.
+needs_no_kernel() {
+  previous=
+  for argument in "$@"; do
+    case "$previous $argument" in
+      *" --capture=loopback" | "--capture loopback" | *" --help" | *" -h") return 0 ;;
+    esac
+    previous=$argument
+  done
+  return 1
+}
+
+case $mode in
+  demo)
+    install_modules
+    if ! needs_no_kernel "$@"; then
+      install_packages $NATIVE_PACKAGES $DEMO_PACKAGES
+      build_native
+    fi
+    ;;
+  test)
+    install_packages $NATIVE_PACKAGES $DEMO_PACKAGES $TEST_PACKAGES
+    install_modules
+    build_native
+    ;;
+  build)
+    install_packages $NATIVE_PACKAGES
+    install_modules
+    build_native
+    build_programs
+    ;;
+  *)
+    fail "usage: sh deploy/setup.sh demo|test|build"
+    ;;
+esac
