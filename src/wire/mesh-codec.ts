@@ -1,0 +1,166 @@
+/**
+ * Resources of the control protocol <-> the model. The only place where what comes over the wire is validated: a
+ * resource that `decodeResource` returns can be used without looking again, and one that cannot be used is a WeftError
+ * WEFT_RESOURCE that names the resource and the field.
+ */
+import { WeftError } from '../base/errors.ts'
+import type { Policy } from '../model/policy.ts'
+import type { Traffic } from '../model/route.ts'
+import type { Service } from '../model/service.ts'
+import type { LocalPod, Workload } from '../model/workload.ts'
+import { serviceFromMessage, serviceToMessage, workloadFromMessage, workloadToMessage } from './address-codec.ts'
+import { Checks, quote } from './checks.ts'
+import {
+  type ResourceType,
+  TYPE_ADDRESS,
+  TYPE_AUTHORIZATION,
+  TYPE_LOCAL_POD,
+  TYPE_POLICY,
+  TYPE_TRAFFIC,
+} from './discovery.ts'
+import { ADDRESS, AUTHORIZATION, LOCAL_POD, POLICY, TRAFFIC } from './messages.ts'
+import {
+  isIstioPolicy,
+  policyFromAuthorization,
+  policyFromMessage,
+  policyToAuthorization,
+  policyToMessage,
+} from './policy-codec.ts'
+import { trafficFromMessage, trafficToMessage } from './traffic-codec.ts'
+
+/**
+ * Largest resource. 1 MiB: a service port with thousands of routes; a message of the protocol carries at least one
+ * (see MESSAGE_BYTES_MAX in channel.ts).
+ */
+export const RESOURCE_BYTES_MAX = 1_048_576
+
+/** A resource in the form in which it travels. */
+export interface EncodedResource {
+  readonly typeUrl: ResourceType
+  /** Uid of a workload or pod, key of everything else. */
+  readonly name: string
+  readonly bytes: Uint8Array
+}
+
+/** A decoded resource; `name` is the key of its kind in the model. */
+export type Resource =
+  | { readonly kind: 'workload'; readonly name: string; readonly value: Workload }
+  | { readonly kind: 'service'; readonly name: string; readonly value: Service }
+  | { readonly kind: 'policy'; readonly name: string; readonly value: Policy }
+  | { readonly kind: 'traffic'; readonly name: string; readonly value: Traffic }
+  | { readonly kind: 'pod'; readonly name: string; readonly value: LocalPod }
+
+// --- encoding; each throws WeftError WEFT_RESOURCE when the model object cannot be said on the wire ---
+
+export function encodeWorkload(workload: Workload): EncodedResource {
+  const checks = new Checks(describe('workload', workload.uid))
+  return encoded(TYPE_ADDRESS, workload.uid, ADDRESS.encode(workloadToMessage(workload, checks)), checks)
+}
+
+export function encodeService(service: Service): EncodedResource {
+  const checks = new Checks(describe('service', service.key))
+  return encoded(TYPE_ADDRESS, service.key, ADDRESS.encode(serviceToMessage(service, checks)), checks)
+}
+
+export function encodePolicy(policy: Policy): EncodedResource {
+  const checks = new Checks(describe('policy', policy.key))
+  return isIstioPolicy(policy)
+    ? encoded(TYPE_AUTHORIZATION, policy.key, AUTHORIZATION.encode(policyToAuthorization(policy, checks)), checks)
+    : encoded(TYPE_POLICY, policy.key, POLICY.encode(policyToMessage(policy, checks)), checks)
+}
+
+export function encodeTraffic(traffic: Traffic): EncodedResource {
+  const checks = new Checks(describe('traffic', traffic.key))
+  return encoded(TYPE_TRAFFIC, traffic.key, TRAFFIC.encode(trafficToMessage(traffic, checks)), checks)
+}
+
+export function encodePod(pod: LocalPod): EncodedResource {
+  const checks = new Checks(describe('pod', pod.uid))
+  const { uid, netns, scope } = pod
+  return encoded(TYPE_LOCAL_POD, uid, LOCAL_POD.encode({ uid, netns, scope }), checks)
+}
+
+function encoded(typeUrl: ResourceType, name: string, bytes: Uint8Array, checks: Checks): EncodedResource {
+  if (bytes.length > RESOURCE_BYTES_MAX) {
+    checks.fail('its encoded form', `has ${bytes.length} bytes, more than ${RESOURCE_BYTES_MAX}`)
+  }
+  return { typeUrl, name, bytes }
+}
+
+// --- decoding ---
+
+/** Decodes and validates. `name` is the name under which the resource was sent; it must be the name of its content. */
+export function decodeResource(typeUrl: ResourceType, name: string, bytes: Uint8Array): Resource {
+  if (bytes.length > RESOURCE_BYTES_MAX) {
+    throw new WeftError(
+      'WEFT_RESOURCE',
+      `resource ${quote(name)} has ${bytes.length} bytes, more than ${RESOURCE_BYTES_MAX}`,
+    )
+  }
+  const resource = decodeByType(typeUrl, name, bytes)
+  if (resource.name !== name) {
+    throw new WeftError(
+      'WEFT_RESOURCE',
+      `resource ${quote(name)} holds another: ${resource.kind} ${quote(resource.name)}`,
+    )
+  }
+  return resource
+}
+
+function decodeByType(typeUrl: ResourceType, name: string, bytes: Uint8Array): Resource {
+  switch (typeUrl) {
+    case TYPE_ADDRESS:
+      return decodeAddress(name, bytes)
+    case TYPE_AUTHORIZATION: {
+      const checks = new Checks(describe('policy', name))
+      const value = policyFromAuthorization(decodeBytes(AUTHORIZATION, bytes, checks), checks)
+      return { kind: 'policy', name: value.key, value }
+    }
+    case TYPE_POLICY: {
+      const checks = new Checks(describe('policy', name))
+      const value = policyFromMessage(decodeBytes(POLICY, bytes, checks), checks)
+      return { kind: 'policy', name: value.key, value }
+    }
+    case TYPE_TRAFFIC: {
+      const checks = new Checks(describe('traffic', name))
+      const value = trafficFromMessage(decodeBytes(TRAFFIC, bytes, checks), checks)
+      return { kind: 'traffic', name: value.key, value }
+    }
+    case TYPE_LOCAL_POD: {
+      const checks = new Checks(describe('pod', name))
+      const message = decodeBytes(LOCAL_POD, bytes, checks)
+      const value: LocalPod = {
+        uid: checks.required('uid', message.uid),
+        netns: checks.required('netns', message.netns),
+        scope: checks.required('scope', message.scope),
+      }
+      return { kind: 'pod', name: value.uid, value }
+    }
+  }
+}
+
+function decodeAddress(name: string, bytes: Uint8Array): Resource {
+  const checks: Checks = new Checks(describe('address', name))
+  const { workload, service } = decodeBytes(ADDRESS, bytes, checks)
+  if (workload != null) {
+    const value = workloadFromMessage(workload, new Checks(describe('workload', name)))
+    return { kind: 'workload', name: value.uid, value }
+  }
+  if (service != null) {
+    const value = serviceFromMessage(service, new Checks(describe('service', name)))
+    return { kind: 'service', name: value.key, value }
+  }
+  checks.fail('type', 'is neither a workload nor a service')
+}
+
+function decodeBytes<T>(type: { decode(bytes: Uint8Array): T }, bytes: Uint8Array, checks: Checks): T {
+  try {
+    return type.decode(bytes)
+  } catch (error) {
+    throw new WeftError('WEFT_RESOURCE', `${checks.resource} cannot be decoded`, error)
+  }
+}
+
+function describe(kind: string, name: string): string {
+  return `${kind} ${quote(name)}`
+}

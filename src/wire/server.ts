@@ -1,0 +1,229 @@
+/**
+ * The controller's gRPC server: delta discovery and certificate signing over mutual TLS.
+ *
+ * gRPC ends here: the controller sees streams and peers as plain interfaces. A peer without a certificate of the mesh
+ * does not get through the TLS handshake. `replaceCredential` takes effect for new connections; open ones live on until
+ * they reach `CONNECTION_AGE_MS_MAX`, when the agent comes again (resuming costs next to nothing) and proves anew
+ * who it is.
+ */
+import type { SecureContextOptions } from 'node:tls'
+import {
+  type handleBidiStreamingCall,
+  type handleUnaryCall,
+  Server,
+  ServerCredentials,
+  type ServerDuplexStream,
+} from '@grpc/grpc-js'
+import { formatHostPort } from '../base/address.ts'
+import { describeError, WeftError } from '../base/errors.ts'
+import {
+  CallError,
+  type Credential,
+  KEEPALIVE_MS,
+  KEEPALIVE_TIMEOUT_MS,
+  MESSAGE_BYTES_MAX,
+  STATUS_INTERNAL,
+  STATUS_INVALID_ARGUMENT,
+} from './channel.ts'
+import { CERTIFICATE_SERVICE, DISCOVERY_SERVICE, IMPERSONATED_IDENTITY } from './discovery.ts'
+import type { CertificateRequest, CertificateResponse, DeltaRequest, DeltaResponse } from './messages.ts'
+
+/** A connection is ended in order after this time, give or take 10 %. One hour: a credential that was replaced or has run out is not used much longer. */
+const CONNECTION_AGE_MS_MAX = 3_600_000
+/** Time for calls under way when a connection reaches its age. */
+const CONNECTION_AGE_GRACE_MS = 5_000
+/** Calls at one time on one connection. One stream and a few certificate requests are what an agent has. */
+const STREAMS_MAX = 64
+/** Longest certificate request, characters. A P-256 request has about 500. */
+const CSR_LENGTH_MAX = 16_384
+
+/** Who is at the other end. */
+export interface Peer {
+  /** DER of the certificate that the TLS handshake verified; null when there is none. */
+  readonly certificate: Uint8Array | null
+  /** `address:port`, for logs. */
+  readonly address: string
+}
+
+/** The controller's end of one discovery stream. */
+export interface DiscoveryStream {
+  readonly peer: Peer
+  send(response: DeltaResponse): void
+  /** Ends the stream; the peer sees the status. Nothing can be sent afterwards. */
+  fail(error: CallError): void
+}
+
+/** What the controller does with a stream. */
+export interface DiscoverySession {
+  onRequest(request: DeltaRequest): void
+  /** The stream has ended, for whatever reason. Comes once. */
+  onClose(): void
+}
+
+/** A certificate request as the controller sees it. */
+export interface SigningRequest {
+  readonly csr: string
+  /** 0 leaves it to the authority. */
+  readonly validitySeconds: number
+  /** Null when the request does not name one. */
+  readonly impersonatedIdentity: string | null
+}
+
+export interface ControlHandlers {
+  /** Throws CallError to refuse the stream. */
+  onStream(stream: DiscoveryStream): DiscoverySession
+  /** Resolves with PEM texts: leaf, intermediates, roots. Throws CallError to refuse. */
+  onSigningRequest(request: SigningRequest, peer: Peer): Promise<readonly string[]>
+}
+
+export class ControlServer {
+  private readonly server: Server
+  private readonly credentials: ReplaceableCredentials
+
+  constructor(credential: Credential, handlers: ControlHandlers) {
+    this.credentials = new ReplaceableCredentials(contextOptions(credential))
+    this.server = new Server({
+      'grpc.max_receive_message_length': MESSAGE_BYTES_MAX,
+      'grpc.max_send_message_length': MESSAGE_BYTES_MAX,
+      'grpc.max_concurrent_streams': STREAMS_MAX,
+      'grpc.keepalive_time_ms': KEEPALIVE_MS,
+      'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
+      'grpc.max_connection_age_ms': CONNECTION_AGE_MS_MAX,
+      'grpc.max_connection_age_grace_ms': CONNECTION_AGE_GRACE_MS,
+      'grpc.enable_channelz': 0,
+    })
+    this.server.addService(DISCOVERY_SERVICE, { deltaAggregatedResources: discoveryCall(handlers) })
+    this.server.addService(CERTIFICATE_SERVICE, { createCertificate: certificateCall(handlers) })
+  }
+
+  /** Resolves with the bound port; rejects with WeftError WEFT_SYSCALL when the address cannot be bound. */
+  async listen(address: string, port: number): Promise<number> {
+    const target = formatHostPort(address, port)
+    return new Promise((resolve, reject) => {
+      this.server.bindAsync(target, this.credentials, (error, boundPort) => {
+        if (error === null) resolve(boundPort)
+        else reject(new WeftError('WEFT_SYSCALL', `cannot listen on ${target}: is another controller running?`, error))
+      })
+    })
+  }
+
+  /** New connections are served with `credential` from now on. */
+  replaceCredential(credential: Credential): void {
+    this.credentials.replace(contextOptions(credential))
+  }
+
+  /** Stops accepting, ends every stream and closes all connections. */
+  stop(): void {
+    this.server.forceShutdown()
+  }
+}
+
+/** Server credentials that can be replaced while the server runs. */
+class ReplaceableCredentials extends ServerCredentials {
+  constructor(options: SecureContextOptions) {
+    super({ requestCert: true, rejectUnauthorized: true }, options)
+  }
+
+  replace(options: SecureContextOptions): void {
+    this.updateSecureContextOptions(options)
+  }
+
+  override _equals(other: ServerCredentials): boolean {
+    return this === other
+  }
+}
+
+function contextOptions(credential: Credential): SecureContextOptions {
+  return { cert: credential.certificateChain, key: credential.key, ca: credential.bundle, minVersion: 'TLSv1.3' }
+}
+
+type DiscoveryCall = ServerDuplexStream<DeltaRequest, DeltaResponse>
+
+function discoveryCall(handlers: ControlHandlers): handleBidiStreamingCall<DeltaRequest, DeltaResponse> {
+  return (call) => {
+    const stream = new ServerStream(call)
+    let session: DiscoverySession
+    try {
+      session = handlers.onStream(stream)
+    } catch (error) {
+      stream.fail(toCallError(error))
+      // A stream whose handler takes no events must still be read to its end.
+      call.on('error', () => {}).resume()
+      return
+    }
+    let isClosed = false
+    const close = (): void => {
+      if (isClosed) return
+      isClosed = true
+      session.onClose()
+    }
+    call.on('data', (request: DeltaRequest) => {
+      if (!isClosed) session.onRequest(request)
+    })
+    call.on('cancelled', close)
+    call.on('error', close)
+    call.on('close', close)
+    call.on('end', () => {
+      close()
+      call.end()
+    })
+  }
+}
+
+class ServerStream implements DiscoveryStream {
+  readonly peer: Peer
+  private readonly call: DiscoveryCall
+  private isEnded = false
+
+  constructor(call: DiscoveryCall) {
+    this.call = call
+    this.peer = peerOf(call)
+  }
+
+  send(response: DeltaResponse): void {
+    if (!this.isEnded && !this.call.cancelled) this.call.write(response)
+  }
+
+  fail(error: CallError): void {
+    if (this.isEnded) return
+    this.isEnded = true
+    this.call.emit('error', { code: error.status, details: error.message })
+  }
+}
+
+function certificateCall(handlers: ControlHandlers): handleUnaryCall<CertificateRequest, CertificateResponse> {
+  return (call, callback) => {
+    const answer = async (): Promise<CertificateResponse> => {
+      const request = signingRequest(call.request)
+      return { certChain: await handlers.onSigningRequest(request, peerOf(call)) }
+    }
+    answer().then(
+      (response) => callback(null, response),
+      (error) => {
+        const { status, message } = toCallError(error)
+        callback({ code: status, details: message })
+      },
+    )
+  }
+}
+
+function signingRequest(message: CertificateRequest): SigningRequest {
+  if (message.csr.length > CSR_LENGTH_MAX) {
+    throw new CallError(STATUS_INVALID_ARGUMENT, `the certificate request is longer than ${CSR_LENGTH_MAX} characters`)
+  }
+  const validitySeconds = Number(message.validityDuration)
+  if (!(validitySeconds >= 0)) throw new CallError(STATUS_INVALID_ARGUMENT, 'the validity is negative')
+  const named = message.metadata?.fields[IMPERSONATED_IDENTITY]?.stringValue
+  return { csr: message.csr, validitySeconds, impersonatedIdentity: named === undefined || named === '' ? null : named }
+}
+
+function peerOf(call: { getPeer(): string; getAuthContext(): { sslPeerCertificate?: { raw: Buffer } } }): Peer {
+  return { certificate: call.getAuthContext().sslPeerCertificate?.raw ?? null, address: call.getPeer() }
+}
+
+/** What the peer is told. Only errors that were meant for it carry their text. */
+function toCallError(error: unknown): CallError {
+  if (error instanceof CallError) return error
+  if (error instanceof WeftError) return new CallError(STATUS_INTERNAL, describeError(error))
+  return new CallError(STATUS_INTERNAL, 'the controller failed at this request; its log says why')
+}
