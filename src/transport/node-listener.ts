@@ -1,0 +1,192 @@
+/**
+ * A listening socket: accepts TCP connections and, with TLS, has each prove who it is before protocol code sees it.
+ *
+ * The credentials are asked for anew at every connection. node:tls offers the server side of a handshake, with its
+ * checks, only as a tls.Server; so each set of credentials gets one that never listens and is fed accepted sockets.
+ */
+import { createServer, type Server, type Socket } from 'node:net'
+import * as tls from 'node:tls'
+import { canonicalAddress, formatHostPort } from '../base/address.ts'
+import { describeError, WeftError } from '../base/errors.ts'
+import type { Acceptor, Handler, ListenerHandle, ListenTarget, TlsContextSource } from './conn.ts'
+import { type ConnOwner, KEEP_ALIVE_MS, NodeConn } from './node-conn.ts'
+import { checkClient, type NodeTlsContext, tlsError } from './node-tls.ts'
+
+/** Connections waiting in the kernel to be accepted. 4096: the kernel's own default cap (net.core.somaxconn). */
+const ACCEPT_BACKLOG = 4_096
+
+/**
+ * Unfinished handshakes of one listener; beyond it a connection is reset at once. 1,024 at about 50 KB each bounds
+ * what peers that connect and say nothing can take for the length of the handshake time-out.
+ */
+export const HANDSHAKES_MAX = 1_024
+
+/** Handler of an accepted connection until the acceptor has named its own. */
+const NO_HANDLER: Handler = {
+  onOpen: () => {},
+  onBytes: () => {},
+  onEnd: () => {},
+  onDrain: () => {},
+  onClose: () => {},
+}
+
+export class NodeListener implements ListenerHandle {
+  address = ''
+  port = 0
+  private readonly owner: ConnOwner
+  private readonly source: TlsContextSource | null
+  private readonly acceptor: Acceptor
+  private readonly server: Server
+  private context: NodeTlsContext | null = null
+  private terminator: tls.Server | null = null
+  /** Accepted sockets whose handshake is not over, by the addresses of both ends: the TLSSocket names no other link. */
+  private readonly handshakes = new Map<string, Socket>()
+
+  constructor(owner: ConnOwner, source: TlsContextSource | null, acceptor: Acceptor) {
+    this.owner = owner
+    this.source = source
+    this.acceptor = acceptor
+    this.server = createServer({
+      allowHalfOpen: true,
+      noDelay: true,
+      keepAlive: true,
+      keepAliveInitialDelay: KEEP_ALIVE_MS,
+    })
+  }
+
+  listen(target: ListenTarget): Promise<ListenerHandle> {
+    return new Promise((resolve, reject) => this.bind(target, resolve, reject))
+  }
+
+  private bind(target: ListenTarget, resolve: (handle: ListenerHandle) => void, reject: (error: Error) => void): void {
+    const { server } = this
+    const onListenError = (error: Error): void => {
+      const what = 'fd' in target ? `descriptor ${target.fd}` : formatHostPort(target.address, target.port)
+      reject(new WeftError('WEFT_SYSCALL', `cannot listen on ${what}: ${describeError(error)}`, error))
+    }
+    server.once('error', onListenError)
+    server.once('listening', () => {
+      server.removeListener('error', onListenError)
+      server.on('error', (error) => this.refuse(error, ''))
+      server.on('connection', (socket: Socket) => this.accept(socket))
+      const bound = server.address()
+      if (bound !== null && typeof bound === 'object') {
+        this.address = canonicalAddress(bound.address) ?? bound.address
+        this.port = bound.port
+      }
+      resolve(this)
+    })
+    if ('fd' in target) server.listen({ fd: target.fd }, ACCEPT_BACKLOG)
+    else {
+      const { address: host, port, isShared: reusePort } = target
+      server.listen({ host, port, backlog: ACCEPT_BACKLOG, exclusive: true, reusePort })
+    }
+  }
+
+  close(): void {
+    this.server.close()
+  }
+
+  private refuse(error: unknown, remoteAddress: string): void {
+    const failure =
+      error instanceof WeftError
+        ? error
+        : new WeftError('WEFT_SYSCALL', `cannot accept on port ${this.port}: ${describeError(error)}`, error)
+    this.acceptor.onAcceptError(failure, remoteAddress)
+  }
+
+  private accept(raw: Socket): void {
+    if (this.source === null) this.open(raw, null, null)
+    else this.startTls(raw)
+  }
+
+  /** The connection is ready for protocol code. */
+  private open(raw: Socket, socket: tls.TLSSocket | null, peerIdentity: string | null): void {
+    const conn = new NodeConn(this.owner, NO_HANDLER)
+    conn.attachRaw(raw)
+    if (socket !== null) conn.attachTls(socket)
+    conn.peerIdentity = peerIdentity
+    conn.handler = this.acceptor.onAccept(conn)
+    conn.opened(false)
+  }
+
+  // --- TLS ---
+
+  private startTls(raw: Socket): void {
+    const remote = canonicalOf(raw.remoteAddress)
+    const terminator = this.currentTerminator()
+    if (terminator === null) {
+      raw.resetAndDestroy()
+      this.refuse(new WeftError('WEFT_TLS', `there is no certificate yet to show to ${remote}`), remote)
+      return
+    }
+    if (this.handshakes.size >= HANDSHAKES_MAX) {
+      raw.resetAndDestroy()
+      const text = `${remote} was refused: ${HANDSHAKES_MAX} TLS handshakes are unfinished on port ${this.port}`
+      this.refuse(new WeftError('WEFT_LIMIT', text), remote)
+      return
+    }
+    const key = keyOf(raw)
+    this.handshakes.set(key, raw)
+    raw.once('close', () => {
+      if (this.handshakes.delete(key)) this.refuse(tlsError({ code: 'ECONNRESET' }, remote), remote)
+    })
+    terminator.emit('connection', raw)
+  }
+
+  /** A terminator with the newest credentials; null when there are none. */
+  private currentTerminator(): tls.Server | null {
+    const context = this.source!.current() as NodeTlsContext | null
+    if (context === null) return null
+    if (this.terminator === null || this.context !== context) {
+      this.context = context
+      this.terminator = tls.createServer(context.serverOptions)
+      this.terminator.on('secureConnection', (socket) => this.finishTls(socket, context.trustDomain))
+      this.terminator.on('tlsClientError', (error, socket) => this.failTls(error, socket))
+    }
+    return this.terminator
+  }
+
+  private finishTls(socket: tls.TLSSocket, trustDomain: string): void {
+    const key = keyOf(socket)
+    const raw = this.handshakes.get(key)
+    if (raw === undefined) {
+      socket.destroy()
+      return
+    }
+    this.handshakes.delete(key)
+    const remote = canonicalOf(raw.remoteAddress)
+    const result = checkClient(socket, trustDomain, remote)
+    if (result instanceof WeftError) {
+      // The peer may have sent its first request already: a reset, so that it cannot take silence for an answer.
+      socket.on('error', ignore)
+      raw.resetAndDestroy()
+      this.refuse(result, remote)
+      return
+    }
+    this.open(raw, socket, result)
+  }
+
+  private failTls(error: Error, socket: tls.TLSSocket): void {
+    const key = keyOf(socket)
+    const raw = this.handshakes.get(key)
+    // Without it the socket was closed already, and the failure reported then.
+    if (raw === undefined) return
+    this.handshakes.delete(key)
+    const remote = canonicalOf(raw.remoteAddress)
+    // OpenSSL's alert is on its way out: ended, not reset.
+    socket.on('error', ignore)
+    raw.destroySoon()
+    this.refuse(tlsError(error, remote), remote)
+  }
+}
+
+function keyOf(socket: Socket): string {
+  return `${socket.remoteAddress} ${socket.remotePort} ${socket.localAddress} ${socket.localPort}`
+}
+
+function canonicalOf(address: string | undefined): string {
+  return address === undefined ? '' : (canonicalAddress(address) ?? address)
+}
+
+function ignore(): void {}

@@ -1,0 +1,209 @@
+/**
+ * The transport on node:net and node:tls. With node-listener.ts, node-conn.ts and node-tls.ts it is the only part of
+ * the data path that knows Node's sockets.
+ *
+ * Everything written during one batch of events leaves at its end (one setImmediate per turn): first protocol code
+ * flushes what it gathered, then each connection hands its output to the kernel in one call.
+ */
+import { closeSync } from 'node:fs'
+import { Socket, type TcpSocketConnectOpts } from 'node:net'
+import * as tls from 'node:tls'
+import { formatHostPort } from '../base/address.ts'
+import { WeftError } from '../base/errors.ts'
+import type {
+  Acceptor,
+  Conn,
+  ConnectOptions,
+  Flushable,
+  Handler,
+  ListenerHandle,
+  ListenTarget,
+  TlsContext,
+  TlsContextSource,
+  TlsMaterial,
+  Transport,
+} from './conn.ts'
+import { type ConnOwner, connectError, KEEP_ALIVE_MS, NodeConn, OutputSlab } from './node-conn.ts'
+import { NodeListener } from './node-listener.ts'
+import { ALPN_PROTOCOL, checkServer, NodeTlsContext } from './node-tls.ts'
+
+export interface NodeTransportSettings {
+  /** Time that a TLS client has for its handshake, milliseconds. */
+  readonly handshakeTimeoutMs: number
+}
+
+/** Ten seconds: what ztunnel gives a whole connect; a healthy handshake takes milliseconds. */
+export const DEFAULT_TRANSPORT_SETTINGS: NodeTransportSettings = { handshakeTimeoutMs: 10_000 }
+
+/** Receive buffer that all dialled sockets share. 64 KiB: libuv reads at most that much at once. */
+const READ_BUFFER_BYTES = 65_536
+
+/** HBONE's port, where a connect that times out has a usual suspect. */
+const HBONE_PORT = 15_008
+
+export class NodeTransport implements Transport, ConnOwner {
+  readonly slab = new OutputSlab()
+  private readonly settings: NodeTransportSettings
+  private readonly readBuffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES)
+  private flushables: Flushable[] = []
+  private flushablesSpare: Flushable[] = []
+  private readonly dirtyConns: NodeConn[] = []
+  private isBatchEndArmed = false
+  private readonly onBatchEnd: () => void
+
+  constructor(settings: NodeTransportSettings = DEFAULT_TRANSPORT_SETTINGS) {
+    this.settings = settings
+    this.onBatchEnd = () => this.endBatch()
+  }
+
+  // --- coalesced output ---
+
+  atBatchEnd(flushable: Flushable): void {
+    if (flushable.isFlushPending) return
+    flushable.isFlushPending = true
+    this.flushables.push(flushable)
+    this.armBatchEnd()
+  }
+
+  flushAtBatchEnd(conn: NodeConn): void {
+    conn.isFlushPending = true
+    this.dirtyConns.push(conn)
+    this.armBatchEnd()
+  }
+
+  private armBatchEnd(): void {
+    if (this.isBatchEndArmed) return
+    this.isBatchEndArmed = true
+    setImmediate(this.onBatchEnd)
+  }
+
+  private endBatch(): void {
+    this.isBatchEndArmed = false
+    // Swapped: who queues itself again while flushing waits for the next batch.
+    const flushables = this.flushables
+    this.flushables = this.flushablesSpare
+    this.flushablesSpare = flushables
+    for (let i = 0; i < flushables.length; i++) {
+      const flushable = flushables[i]!
+      flushable.isFlushPending = false
+      flushable.flush()
+    }
+    flushables.length = 0
+    // Connections come last, and their flush calls no protocol code: nothing is added meanwhile.
+    const conns = this.dirtyConns
+    for (let i = 0; i < conns.length; i++) {
+      const conn = conns[i]!
+      conn.isFlushPending = false
+      conn.flush()
+    }
+    conns.length = 0
+    this.slab.rewind()
+  }
+
+  // --- making connections ---
+
+  tlsContext(material: TlsMaterial): TlsContext {
+    return new NodeTlsContext(material, this.settings.handshakeTimeoutMs)
+  }
+
+  listen(target: ListenTarget, source: TlsContextSource | null, acceptor: Acceptor): Promise<ListenerHandle> {
+    return new NodeListener(this, source, acceptor).listen(target)
+  }
+
+  connect(options: ConnectOptions, handler: Handler): Conn {
+    const conn = new NodeConn(this, handler)
+    conn.remoteAddress = options.address
+    conn.remotePort = options.port
+    const isOnread = options.tls === null
+    let raw: Socket
+    try {
+      raw = this.openSocket(options, conn, isOnread)
+    } catch (error) {
+      conn.fail(connectError(error, options.address, options.port))
+      return conn
+    }
+    conn.attachRaw(raw)
+    conn.deadline = setTimeout(onConnectTimeout, options.timeoutMs, conn, options)
+    const { tls: context, expectedIdentities } = options
+    if (context === null) raw.once('connect', () => conn.opened(isOnread))
+    else raw.once('connect', () => startTls(conn, raw, context as NodeTlsContext, expectedIdentities))
+    const target: TcpSocketConnectOpts = { host: options.address, port: options.port }
+    if (options.origin.fd === null && options.origin.localAddress !== null) {
+      target.localAddress = options.origin.localAddress
+    }
+    raw.connect(target)
+    return conn
+  }
+
+  private openSocket(options: ConnectOptions, conn: NodeConn, isOnread: boolean): Socket {
+    const fd = options.origin.fd
+    const settings = {
+      allowHalfOpen: true,
+      noDelay: true,
+      keepAlive: true,
+      keepAliveInitialDelay: KEEP_ALIVE_MS,
+      // Rule 3 broken: one closure per dialled connection, because `onread` gives no other public way to find it.
+      ...(isOnread ? { onread: { buffer: this.readBuffer, callback: readInto(conn) } } : {}),
+    }
+    if (fd === null) return new Socket(settings)
+    try {
+      return new Socket({ ...settings, fd })
+    } catch (error) {
+      closeDescriptor(fd)
+      throw error
+    }
+  }
+}
+
+function readInto(conn: NodeConn): (length: number, bytes: Uint8Array) => boolean {
+  return (length, bytes) => {
+    conn.received(bytes, length)
+    return true
+  }
+}
+
+/** The TCP connection stands: proves the peer before anything is sent. */
+function startTls(conn: NodeConn, raw: Socket, context: NodeTlsContext, expected: readonly string[]): void {
+  if (raw.destroyed) return
+  const socket = tls.connect({
+    socket: raw,
+    secureContext: context.clientContext,
+    ALPNProtocols: [ALPN_PROTOCOL],
+    // Stated, because an environment variable can turn the default off.
+    rejectUnauthorized: true,
+    checkServerIdentity: (_host, certificate) => {
+      const result = checkServer(certificate.subjectaltname ?? '', expected, conn.peerName)
+      if (result instanceof WeftError) return result
+      conn.peerIdentity = result
+      return undefined
+    },
+  })
+  conn.attachTls(socket)
+  socket.once('secureConnect', () => {
+    if (socket.alpnProtocol !== ALPN_PROTOCOL) {
+      conn.fail(new WeftError('WEFT_TLS', `${conn.peerName} does not speak HTTP/2 over TLS (no ALPN ${ALPN_PROTOCOL})`))
+    } else if (conn.peerIdentity === null) {
+      conn.fail(new WeftError('WEFT_TLS', `${conn.peerName} proved no identity`))
+    } else {
+      conn.opened(false)
+    }
+  })
+}
+
+function onConnectTimeout(conn: NodeConn, options: ConnectOptions): void {
+  const where = formatHostPort(options.address, options.port)
+  const hint = options.port === HBONE_PORT ? `; a NetworkPolicy may be blocking TCP port ${HBONE_PORT}` : ''
+  if (conn.isHandshaking) {
+    conn.fail(new WeftError('WEFT_TLS', `${where} did not finish its TLS handshake within ${options.timeoutMs} ms`))
+  } else {
+    conn.fail(new WeftError('WEFT_CONNECT', `${where} did not answer within ${options.timeoutMs} ms${hint}`))
+  }
+}
+
+function closeDescriptor(fd: number): void {
+  try {
+    closeSync(fd)
+  } catch {
+    // It was no open descriptor: nothing to release.
+  }
+}
