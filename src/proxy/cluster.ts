@@ -1,0 +1,201 @@
+// Hot path: see ARCHITECTURE.md, "Hot path rules".
+/**
+ * Step 5 of the data path, the choice of an endpoint: what one worker knows and counts about one cluster. The slow half
+ * (`update`, ejections) rebuilds the picker; the fast half (`pick`, `tryAcquire...`) only reads and counts.
+ *
+ * Limits and counters are those of one worker. They say how much may be in flight, and refuse beyond it (response flag
+ * UO); every successful `tryAcquireX` has exactly one `releaseX`.
+ */
+import { assert } from '../base/assert.ts'
+import type { Cluster, PoolLimits, Service } from '../model/service.ts'
+import type { Workload } from '../model/workload.ts'
+import { Endpoint } from './endpoint.ts'
+import { OutlierDetector, type OutlierOwner } from './outlier.ts'
+import { createPicker, type Picker } from './picker.ts'
+
+export { Endpoint } from './endpoint.ts'
+
+export class ClusterState implements OutlierOwner {
+  readonly key: string
+  /** The settings now in force. */
+  cluster: Cluster
+  limits: PoolLimits
+  /** In a stable order; healthy ones of the subset only. */
+  endpoints: readonly Endpoint[]
+  outlier: OutlierDetector | null
+
+  // --- in flight, and refused because of a limit ---
+  requestsActive: number
+  requestsOverflow: number
+  pendingActive: number
+  pendingOverflow: number
+  retriesActive: number
+  retriesOverflow: number
+  connectionsActive: number
+  connectionsOverflow: number
+
+  private readonly clock: () => number
+  private readonly random: () => number
+  private picker: Picker
+  private readonly byKey: Map<string, Endpoint>
+
+  /** `clock` gives milliseconds and never goes back; `random` gives [0, 1). Without endpoints until `update`. */
+  constructor(cluster: Cluster, clock: () => number, random: () => number) {
+    this.key = cluster.key
+    this.cluster = cluster
+    this.limits = cluster.limits
+    this.endpoints = []
+    this.outlier = null
+    this.requestsActive = 0
+    this.requestsOverflow = 0
+    this.pendingActive = 0
+    this.pendingOverflow = 0
+    this.retriesActive = 0
+    this.retriesOverflow = 0
+    this.connectionsActive = 0
+    this.connectionsOverflow = 0
+    this.clock = clock
+    this.random = random
+    this.picker = createPicker(cluster.balance, [], random)
+    this.byKey = new Map()
+  }
+
+  /**
+   * Takes new settings and endpoints. `workloads` are those of the whole service; subset, health and ports are sorted out
+   * here. Endpoints that stay keep their counters; `service` null leaves only ports that workloads map themselves.
+   */
+  update(cluster: Cluster, service: Service | null, workloads: readonly Workload[]): void {
+    assert(cluster.key === this.key, 'a cluster state serves one key')
+    const isOutlierNew = this.outlier === null || this.cluster.outlier !== cluster.outlier
+    this.cluster = cluster
+    this.limits = cluster.limits
+    if (isOutlierNew) this.outlier = cluster.outlier === null ? null : new OutlierDetector(cluster.outlier, this)
+    const members = cluster.members === null ? null : new Set(cluster.members)
+    const endpoints: Endpoint[] = []
+    for (const workload of workloads) {
+      if (!workload.isHealthy || workload.capacity <= 0 || (members !== null && !members.has(workload.uid))) continue
+      const endpoint = this.endpointOf(cluster, service, workload)
+      if (endpoint !== null) endpoints.push(endpoint)
+    }
+    this.byKey.clear()
+    for (const endpoint of endpoints) {
+      this.byKey.set(endpoint.key, endpoint)
+      endpoint.observer = this.outlier
+      if (isOutlierNew) forgive(endpoint)
+    }
+    this.endpoints = endpoints
+    this.rebuild()
+  }
+
+  /** The endpoint for the next try; null when there is none (flag UH). `tried` ones are avoided while others exist. */
+  pick(tried: readonly Endpoint[] | null): Endpoint | null {
+    const { outlier } = this
+    if (outlier?.isArmed === true) outlier.sweep(this.clock())
+    return this.picker.pick(tried)
+  }
+
+  onEjectionsChanged(): void {
+    this.rebuild()
+  }
+
+  // --- circuit breaking ---
+
+  /** A place for an exchange (`http2MaxRequests`). */
+  tryAcquireRequest(): boolean {
+    const { requestsMax } = this.limits
+    if (requestsMax !== null && this.requestsActive >= requestsMax) {
+      this.requestsOverflow++
+      return false
+    }
+    this.requestsActive++
+    return true
+  }
+
+  releaseRequest(): void {
+    this.requestsActive--
+  }
+
+  /** A place in the queue for a connection (`http1MaxPendingRequests`). */
+  tryAcquirePending(): boolean {
+    const { pendingRequestsMax } = this.limits
+    if (pendingRequestsMax !== null && this.pendingActive >= pendingRequestsMax) {
+      this.pendingOverflow++
+      return false
+    }
+    this.pendingActive++
+    return true
+  }
+
+  releasePending(): void {
+    this.pendingActive--
+  }
+
+  /** The retry budget (`maxRetries`): retries that may be under way at once. */
+  tryAcquireRetry(): boolean {
+    const { retriesMax } = this.limits
+    if (retriesMax !== null && this.retriesActive >= retriesMax) {
+      this.retriesOverflow++
+      return false
+    }
+    this.retriesActive++
+    return true
+  }
+
+  releaseRetry(): void {
+    this.retriesActive--
+  }
+
+  /** A connection (`maxConnections`). */
+  tryAcquireConnection(): boolean {
+    const { connectionsMax } = this.limits
+    if (connectionsMax !== null && this.connectionsActive >= connectionsMax) {
+      this.connectionsOverflow++
+      return false
+    }
+    this.connectionsActive++
+    return true
+  }
+
+  releaseConnection(): void {
+    this.connectionsActive--
+  }
+
+  // --- slow side ---
+
+  private endpointOf(cluster: Cluster, service: Service | null, workload: Workload): Endpoint | null {
+    const address = workload.addresses[0]
+    const port = targetPortOf(cluster, service, workload)
+    if (address === undefined || port === 0) return null
+    const key = `${workload.uid}@${address}:${port}`
+    const endpoint = this.byKey.get(key)
+    if (endpoint === undefined) return new Endpoint(key, workload, address, port)
+    endpoint.workload = workload
+    endpoint.weight = workload.capacity
+    return endpoint
+  }
+
+  /** Ejected endpoints are left out, unless so many are out that all are better than the rest (panic). */
+  private rebuild(): void {
+    const { endpoints, cluster } = this
+    const usable = endpoints.filter((endpoint) => !endpoint.isEjected)
+    const isPanic = usable.length * 100 < (cluster.outlier?.healthPercentMin ?? 0) * endpoints.length
+    this.picker = createPicker(cluster.balance, isPanic ? endpoints : usable, this.random)
+  }
+}
+
+/** The workload's own mapping wins over the service's target port; 0 when neither knows the port. */
+function targetPortOf(cluster: Cluster, service: Service | null, workload: Workload): number {
+  for (const membership of workload.services) {
+    if (membership.service !== cluster.service) continue
+    for (const mapping of membership.ports) if (mapping.servicePort === cluster.port) return mapping.targetPort
+  }
+  return service?.ports.find((port) => port.number === cluster.port)?.targetPort ?? 0
+}
+
+/** Other rules of ejection: what was counted under the old ones does not hold. */
+function forgive(endpoint: Endpoint): void {
+  endpoint.isEjected = false
+  endpoint.ejectionCount = 0
+  endpoint.consecutive5xx = 0
+  endpoint.consecutiveGatewayErrors = 0
+}

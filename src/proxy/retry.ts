@@ -1,0 +1,112 @@
+// Hot path: see ARCHITECTURE.md, "Hot path rules".
+/**
+ * When a failed try is worth another one, and after how long. Conditions are one bit mask, made once per route.
+ *
+ * Only what an upstream really answered counts as a status; a connection that failed or was reset is judged by the
+ * other questions, although the client would have got a 503. Once a response has begun nothing is ever retried. How
+ * many retries a cluster bears at once is ClusterState's matter (`retriesMax`).
+ */
+import type { Retry, RetryCondition } from '../model/route.ts'
+
+const ON_5XX = 1
+const ON_GATEWAY_ERROR = 2
+const ON_RESET = 4
+const ON_RESET_BEFORE_REQUEST = 8
+const ON_CONNECT_FAILURE = 16
+const ON_RETRIABLE_4XX = 32
+const ON_REFUSED_STREAM = 64
+const ON_GRPC = 128
+
+const MASK_BY_CONDITION: Readonly<Record<RetryCondition, number>> = {
+  '5xx': ON_5XX,
+  'gateway-error': ON_GATEWAY_ERROR,
+  reset: ON_RESET,
+  'reset-before-request': ON_RESET_BEFORE_REQUEST,
+  'connect-failure': ON_CONNECT_FAILURE,
+  'retriable-4xx': ON_RETRIABLE_4XX,
+  'refused-stream': ON_REFUSED_STREAM,
+  cancelled: ON_GRPC,
+  'deadline-exceeded': ON_GRPC,
+  internal: ON_GRPC,
+  'resource-exhausted': ON_GRPC,
+  unavailable: ON_GRPC,
+}
+
+/** gRPC status codes that can be asked for. */
+const GRPC_STATUS_BY_CONDITION: Readonly<Partial<Record<RetryCondition, number>>> = {
+  cancelled: 1,
+  'deadline-exceeded': 4,
+  'resource-exhausted': 8,
+  internal: 13,
+  unavailable: 14,
+}
+
+/** Longest back-off as a multiple of the base, as in Envoy: beyond it waiting helps nobody who still waits. */
+const BACKOFF_FACTOR_MAX = 10
+
+export class RetryPolicy {
+  /** Retries after the first try; 0 is none. */
+  readonly attempts: number
+  /** 0 is no limit of its own. */
+  readonly perTryTimeoutMs: number
+  readonly avoidsPreviousHosts: boolean
+  /** No connection could be made. */
+  readonly shouldRetryConnectFailure: boolean
+  /** The try took longer than `perTryTimeoutMs`. */
+  readonly shouldRetryTimeout: boolean
+  private readonly mask: number
+  private readonly grpcMask: number
+  private readonly statuses: readonly number[]
+  private readonly backoffBaseMs: number
+
+  private constructor(retry: Retry) {
+    let mask = 0
+    let grpcMask = 0
+    for (const condition of retry.on) {
+      mask |= MASK_BY_CONDITION[condition] ?? 0
+      const status = GRPC_STATUS_BY_CONDITION[condition]
+      if (status !== undefined) grpcMask |= 1 << status
+    }
+    this.attempts = Math.max(0, retry.attempts)
+    this.perTryTimeoutMs = retry.perTryTimeoutMs ?? 0
+    this.avoidsPreviousHosts = retry.avoidsPreviousHosts
+    this.mask = mask
+    this.grpcMask = grpcMask
+    this.statuses = retry.statuses
+    this.backoffBaseMs = Math.max(1, retry.backoffBaseMs)
+    const anyFailure = ON_5XX | ON_GATEWAY_ERROR | ON_RESET
+    this.shouldRetryConnectFailure = (mask & (anyFailure | ON_RESET_BEFORE_REQUEST | ON_CONNECT_FAILURE)) !== 0
+    this.shouldRetryTimeout = (mask & anyFailure) !== 0
+  }
+
+  static compile(retry: Retry): RetryPolicy {
+    return new RetryPolicy(retry)
+  }
+
+  /** `grpcStatus` is -1 when the answer has none (yet). */
+  shouldRetryStatus(status: number, grpcStatus: number): boolean {
+    if (status >= 500) {
+      if ((this.mask & ON_5XX) !== 0 && status < 600) return true
+      if ((this.mask & ON_GATEWAY_ERROR) !== 0 && status >= 502 && status <= 504) return true
+    }
+    if (status === 409 && (this.mask & ON_RETRIABLE_4XX) !== 0) return true
+    if (grpcStatus > 0 && grpcStatus < 31 && (this.grpcMask & (1 << grpcStatus)) !== 0) return true
+    return this.statuses.length > 0 && this.statuses.includes(status)
+  }
+
+  /** The upstream broke the exchange off. `wasProcessed` is false when it certainly did not act on the request. */
+  shouldRetryReset(wasProcessed: boolean, hasResponseStarted: boolean): boolean {
+    if (hasResponseStarted) return false
+    if ((this.mask & (ON_5XX | ON_GATEWAY_ERROR | ON_RESET)) !== 0) return true
+    return !wasProcessed && (this.mask & (ON_REFUSED_STREAM | ON_RESET_BEFORE_REQUEST)) !== 0
+  }
+
+  /**
+   * Milliseconds before retry number `attempt` (1 is the first): the base doubled each time, capped, and up to half as
+   * much again. Never less than the base, which users write as a minimum. `random` is in [0, 1).
+   */
+  backoffMs(attempt: number, random: number): number {
+    const factor = Math.min(BACKOFF_FACTOR_MAX, 2 ** Math.max(0, attempt - 1))
+    return Math.round(this.backoffBaseMs * factor * (1 + random / 2))
+  }
+}

@@ -1,0 +1,158 @@
+// Hot path: see ARCHITECTURE.md, "Hot path rules".
+/**
+ * Header edits and URL rewriting, compiled with the route and applied to heads in place.
+ *
+ * Edits run in a fixed order: remove, set, add. An edit of `host` (or `:authority`) changes the authority. Headers that
+ * frame the message or belong to one connection only (RFC 9110 section 7.6.1) cannot be edited: the codec owns them,
+ * and a wrong Content-Length would make two parsers disagree about where a message ends.
+ */
+import { FIELD_VALUE, TOKEN_LOWER } from '../base/bytes.ts'
+import type { RequestHead } from '../http/codec.ts'
+import { type HeaderList, NOT_FORWARDED } from '../http/headers.ts'
+import type { HeaderEdits, HeaderPair, Rewrite } from '../model/route.ts'
+import { compileRegexSearch, PATH_ANY, PATH_SEGMENTS, PATH_WHOLE, type PathMatcher } from './matchers.ts'
+import { pathEndOf } from './path.ts'
+
+/** Longest path that a regular expression rewrites; a longer one is left alone. The reason is matchers.ts's. */
+export const REWRITE_LENGTH_MAX = 4_096
+
+/** `HeaderEdits` with names in lower case and the authority taken out. Made by `compileEdits`. */
+export class CompiledEdits {
+  readonly remove: readonly string[]
+  readonly set: readonly HeaderPair[]
+  readonly add: readonly HeaderPair[]
+  /** New authority of a request; null leaves it. */
+  readonly authority: string | null
+
+  constructor(
+    remove: readonly string[],
+    set: readonly HeaderPair[],
+    add: readonly HeaderPair[],
+    authority: string | null,
+  ) {
+    this.remove = remove
+    this.set = set
+    this.add = add
+    this.authority = authority
+  }
+}
+
+/** Null when there is nothing to do, so that an unused feature costs one comparison per exchange. */
+export function compileEdits(edits: HeaderEdits | null): CompiledEdits | null {
+  if (edits === null) return null
+  const set = edits.set.map(lowerName)
+  const add = edits.add.map(lowerName)
+  const authority = [...add, ...set].find((pair) => isAuthority(pair.name))?.value ?? null
+  const remove = edits.remove.map((name) => name.toLowerCase()).filter(isEditable)
+  const compiled = new CompiledEdits(remove, set.filter(isSafe), add.filter(isSafe), authority)
+  const hasWork = remove.length + compiled.set.length + compiled.add.length > 0 || authority !== null
+  return hasWork ? compiled : null
+}
+
+/** Applies `edits` to `headers`; `head` is the request's, or null for a response, which has no authority. */
+export function applyEdits(edits: CompiledEdits, headers: HeaderList, head: RequestHead | null): void {
+  for (let i = 0; i < edits.remove.length; i++) headers.remove(edits.remove[i]!)
+  // Names and values were checked when the edits were compiled, so `append` may go without.
+  for (let i = 0; i < edits.set.length; i++) {
+    const pair = edits.set[i]!
+    headers.remove(pair.name)
+    headers.append(pair.name, pair.value)
+  }
+  for (let i = 0; i < edits.add.length; i++) headers.append(edits.add[i]!.name, edits.add[i]!.value)
+  if (head !== null && edits.authority !== null) head.authority = edits.authority
+}
+
+/** A route's `Rewrite`. */
+export class CompiledRewrite {
+  readonly authority: string | null
+  readonly path: string | null
+  readonly pattern: RegExp | null
+  /** In the form that String.replace takes. */
+  readonly substitution: string
+
+  constructor(rewrite: Rewrite) {
+    this.authority = rewrite.authority
+    this.path = rewrite.path
+    this.pattern = rewrite.regex === null ? null : compileRegexSearch(rewrite.regex.pattern)
+    this.substitution = rewrite.regex === null ? '' : translateSubstitution(rewrite.regex.substitution)
+  }
+}
+
+/** What of a route decides how a path changes; a CompiledRoute is one. */
+export interface PathRewriting {
+  readonly path: PathMatcher
+  readonly rewrite: CompiledRewrite | null
+}
+
+/** Changes target and authority of `head` as the route says. To be done once per exchange, after matching. */
+export function rewriteTarget(route: PathRewriting, head: RequestHead): void {
+  const rewrite = route.rewrite
+  if (rewrite === null) return
+  if (rewrite.authority !== null) head.authority = rewrite.authority
+  const target = head.target
+  // Not a path: `OPTIONS *` and CONNECT.
+  if (target.charCodeAt(0) !== 0x2f) return
+  if (rewrite.path === null && rewrite.pattern === null) return
+  const end = pathEndOf(target)
+  const path = target.slice(0, end)
+  const query = target.slice(end)
+  if (rewrite.path !== null) {
+    head.target = replaceMatched(route.path, path, rewrite.path) + query
+  } else if (path.length <= REWRITE_LENGTH_MAX) {
+    // Rule 3 broken: the user asked for a regular expression.
+    head.target = rooted(path.replace(rewrite.pattern!, rewrite.substitution)) + query
+  }
+}
+
+/**
+ * `path` with what the condition matched replaced: the prefix as plain text, whole segments for a segment prefix, else
+ * all of it. A condition on no path stands for the prefix `/`. The result always begins with a slash.
+ */
+export function replaceMatched(matcher: PathMatcher, path: string, replacement: string): string {
+  if (matcher.kind === PATH_WHOLE) return rooted(replacement)
+  if (matcher.kind === PATH_SEGMENTS) {
+    const rest = path.slice(matcher.prefixLength)
+    const base = replacement.endsWith('/') ? replacement.slice(0, -1) : replacement
+    return rooted(rest === '' && replacement !== '' ? replacement : base + rest)
+  }
+  const length = matcher.kind === PATH_ANY ? 1 : matcher.prefixLength
+  return rooted(replacement + path.slice(length))
+}
+
+function rooted(path: string): string {
+  return path.charCodeAt(0) === 0x2f ? path : `/${path}`
+}
+
+/** RE2's `\1` and `\0` in the form of String.replace; two digits, so that a digit may follow. */
+function translateSubstitution(substitution: string): string {
+  return substitution
+    .replaceAll('$', '$$$$')
+    .replace(/\\(.)/g, (_, next: string) => (next === '0' ? '$&' : /[0-9]/.test(next) ? `$0${next}` : next))
+}
+
+function lowerName(pair: HeaderPair): HeaderPair {
+  return { name: pair.name.toLowerCase(), value: pair.value }
+}
+
+function isAuthority(name: string): boolean {
+  return name === 'host' || name === ':authority'
+}
+
+function isEditable(name: string): boolean {
+  return !NOT_FORWARDED.has(name) && name !== 'trailer' && isToken(name)
+}
+
+/** The controller has refused the others already; this is the last gate before bytes are written. */
+function isSafe(pair: HeaderPair): boolean {
+  return isEditable(pair.name) && isFieldValue(pair.value)
+}
+
+function isToken(name: string): boolean {
+  for (let i = 0; i < name.length; i++) if (!TOKEN_LOWER[name.charCodeAt(i)]) return false
+  return name !== ''
+}
+
+function isFieldValue(value: string): boolean {
+  for (let i = 0; i < value.length; i++) if (!FIELD_VALUE[value.charCodeAt(i)]) return false
+  return true
+}
