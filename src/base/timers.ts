@@ -2,13 +2,16 @@
  * A coarse timer wheel for the data path: thousands of timeouts cost one interval of the event loop.
  *
  * Entries are intrusive (an object that needs a timeout owns its `TimerEntry` for life), so that starting and clearing
- * allocates nothing. Resolution is one tick (100 ms); a timeout never fires early, and at most two ticks late.
+ * allocates nothing. Resolution is one tick; a timeout never fires early, and at most two ticks late.
  */
 
-/** Length of one tick. 100 ms: the shortest timeouts users set are some hundred ms, and 10 wake-ups/s cost nothing. */
-export const TICK_MS = 100
+/** Tick of the wheel for idle times and keepalives: 10 wake-ups per second cost nothing. */
+export const TICK_COARSE_MS = 100
 
-/** Slots of the wheel. 512 ticks = 51 s per turn; longer timeouts go round again. */
+/** Tick of the wheel for deadlines that users set on requests (tens of milliseconds are common). */
+export const TICK_FINE_MS = 10
+
+/** Slots of the wheel: one turn is 512 ticks; longer timeouts go round again. */
 const SLOTS = 512
 
 /** Who is called when the time is over. One object per timeout kind, no closure per timer. */
@@ -37,22 +40,27 @@ export class TimerEntry {
 
 export class TimerWheel {
   private readonly slots: (TimerEntry | null)[] = new Array<TimerEntry | null>(SLOTS).fill(null)
+  private readonly tickMs: number
   private tick = 0
   private running = 0
   private interval: NodeJS.Timeout | null = null
+
+  constructor(tickMs: number = TICK_COARSE_MS) {
+    this.tickMs = tickMs
+  }
 
   /** Starts (or restarts) `entry` to fire in `delayMs` milliseconds. A delay of 0 fires at the next tick. */
   start(entry: TimerEntry, delayMs: number): void {
     if (entry.dueTick >= 0) this.unlink(entry)
     else this.running++
-    const ticks = Math.max(1, Math.ceil(delayMs / TICK_MS) + 1)
+    const ticks = Math.max(1, Math.ceil(delayMs / this.tickMs) + 1)
     entry.dueTick = this.tick + ticks
     const slot = entry.dueTick % SLOTS
     const first = this.slots[slot] ?? null
     entry.next = first
     if (first !== null) first.previous = entry
     this.slots[slot] = entry
-    if (this.interval === null) this.interval = setInterval(() => this.advance(), TICK_MS).unref()
+    if (this.interval === null) this.interval = setInterval(() => this.advance(), this.tickMs).unref()
   }
 
   /** Stops `entry`; no effect when it is not running. */

@@ -107,3 +107,13 @@ function matchNeedsHttp(match: PolicyMatch): boolean {
 export function policyKey(namespace: string, name: string): string {
   return `${namespace}/${name}`
 }
+
+/**
+ * Prefix of the names of policies made from PeerAuthentication (STRICT). They are judged when a connection arrives,
+ * also on HTTP ports: plaintext is refused without an HTTP answer.
+ */
+export const PEER_AUTHENTICATION_PREFIX = 'istio_converted_'
+
+export function isPeerAuthentication(policy: Policy): boolean {
+  return policy.name.startsWith(PEER_AUTHENTICATION_PREFIX)
+}

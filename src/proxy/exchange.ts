@@ -1,0 +1,490 @@
+// Hot path: see ARCHITECTURE.md, "Hot path rules".
+/**
+ * One HTTP request and its response, between a downstream stream and an upstream connection of a pool.
+ *
+ * The origin (outbound.ts or inbound.ts) decides where it goes by calling `forward` or `reply`; the exchange moves the
+ * bytes, keeps both sides' back-pressure, retries, watches the deadlines and ends exactly once, in `finish`.
+ *
+ *     routing --forward()--> waiting --onUpstream--> trying --response head--> responding --> done
+ *        \                      \                       \--retry--> waiting
+ *         \--reply() ------------\-----------------------\----------------------------------> done
+ */
+import { assert } from '../base/assert.ts'
+import {
+  FLAG_DOWNSTREAM_CLOSED,
+  FLAG_NONE,
+  FLAG_UPSTREAM_CLOSED,
+  FLAG_UPSTREAM_TIMEOUT,
+  type Flag,
+  type WeftError,
+} from '../base/errors.ts'
+import { TimerEntry, type TimerTarget } from '../base/timers.ts'
+import type {
+  ClientStream,
+  RequestHead,
+  RequestReceiver,
+  ResponseHead,
+  ResponseReceiver,
+  ServerStream,
+} from '../http/codec.ts'
+import type { HeaderList } from '../http/headers.ts'
+import { BACKLOG_HIGH } from '../transport/conn.ts'
+import type { ClusterState, Endpoint } from './cluster.ts'
+import type { HttpPool, HttpUpstream, PoolWaiter } from './http-pool.ts'
+import type { MirroredRequest } from './mirror.ts'
+import type { ProxyParts } from './parts.ts'
+import {
+  REPLY_CONNECT_FAILED,
+  REPLY_OVERFLOW,
+  REPLY_TIMEOUT,
+  REPLY_UPSTREAM_RESET,
+  type Reply,
+  writeReply,
+} from './reply.ts'
+import type { RetryPolicy } from './retry.ts'
+import { applyEdits } from './rewrite.ts'
+import type { CompiledDestination, CompiledRoute } from './route-table.ts'
+
+/** Request body kept for another try. 64 KiB as in Linkerd: more costs memory and is seldom idempotent. */
+export const REPLAY_BYTES_MAX = 65_536
+
+/** Tries on a fresh connection when a kept-alive one turned out dead before it answered; not counted as retries. */
+const STALE_TRIES_MAX = 3
+
+const STATE_ROUTING = 0
+const STATE_WAITING = 1
+const STATE_TRYING = 2
+const STATE_RESPONDING = 3
+const STATE_DONE = 4
+
+/** Where an exchange comes from, and who decides where it goes. */
+export interface ExchangeOrigin {
+  /** Decide: call `exchange.forward` or `exchange.reply`, now or later. */
+  route(exchange: Exchange): void
+  /** Another try: pick an endpoint that is not in `exchange.tried` and call `forward`, or `reply`. */
+  reroute(exchange: Exchange): void
+  /** The exchange is over: counters and access log. */
+  record(exchange: Exchange): void
+}
+
+export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, TimerTarget {
+  readonly parts: ProxyParts
+  readonly origin: ExchangeOrigin
+  readonly stream: ServerStream
+  readonly head: RequestHead
+  readonly startedAtMs: number
+
+  // --- decided by the origin ---
+  route: CompiledRoute | null
+  destination: CompiledDestination | null
+  cluster: ClusterState | null
+  endpoint: Endpoint | null
+  retry: RetryPolicy | null
+  timeoutMs: number
+  tryTimeoutMs: number
+  /** Status of an abort that a fault rule injects after its delay; 0 is none. */
+  injectedAbort: number
+
+  // --- what happened ---
+  status: number
+  flag: Flag
+  details: string
+  receivedBytes: number
+  sentBytes: number
+  /** Endpoints that failed this exchange; null until the first did. */
+  tried: Endpoint[] | null
+  attempt: number
+
+  private state: number
+  private pool: HttpPool | null
+  private client: ClientStream | null
+  private isReused: boolean
+  private isCounted: boolean
+  private staleCount: number
+  private held: Uint8Array[] | null
+  private heldBytes: number
+  private trailers: HeaderList | null
+  private isRequestEnded: boolean
+  private isResponseEnded: boolean
+  private isTunnel: boolean
+  private isRequestPaused: boolean
+  private isResponsePaused: boolean
+  private deadline: TimerEntry | null
+  private tryDeadline: TimerEntry | null
+  private wait: TimerEntry | null
+  private afterWait: number
+  private mirrors: MirroredRequest[] | null
+
+  constructor(parts: ProxyParts, origin: ExchangeOrigin, stream: ServerStream, head: RequestHead) {
+    this.parts = parts
+    this.origin = origin
+    this.stream = stream
+    this.head = head
+    this.startedAtMs = parts.nowMs()
+    this.route = null
+    this.destination = null
+    this.cluster = null
+    this.endpoint = null
+    this.retry = null
+    this.timeoutMs = 0
+    this.tryTimeoutMs = 0
+    this.injectedAbort = 0
+    this.status = 0
+    this.flag = FLAG_NONE
+    this.details = ''
+    this.receivedBytes = 0
+    this.sentBytes = 0
+    this.tried = null
+    this.attempt = 0
+    this.state = STATE_ROUTING
+    this.pool = null
+    this.client = null
+    this.isReused = false
+    this.isCounted = false
+    this.staleCount = 0
+    this.held = null
+    this.heldBytes = 0
+    this.trailers = null
+    this.isRequestEnded = false
+    this.isResponseEnded = false
+    this.isTunnel = false
+    this.isRequestPaused = false
+    this.isResponsePaused = false
+    this.deadline = null
+    this.tryDeadline = null
+    this.wait = null
+    this.afterWait = AFTER_WAIT_ROUTE
+    this.mirrors = null
+  }
+
+  get isDone(): boolean {
+    return this.state === STATE_DONE
+  }
+
+  // --- decisions of the origin ---
+
+  /** Starts the deadline of the whole exchange, retries included. */
+  startDeadline(timeoutMs: number): void {
+    if (timeoutMs <= 0) return
+    this.deadline = new TimerEntry(this)
+    this.parts.deadlines.start(this.deadline, timeoutMs)
+  }
+
+  /** Asks the origin again after `delayMs` (an injected delay, or the back-off of a retry). */
+  routeAfter(delayMs: number, isRetry: boolean): void {
+    this.wait = new TimerEntry(this)
+    this.afterWait = isRetry ? AFTER_WAIT_REROUTE : AFTER_WAIT_ROUTE
+    this.holdRequest()
+    this.parts.deadlines.start(this.wait, delayMs)
+  }
+
+  /** Sends the request to an endpoint of `pool`. */
+  forward(pool: HttpPool): void {
+    this.pool = pool
+    this.state = STATE_WAITING
+    if (this.endpoint !== null) {
+      this.endpoint.onRequestStart()
+      this.isCounted = true
+    }
+    if (this.tryTimeoutMs > 0) {
+      this.tryDeadline ??= new TimerEntry(this)
+      this.parts.deadlines.start(this.tryDeadline, this.tryTimeoutMs)
+    }
+    pool.acquire(this)
+    if (this.state === STATE_WAITING) this.holdRequest()
+  }
+
+  /** A mirrored request that is fed with this one's body. */
+  addMirror(mirror: MirroredRequest): void {
+    // What was read before (during an injected delay, say) belongs to the mirror as well.
+    if (this.held !== null) for (const chunk of this.held) mirror.add(chunk, 0, chunk.length)
+    if (this.isRequestEnded || this.head.bodyLength === 0) {
+      mirror.send()
+      return
+    }
+    if (this.mirrors === null) this.mirrors = [mirror]
+    else this.mirrors.push(mirror)
+  }
+
+  /** Answers without an upstream. */
+  reply(reply: Reply, headers: HeaderList | null, details: string): void {
+    if (this.state === STATE_DONE) return
+    this.status = reply.status
+    this.flag = reply.flag
+    this.details = details
+    const isStarted = this.state === STATE_RESPONDING
+    this.dropUpstream()
+    this.isResponseEnded = true
+    this.state = STATE_DONE
+    this.releaseRequest()
+    if (isStarted) this.stream.reset()
+    else this.sentBytes += writeReply(this.stream, reply, headers)
+    this.finish()
+  }
+
+  // --- the request, from downstream ---
+
+  onRequestBody(/* lent */ bytes: Uint8Array, offset: number, end: number): void {
+    this.receivedBytes += end - offset
+    if (this.state === STATE_DONE) return
+    if (this.isTunnel) {
+      this.writeUpstream(bytes, offset, end)
+      return
+    }
+    if (this.mirrors !== null) for (const mirror of this.mirrors) mirror.add(bytes, offset, end)
+    if (this.client === null || this.canReplay()) this.holdBody(bytes, offset, end)
+    if (this.client !== null) this.writeUpstream(bytes, offset, end)
+  }
+
+  onRequestEnd(trailers: HeaderList | null): void {
+    this.isRequestEnded = true
+    this.trailers = trailers
+    if (this.state === STATE_DONE) return
+    if (this.mirrors !== null) {
+      for (const mirror of this.mirrors) mirror.send()
+      this.mirrors = null
+    }
+    if (this.isTunnel || this.head.bodyLength !== 0) this.client?.end(trailers)
+    this.finishIfBothEnded()
+  }
+
+  onRequestReset(reason: string): void {
+    if (this.state === STATE_DONE) return
+    this.flag = FLAG_DOWNSTREAM_CLOSED
+    this.details = reason
+    this.dropUpstream()
+    this.state = STATE_DONE
+    this.finish()
+  }
+
+  onResponseDrain(): void {
+    if (!this.isResponsePaused) return
+    this.isResponsePaused = false
+    this.client?.resumeResponse()
+  }
+
+  // --- the upstream ---
+
+  onUpstream(upstream: HttpUpstream): void {
+    assert(this.state === STATE_WAITING && upstream.codec !== null, 'a connection comes only to a waiting exchange')
+    this.state = STATE_TRYING
+    this.isReused = upstream.servedCount > 0
+    upstream.servedCount++
+    const client = upstream.codec.open(this.head, this)
+    this.client = client
+    if (this.held !== null) {
+      for (const chunk of this.held) client.writeBody(chunk, 0, chunk.length)
+      if (!this.canReplay()) this.held = null
+    }
+    if (this.isRequestEnded && this.head.bodyLength !== 0) client.end(this.trailers)
+    this.releaseRequest()
+  }
+
+  onUpstreamFailed(error: WeftError, isOverflow: boolean): void {
+    if (isOverflow) {
+      this.reply(REPLY_OVERFLOW, null, error.message)
+      return
+    }
+    this.endpoint?.onFailure(true, this.parts.nowMs())
+    if (this.retry?.shouldRetryConnectFailure === true && this.tryAgain()) return
+    this.reply(REPLY_CONNECT_FAILED, null, error.message)
+  }
+
+  onInformational(status: number, headers: HeaderList): void {
+    if (this.state === STATE_TRYING) this.stream.writeInformational(status, headers)
+  }
+
+  onResponseHead(head: ResponseHead): void {
+    if (this.state !== STATE_TRYING) return
+    this.noteOutcome(head.status)
+    if (this.retry?.shouldRetryStatus(head.status, -1) === true && this.tryAgain()) return
+    this.state = STATE_RESPONDING
+    this.held = null
+    this.status = head.status
+    this.clear(this.tryDeadline)
+    if (this.route !== null) this.applyResponseEdits(head.headers)
+    if (head.status === 101 || (this.head.method === 'CONNECT' && head.status < 300)) this.becomeTunnel()
+    this.stream.writeHead(head)
+  }
+
+  onResponseBody(/* lent */ bytes: Uint8Array, offset: number, end: number): void {
+    if (this.state !== STATE_RESPONDING) return
+    const length = end - offset
+    this.sentBytes += length
+    if (this.stream.writeBody(bytes, offset, length) > BACKLOG_HIGH && !this.isResponsePaused) {
+      this.isResponsePaused = true
+      this.client?.pauseResponse()
+    }
+  }
+
+  onResponseEnd(trailers: HeaderList | null): void {
+    if (this.state !== STATE_RESPONDING) return
+    this.isResponseEnded = true
+    this.stream.end(trailers)
+    if (this.isTunnel) {
+      this.finishIfBothEnded()
+      return
+    }
+    // An upstream that answers before it has the whole request does not want the rest.
+    if (!this.isRequestEnded) this.dropUpstream()
+    this.client = null
+    this.state = STATE_DONE
+    this.releaseRequest()
+    this.finish()
+  }
+
+  onResponseReset(reason: string, wasProcessed: boolean): void {
+    this.client = null
+    if (this.state === STATE_RESPONDING) {
+      this.flag = FLAG_UPSTREAM_CLOSED
+      this.details = reason
+      this.state = STATE_DONE
+      this.stream.reset()
+      this.finish()
+      return
+    }
+    if (this.state !== STATE_TRYING) return
+    if (!wasProcessed && this.isReused && this.canReplay() && this.staleCount < STALE_TRIES_MAX) {
+      this.staleCount++
+      this.state = STATE_WAITING
+      this.pool?.acquire(this)
+      if (this.state === STATE_WAITING) this.holdRequest()
+      return
+    }
+    this.endpoint?.onFailure(true, this.parts.nowMs())
+    if (this.retry?.shouldRetryReset(wasProcessed, false) === true && this.tryAgain()) return
+    this.reply(REPLY_UPSTREAM_RESET, null, reason)
+  }
+
+  onRequestDrain(): void {
+    this.releaseRequest()
+  }
+
+  // --- deadlines ---
+
+  onTimer(entry: TimerEntry): void {
+    if (this.state === STATE_DONE) return
+    if (entry === this.wait) {
+      if (this.afterWait === AFTER_WAIT_REROUTE) this.origin.reroute(this)
+      else this.origin.route(this)
+      return
+    }
+    this.endpoint?.onFailure(true, this.parts.nowMs())
+    if (entry === this.tryDeadline && this.state !== STATE_RESPONDING) {
+      if (this.retry?.shouldRetryReset(true, false) === true && this.tryAgain()) return
+    }
+    this.flag = FLAG_UPSTREAM_TIMEOUT
+    this.reply(REPLY_TIMEOUT, null, 'the upstream did not answer in time')
+  }
+
+  /** The worker stops, or a policy now denies this connection. */
+  abort(reason: string): void {
+    this.onRequestReset(reason)
+  }
+
+  // --- inner workings ---
+
+  /** Starts another try when one is allowed; false leaves everything as it is. */
+  private tryAgain(): boolean {
+    const retry = this.retry
+    if (retry === null || this.attempt >= retry.attempts || !this.canReplay()) return false
+    if (this.cluster !== null && !this.cluster.tryAcquireRetry()) return false
+    this.attempt++
+    if (this.endpoint !== null) {
+      if (this.tried === null) this.tried = [this.endpoint]
+      else this.tried.push(this.endpoint)
+    }
+    this.dropUpstream()
+    this.state = STATE_ROUTING
+    this.routeAfter(retry.backoffMs(this.attempt, this.parts.random()), true)
+    return true
+  }
+
+  /** Lets go of the connection or of the place in its queue, and of the endpoint. */
+  private dropUpstream(): void {
+    if (this.state === STATE_WAITING) this.pool?.cancel(this)
+    this.client?.reset()
+    this.client = null
+    this.clear(this.tryDeadline)
+    this.endTry()
+    if (this.state !== STATE_DONE) this.state = STATE_ROUTING
+  }
+
+  private endTry(): void {
+    if (!this.isCounted) return
+    this.isCounted = false
+    this.endpoint?.onRequestEnd()
+  }
+
+  private noteOutcome(status: number): void {
+    if (this.endpoint === null) return
+    if (status >= 500) this.endpoint.onFailure(status >= 502 && status <= 504, this.parts.nowMs())
+    else this.endpoint.onSuccess(this.parts.nowMs())
+  }
+
+  private applyResponseEdits(headers: HeaderList): void {
+    if (this.route?.responseEdits != null) applyEdits(this.route.responseEdits, headers, null)
+    if (this.destination?.responseEdits != null) applyEdits(this.destination.responseEdits, headers, null)
+  }
+
+  private becomeTunnel(): void {
+    this.isTunnel = true
+    this.isRequestEnded = false
+    this.clear(this.deadline)
+  }
+
+  private finishIfBothEnded(): void {
+    if (!this.isTunnel || !this.isRequestEnded || !this.isResponseEnded) return
+    this.client = null
+    this.state = STATE_DONE
+    this.finish()
+  }
+
+  private canReplay(): boolean {
+    return this.heldBytes <= REPLAY_BYTES_MAX
+  }
+
+  private holdBody(bytes: Uint8Array, offset: number, end: number): void {
+    this.heldBytes += end - offset
+    if (this.client !== null && !this.canReplay()) {
+      this.held = null
+      return
+    }
+    this.held ??= []
+    this.held.push(bytes.slice(offset, end))
+  }
+
+  private writeUpstream(bytes: Uint8Array, offset: number, end: number): void {
+    if (this.client === null) return
+    if (this.client.writeBody(bytes, offset, end - offset) > BACKLOG_HIGH) this.holdRequest()
+  }
+
+  private holdRequest(): void {
+    if (this.isRequestPaused || this.isRequestEnded) return
+    this.isRequestPaused = true
+    this.stream.pauseRequest()
+  }
+
+  private releaseRequest(): void {
+    if (!this.isRequestPaused) return
+    this.isRequestPaused = false
+    this.stream.resumeRequest()
+  }
+
+  private clear(entry: TimerEntry | null): void {
+    if (entry !== null) this.parts.deadlines.clear(entry)
+  }
+
+  /** Exactly once, whatever the end. */
+  private finish(): void {
+    this.clear(this.deadline)
+    this.clear(this.tryDeadline)
+    this.clear(this.wait)
+    this.held = null
+    this.endTry()
+    this.origin.record(this)
+  }
+}
+
+const AFTER_WAIT_ROUTE = 0
+const AFTER_WAIT_REROUTE = 1

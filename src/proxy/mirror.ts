@@ -1,0 +1,110 @@
+/**
+ * Mirrored requests: sent beside the real one, answer thrown away, never waited for and never retried.
+ *
+ * A mirror needs the whole body, so it goes out when the request is complete; requests whose body is longer than
+ * MIRROR_BYTES_MAX are not mirrored.
+ */
+import type { WeftError } from '../base/errors.ts'
+import type { ClientStream, RequestHead, ResponseReceiver } from '../http/codec.ts'
+import type { Mirror } from '../model/route.ts'
+import type { Snapshot } from '../model/snapshot.ts'
+import type { ClusterState, Endpoint } from './cluster.ts'
+import type { Exchange } from './exchange.ts'
+import type { HttpPool, HttpUpstream, PoolWaiter } from './http-pool.ts'
+import type { OutboundConnection } from './outbound.ts'
+import type { CompiledTraffic } from './route-tables.ts'
+import { PATH_ONE_HOP } from './upstreams.ts'
+
+/** Longest body that is mirrored. 64 KiB: as much as is kept for a retry. */
+export const MIRROR_BYTES_MAX = 65_536
+
+/** Mirrored requests in flight per worker. A slow mirror must not become a memory leak. */
+const MIRRORS_MAX = 1024
+
+let mirrorsInFlight = 0
+
+/** Starts the mirrors of a request that `exchange` is about to forward. */
+export function sendMirrors(
+  outbound: OutboundConnection,
+  exchange: Exchange,
+  mirrors: readonly Mirror[],
+  compiled: CompiledTraffic,
+  snapshot: Snapshot,
+): void {
+  const { parts, source, destination } = outbound
+  for (const mirror of mirrors) {
+    if (parts.random() * 1_000_000 >= mirror.ppm) continue
+    const cluster = compiled.clusters.get(mirror.cluster)
+    if (cluster === undefined || mirrorsInFlight >= MIRRORS_MAX) continue
+    const state = parts.clusters.get(cluster, snapshot)
+    const endpoint = state.pick(null)
+    if (endpoint === null || !isAllowed(outbound, exchange, state, endpoint)) continue
+    const pool = parts.upstreams.httpPool(source, state, endpoint, destination.service?.hostname ?? '')
+    exchange.addMirror(new MirroredRequest(exchange.head, pool))
+  }
+}
+
+function isAllowed(outbound: OutboundConnection, exchange: Exchange, state: ClusterState, endpoint: Endpoint): boolean {
+  const { parts } = outbound
+  if (parts.upstreams.pathTo(endpoint.workload, state.isMutualTls) !== PATH_ONE_HOP) return true
+  const authorizer = parts.policies.authorizerOf(parts.snapshot, endpoint.workload)
+  const facts = outbound.factsFor(endpoint.address, endpoint.port)
+  return authorizer.authorizeExchange(facts, exchange.head).isAllowed
+}
+
+/** One mirrored request, fed by its exchange. */
+export class MirroredRequest implements PoolWaiter, ResponseReceiver {
+  private readonly head: RequestHead
+  private readonly pool: HttpPool
+  private body: Uint8Array[]
+  private bodyBytes: number
+
+  constructor(head: RequestHead, pool: HttpPool) {
+    this.head = { ...head, headers: head.headers.clone(), upgrade: null, expectsContinue: false }
+    this.head.headers.remove('expect')
+    this.pool = pool
+    this.body = []
+    this.bodyBytes = 0
+  }
+
+  /** A part of the body; lent. */
+  add(bytes: Uint8Array, offset: number, end: number): void {
+    this.bodyBytes += end - offset
+    if (this.bodyBytes <= MIRROR_BYTES_MAX) this.body.push(bytes.slice(offset, end))
+    else this.body = []
+  }
+
+  /** The request is complete: send it. */
+  send(): void {
+    if (this.bodyBytes > MIRROR_BYTES_MAX) return
+    mirrorsInFlight++
+    this.pool.acquire(this)
+  }
+
+  onUpstream(upstream: HttpUpstream): void {
+    upstream.servedCount++
+    this.head.bodyLength = this.bodyBytes
+    const client: ClientStream = upstream.codec!.open(this.head, this)
+    for (const chunk of this.body) client.writeBody(chunk, 0, chunk.length)
+    if (this.bodyBytes > 0) client.end(null)
+    this.body = []
+  }
+
+  onUpstreamFailed(_error: WeftError, _isOverflow: boolean): void {
+    mirrorsInFlight--
+  }
+
+  onInformational(): void {}
+  onResponseHead(): void {}
+  onResponseBody(): void {}
+
+  onResponseEnd(): void {
+    mirrorsInFlight--
+  }
+
+  onResponseReset(): void {
+    mirrorsInFlight--
+  }
+
+  onRequestDrain(): void {}
+}

@@ -1,0 +1,256 @@
+// Hot path: see ARCHITECTURE.md, "Hot path rules".
+/**
+ * Step 5b of the outbound path: HTTP. For every request, in this order:
+ * match a route -> inject a fault -> redirect or answer directly -> choose a destination -> rewrite -> mirror
+ * -> pick an endpoint -> judge a one-hop destination's policies -> take a connection from the pool -> forward.
+ *
+ * A request is routed by the newest snapshot, whatever the age of its connection.
+ */
+import { formatHostPort } from '../base/address.ts'
+import { describeError, FLAG_DOWNSTREAM_CLOSED, FLAG_NONE, type WeftError } from '../base/errors.ts'
+import type { ProtocolViolation } from '../http/codec.ts'
+import { HeaderList } from '../http/headers.ts'
+import type { Fault } from '../model/route.ts'
+import type { Snapshot } from '../model/snapshot.ts'
+import type { Workload } from '../model/workload.ts'
+import type { EdgeKey } from '../telemetry/recorder.ts'
+import type { ClusterState, Endpoint } from './cluster.ts'
+import type { Exchange } from './exchange.ts'
+import { decideFault } from './fault.ts'
+import { HttpSession, type HttpSessionOwner } from './http-session.ts'
+import { sendMirrors } from './mirror.ts'
+import type { EdgePair, OutboundConnection } from './outbound.ts'
+import { buildRedirect } from './redirect.ts'
+import {
+  directReply,
+  faultReply,
+  REPLY_DENIED,
+  REPLY_NO_ACTION,
+  REPLY_NO_CLUSTER,
+  REPLY_NO_ENDPOINT,
+  REPLY_NO_ROUTE,
+  REPLY_OVERFLOW,
+} from './reply.ts'
+import { applyEdits, rewriteTarget } from './rewrite.ts'
+import type { CompiledRoute } from './route-table.ts'
+import type { CompiledTraffic } from './route-tables.ts'
+import { PATH_ONE_HOP } from './upstreams.ts'
+
+export class OutboundHttp implements HttpSessionOwner {
+  readonly session: HttpSession
+  private readonly outbound: OutboundConnection
+  private readonly edges: Map<Endpoint | null, EdgePair>
+
+  constructor(outbound: OutboundConnection) {
+    this.outbound = outbound
+    this.edges = new Map()
+    this.session = new HttpSession(outbound.parts, outbound.conn, this)
+  }
+
+  // --- match ---
+
+  route(exchange: Exchange): void {
+    const { parts, destination } = this.outbound
+    const snapshot = parts.snapshot
+    if (destination.service === null || destination.port === null) {
+      this.routeDirect(exchange)
+      return
+    }
+    const traffic = this.outbound.trafficOf(snapshot)
+    if (traffic === null) {
+      const cluster = parts.clusters.defaultCluster(destination.service, destination.port.number)
+      this.toCluster(exchange, parts.clusters.get(cluster, snapshot))
+      return
+    }
+    const compiled = parts.routeTables.of(traffic)
+    if (exchange.route !== null) {
+      // Back from an injected delay: the rule that asked for it goes on.
+      this.toRoute(exchange, exchange.route, compiled, snapshot)
+      return
+    }
+    if (compiled.routes.isEmpty) {
+      this.toClusterKey(exchange, traffic.defaultCluster, compiled, snapshot)
+      return
+    }
+    const route = compiled.routes.match(exchange.head)
+    if (route === null) {
+      exchange.reply(REPLY_NO_ROUTE, null, `no rule of ${traffic.key} matches`)
+      return
+    }
+    exchange.route = route
+    exchange.retry = route.retryPolicy
+    exchange.tryTimeoutMs = route.retryPolicy.perTryTimeoutMs
+    exchange.startDeadline(route.route.timeoutMs)
+    const fault = route.route.fault
+    if (fault === null || !this.injectFault(exchange, fault)) this.toRoute(exchange, route, compiled, snapshot)
+  }
+
+  // --- fault ---
+
+  /** True when the exchange was delayed (it comes back to `route`) or aborted. */
+  private injectFault(exchange: Exchange, fault: Fault): boolean {
+    const outcome = decideFault(fault, this.outbound.parts.random)
+    if (outcome.delayMs > 0) {
+      exchange.injectedAbort = outcome.abortStatus
+      exchange.routeAfter(outcome.delayMs, false)
+      return true
+    }
+    if (outcome.abortStatus === 0) return false
+    exchange.reply(faultReply(outcome.abortStatus), null, 'injected by a fault rule')
+    return true
+  }
+
+  // --- redirect, direct response, destination, rewrite, mirror ---
+
+  private toRoute(exchange: Exchange, route: CompiledRoute, compiled: CompiledTraffic, snapshot: Snapshot): void {
+    const { redirect, directResponse, mirrors } = route.route
+    if (exchange.injectedAbort !== 0) {
+      exchange.reply(faultReply(exchange.injectedAbort), null, 'injected by a fault rule')
+      return
+    }
+    if (redirect !== null) {
+      const { status, location } = buildRedirect(route, exchange.head)
+      exchange.reply(directReply(status, ''), HeaderList.of([['location', location]]), 'redirect')
+      return
+    }
+    if (directResponse !== null) {
+      const headers = new HeaderList()
+      if (route.responseEdits !== null) applyEdits(route.responseEdits, headers, null)
+      exchange.reply(directReply(directResponse.status, directResponse.body), headers, 'direct response')
+      return
+    }
+    const destination = route.pickDestination(this.outbound.parts.random())
+    if (destination === null) {
+      exchange.reply(REPLY_NO_ACTION, null, 'the route names no destination')
+      return
+    }
+    exchange.destination = destination
+    const head = exchange.head
+    rewriteTarget(route, head)
+    if (destination.authority !== null) head.authority = destination.authority
+    if (route.requestEdits !== null) applyEdits(route.requestEdits, head.headers, head)
+    if (destination.requestEdits !== null) applyEdits(destination.requestEdits, head.headers, head)
+    if (mirrors.length > 0) sendMirrors(this.outbound, exchange, mirrors, compiled, snapshot)
+    this.toClusterKey(exchange, destination.clusterKey, compiled, snapshot)
+  }
+
+  // --- endpoint ---
+
+  private toClusterKey(exchange: Exchange, key: string, compiled: CompiledTraffic, snapshot: Snapshot): void {
+    const cluster = compiled.clusters.get(key)
+    if (cluster === undefined) {
+      exchange.reply(REPLY_NO_CLUSTER, null, `${key} does not exist`)
+      return
+    }
+    this.toCluster(exchange, this.outbound.parts.clusters.get(cluster, snapshot))
+  }
+
+  private toCluster(exchange: Exchange, cluster: ClusterState): void {
+    const { parts, source, destination } = this.outbound
+    if (exchange.cluster === null) {
+      if (!cluster.tryAcquireRequest()) {
+        exchange.reply(REPLY_OVERFLOW, null, `the request limit of ${cluster.key} is reached`)
+        return
+      }
+      exchange.cluster = cluster
+    }
+    const endpoint = cluster.pick(exchange.tried)
+    if (endpoint === null) {
+      exchange.reply(REPLY_NO_ENDPOINT, null, `${cluster.key} has no healthy endpoint`)
+      return
+    }
+    exchange.endpoint = endpoint
+    const path = parts.upstreams.pathTo(endpoint.workload, cluster.isMutualTls)
+    if (path === PATH_ONE_HOP && !this.isAllowed(exchange, endpoint.workload, endpoint.address, endpoint.port)) return
+    exchange.forward(parts.upstreams.httpPool(source, cluster, endpoint, destination.service!.hostname))
+  }
+
+  /** A workload's own address was dialled: straight to it. */
+  private routeDirect(exchange: Exchange): void {
+    const { parts, source, destination, conn } = this.outbound
+    const workload = destination.workload
+    if (workload === null) {
+      exchange.reply(REPLY_NO_ENDPOINT, null, 'the service has no such port')
+      return
+    }
+    const path = parts.upstreams.pathTo(workload, true)
+    if (path === PATH_ONE_HOP && !this.isAllowed(exchange, workload, conn.localAddress, conn.localPort)) return
+    exchange.forward(parts.upstreams.directPool(source, workload, conn.localAddress, conn.localPort))
+  }
+
+  /** On one hop the destination's policies are judged here, as if the request had crossed the network. */
+  private isAllowed(exchange: Exchange, workload: Workload, address: string, port: number): boolean {
+    const { parts } = this.outbound
+    const authorizer = parts.policies.authorizerOf(parts.snapshot, workload)
+    if (authorizer.isEmpty) return true
+    const decision = authorizer.authorizeExchange(this.outbound.factsFor(address, port), exchange.head)
+    if (decision.isAllowed) return true
+    exchange.reply(REPLY_DENIED, null, `denied by policy ${decision.policy}`)
+    return false
+  }
+
+  /** Another try: the route and the cluster stay, the endpoint changes. */
+  reroute(exchange: Exchange): void {
+    if (exchange.cluster === null) this.routeDirect(exchange)
+    else this.toCluster(exchange, exchange.cluster)
+  }
+
+  // --- record ---
+
+  record(exchange: Exchange): void {
+    exchange.cluster?.releaseRequest()
+    const { parts } = this.outbound
+    const edges = this.edgesOf(exchange.endpoint)
+    const durationMs = parts.nowMs() - exchange.startedAtMs
+    const { status, flag, receivedBytes, sentBytes } = exchange
+    edges.source.exchangeFinished(status, -1, flag, durationMs, receivedBytes, sentBytes)
+    edges.destination?.exchangeFinished(status, -1, flag, durationMs, receivedBytes, sentBytes)
+    if (parts.recorder.isLogging) this.log(exchange, edges.key, durationMs)
+  }
+
+  onViolation(violation: ProtocolViolation): void {
+    const pod = this.outbound.source.uid
+    this.outbound.parts.log.info('request refused', { pod, reason: violation.reason, detail: violation.message })
+  }
+
+  onSessionClosed(error: WeftError | null): void {
+    if (error === null) this.outbound.finish(null, FLAG_NONE, '')
+    else this.outbound.finish(null, FLAG_DOWNSTREAM_CLOSED, describeError(error))
+  }
+
+  private edgesOf(endpoint: Endpoint | null): EdgePair {
+    let edges = this.edges.get(endpoint)
+    if (edges === undefined) {
+      const { parts, destination, conn } = this.outbound
+      const workload = endpoint?.workload ?? destination.workload
+      const path = parts.upstreams.pathTo(workload, true)
+      edges = this.outbound.edgesTo('http', workload, endpoint?.port ?? conn.localPort, path)
+      this.edges.set(endpoint, edges)
+    }
+    return edges
+  }
+
+  private log(exchange: Exchange, edge: EdgeKey, durationMs: number): void {
+    const { head, endpoint } = exchange
+    this.outbound.parts.recorder.log({
+      startedAtMs: exchange.startedAtMs,
+      durationMs,
+      edge,
+      flag: exchange.flag,
+      details: exchange.details,
+      downstream: this.outbound.downstreamText,
+      upstream: endpoint === null ? '' : formatHostPort(endpoint.address, endpoint.port),
+      receivedBytes: exchange.receivedBytes,
+      sentBytes: exchange.sentBytes,
+      http: {
+        method: head.method,
+        path: head.target,
+        authority: head.authority,
+        protocol: head.version === 10 ? 'HTTP/1.0' : 'HTTP/1.1',
+        status: exchange.status,
+        route: exchange.route?.name ?? '',
+        requestId: head.headers.get('x-request-id') ?? '',
+      },
+    })
+  }
+}

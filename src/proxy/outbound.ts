@@ -1,0 +1,207 @@
+// Hot path: see ARCHITECTURE.md, "Hot path rules".
+/**
+ * The outbound path: from a captured pod of this node into the mesh. Read it top to bottom:
+ *
+ *   1 accept               onOpen
+ *   2 original destination conn.localAddress, by the kernel
+ *   3 source, destination  constructor: who dialled what (the source is the netns in which the listener lives)
+ *   4 protocol             declared, or detected from the first bytes
+ *   5a bytes               outbound-relay.ts: pick an endpoint -> authorise one hop -> connect -> copy
+ *   5b HTTP                outbound-http.ts, for every request: match -> fault -> rewrite -> pick -> authorise -> pool
+ *   6 record               finish (connections), OutboundHttp.record (exchanges): exactly once
+ */
+import { formatHostPort } from '../base/address.ts'
+import { FLAG_DOWNSTREAM_CLOSED, type Flag } from '../base/errors.ts'
+import { principalOf } from '../model/identity.ts'
+import type { Traffic } from '../model/route.ts'
+import { PROTOCOL_DETECT, PROTOCOL_HTTP1, type Protocol } from '../model/service.ts'
+import type { Snapshot } from '../model/snapshot.ts'
+import type { Workload } from '../model/workload.ts'
+import type { EdgeKey, EdgeMetrics, MetricProtocol } from '../telemetry/recorder.ts'
+import type { Conn, Handler } from '../transport/conn.ts'
+import type { ConnectionFacts } from './authorize.ts'
+import type { ConnectionDescription, LiveConnection } from './connections.ts'
+import { type Destination, resolveDestination, resolveTargetPort } from './destination.ts'
+import { Detection, type DetectTarget } from './detect.ts'
+import { addressBytes, identityOf, type LocalWorkload, scopeOf } from './local-pods.ts'
+import { OutboundHttp } from './outbound-http.ts'
+import { OutboundRelay } from './outbound-relay.ts'
+import type { ProxyParts } from './parts.ts'
+import { PATH_ONE_HOP, PATH_PLAIN, type Path } from './upstreams.ts'
+
+/** The metrics of a source and, when one hop makes this proxy the destination's as well, of the destination. */
+export interface EdgePair {
+  readonly key: EdgeKey
+  readonly source: EdgeMetrics
+  readonly destination: EdgeMetrics | null
+}
+
+/** One connection that an app of this node opened. */
+export class OutboundConnection implements Handler, DetectTarget, LiveConnection {
+  readonly parts: ProxyParts
+  readonly source: LocalWorkload
+  readonly conn: Conn
+  readonly startedAtMs: number
+  /** The snapshot the connection began with. */
+  readonly snapshot: Snapshot
+  readonly destination: Destination
+  private readonly sourceWorkload: Workload | null
+  private http: OutboundHttp | null
+  private relay: OutboundRelay | null
+  private isFinished: boolean
+
+  constructor(parts: ProxyParts, source: LocalWorkload, conn: Conn) {
+    this.parts = parts
+    this.source = source
+    this.conn = conn
+    this.startedAtMs = parts.nowMs()
+    this.snapshot = parts.snapshot
+    this.destination = resolveDestination(parts.snapshot, conn.localAddress, conn.localPort)
+    this.sourceWorkload = parts.snapshot.workloads.get(source.uid) ?? null
+    this.http = null
+    this.relay = null
+    this.isFinished = false
+  }
+
+  // --- 1 to 4: accept, destination, protocol ---
+
+  onOpen(): void {
+    if (!this.parts.connections.add(this.source.uid, this)) {
+      this.parts.log.warn('connection refused: the pod has too many open connections', { pod: this.source.uid })
+      this.conn.abort()
+      return
+    }
+    const protocol = this.protocol()
+    if (protocol === PROTOCOL_HTTP1) this.http = new OutboundHttp(this)
+    else if (protocol === PROTOCOL_DETECT) {
+      this.conn.handler = new Detection(this.conn, this, this.parts.deadlines, true)
+    } else this.relay = new OutboundRelay(this, EMPTY, false)
+  }
+
+  onDetected(protocol: Protocol, held: Uint8Array, length: number, hasEnded: boolean): void {
+    if (protocol === PROTOCOL_HTTP1) {
+      this.http = new OutboundHttp(this)
+      this.http.session.begin(held, length, hasEnded)
+    } else this.relay = new OutboundRelay(this, held.subarray(0, length), hasEnded)
+  }
+
+  onDetectClosed(): void {
+    this.finish(null, FLAG_DOWNSTREAM_CLOSED, 'closed before it said anything')
+  }
+
+  onBytes(): void {}
+  onEnd(): void {}
+  onDrain(): void {}
+
+  onClose(): void {
+    this.finish(null, FLAG_DOWNSTREAM_CLOSED, 'closed before it was served')
+  }
+
+  /** Declared protocol: the traffic rules of this client's scope win over the service's own port. */
+  private protocol(): Protocol {
+    const traffic = this.trafficOf(this.snapshot)
+    return traffic !== null && traffic.protocol !== PROTOCOL_DETECT ? traffic.protocol : this.destination.protocol
+  }
+
+  // --- facts for 5a and 5b ---
+
+  /** The rules of this client's scope for the service port that was dialled; null means defaults. */
+  trafficOf(snapshot: Snapshot): Traffic | null {
+    const { service, port } = this.destination
+    if (service === null || port === null) return null
+    return snapshot.trafficOf(scopeOf(snapshot, this.source.uid), service.key, port.number)
+  }
+
+  /** What policies of a one-hop destination are judged on. */
+  factsFor(address: string, port: number): ConnectionFacts {
+    return {
+      principal: principalOf(this.source.identity),
+      namespace: this.sourceWorkload?.namespace ?? null,
+      sourceIp: addressBytes(this.conn.remoteAddress),
+      destinationIp: addressBytes(address),
+      destinationPort: port,
+    }
+  }
+
+  edgesTo(protocol: MetricProtocol, workload: Workload | null, port: number, path: Path): EdgePair {
+    const { recorder } = this.parts
+    const isMutualTls = path !== PATH_PLAIN
+    const service =
+      this.destination.service ??
+      (workload === null ? null : resolveTargetPort(this.snapshot, workload, port, '').service)
+    const key: EdgeKey = {
+      reporter: 'source',
+      protocol,
+      source: this.sourceWorkload,
+      destination: workload,
+      service,
+      host: service === null ? this.conn.localAddress : '',
+      isMutualTls,
+      sourcePrincipal: isMutualTls ? this.source.identity : null,
+      destinationPrincipal: isMutualTls && workload !== null ? identityOf(workload) : null,
+    }
+    const destination = path === PATH_ONE_HOP ? recorder.edge({ ...key, reporter: 'destination' }) : null
+    return { key, source: recorder.edge(key), destination }
+  }
+
+  get downstreamText(): string {
+    return formatHostPort(this.conn.remoteAddress, this.conn.remotePort)
+  }
+
+  /** The connection is over: out of the table, into the log. `edge` is null when it never came to an edge. */
+  finish(edge: EdgeKey | null, flag: Flag, details: string): void {
+    if (this.isFinished) return
+    this.isFinished = true
+    this.parts.connections.remove(this.source.uid, this)
+    if (edge === null || !this.parts.recorder.isLogging) return
+    this.parts.recorder.log({
+      startedAtMs: this.startedAtMs,
+      durationMs: this.parts.nowMs() - this.startedAtMs,
+      edge,
+      flag,
+      details,
+      downstream: this.downstreamText,
+      upstream: this.relay?.upstreamText ?? '',
+      receivedBytes: this.relay?.receivedBytes ?? 0,
+      sentBytes: this.relay?.sentBytes ?? 0,
+      http: null,
+    })
+  }
+
+  // --- live connection table ---
+
+  recheck(): void {
+    this.relay?.recheck()
+  }
+
+  drain(): void {
+    this.http?.session.drain()
+  }
+
+  abort(): void {
+    if (this.http !== null) this.http.session.abort()
+    else if (this.relay !== null) this.relay.abort()
+    else this.conn.abort()
+  }
+
+  flushMetrics(): void {
+    this.relay?.flushMetrics()
+  }
+
+  describe(): ConnectionDescription {
+    return {
+      direction: 'outbound',
+      protocol: this.http !== null ? 'http' : this.relay !== null ? 'tcp' : 'detecting',
+      pod: this.source.uid,
+      downstream: this.downstreamText,
+      originalDestination: formatHostPort(this.conn.localAddress, this.conn.localPort),
+      upstream: this.relay?.upstreamText ?? '',
+      peer: this.relay?.peerText ?? '',
+      ageMs: this.parts.nowMs() - this.startedAtMs,
+      receivedBytes: this.relay?.receivedBytes ?? 0,
+      sentBytes: this.relay?.sentBytes ?? 0,
+    }
+  }
+}
+
+const EMPTY = new Uint8Array(0)

@@ -1,0 +1,27 @@
+/** Authorizers by workload, compiled once per snapshot and workload (slow side of authorize.ts). */
+import type { Snapshot } from '../model/snapshot.ts'
+import type { Workload } from '../model/workload.ts'
+import { Authorizer } from './authorize.ts'
+
+export class Policies {
+  private snapshot: Snapshot | null = null
+  private readonly byWorkload = new Map<string, Authorizer>()
+
+  /** The authorizer of everything that reaches `workload` under `snapshot`. */
+  authorizerOf(snapshot: Snapshot, workload: Workload): Authorizer {
+    // Older snapshots are asked for only by connections that are being re-checked: compile those without keeping.
+    if (snapshot !== this.snapshot) {
+      if (this.snapshot !== null && snapshot.version < this.snapshot.version) {
+        return Authorizer.compile(snapshot.policiesOf(workload))
+      }
+      this.byWorkload.clear()
+      this.snapshot = snapshot
+    }
+    let authorizer = this.byWorkload.get(workload.uid)
+    if (authorizer === undefined) {
+      authorizer = Authorizer.compile(snapshot.policiesOf(workload))
+      this.byWorkload.set(workload.uid, authorizer)
+    }
+    return authorizer
+  }
+}

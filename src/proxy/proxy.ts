@@ -1,0 +1,330 @@
+/**
+ * The data path of one worker: listeners of the captured pods, the newest snapshot, and everything that lives as long
+ * as the worker. The agent's worker thread makes one, feeds it deltas, pods and credentials, and drains it.
+ */
+import { describeError, type WeftError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
+import { TICK_FINE_MS, TimerWheel } from '../base/timers.ts'
+import type { Delta } from '../model/delta.ts'
+import { Snapshot } from '../model/snapshot.ts'
+import type { Recorder } from '../telemetry/recorder.ts'
+import type {
+  Acceptor,
+  Conn,
+  Handler,
+  ListenerHandle,
+  ListenTarget,
+  TlsContext,
+  TlsContextSource,
+  Transport,
+} from '../transport/conn.ts'
+import { ClusterRegistry } from './cluster-registry.ts'
+import { type ConnectionDescription, Connections } from './connections.ts'
+import { TunnelServer } from './hbone.ts'
+import { type Admission, InboundConnection } from './inbound.ts'
+import { InboundTunnels } from './inbound-tunnels.ts'
+import { LocalPods, type LocalWorkload } from './local-pods.ts'
+import { OutboundConnection } from './outbound.ts'
+import type { Credentials, PodSockets, ProxyParts } from './parts.ts'
+import { Policies } from './policies.ts'
+import { RouteTables } from './route-tables.ts'
+import { Upstreams } from './upstreams.ts'
+
+export const LISTEN_OUTBOUND = 0
+export const LISTEN_INBOUND = 1
+export const LISTEN_HBONE = 2
+export type ListenRole = typeof LISTEN_OUTBOUND | typeof LISTEN_INBOUND | typeof LISTEN_HBONE
+
+export interface PodListener {
+  readonly role: ListenRole
+  readonly target: ListenTarget
+}
+
+export interface ProxyOptions {
+  readonly node: string
+  readonly trustDomain: string
+  readonly transport: Transport
+  readonly recorder: Recorder
+  readonly log: Logger
+  readonly sockets: PodSockets
+  readonly nowMs: () => number
+  readonly random: () => number
+}
+
+/** Byte counters of live connections go to telemetry this often. Five seconds, as Istio's proxies do. */
+export const METRICS_FLUSH_MS = 5000
+
+export class Proxy {
+  private readonly parts: ProxyParts
+  private readonly credentials = new CredentialStore()
+  private readonly podListeners = new Map<string, ListenerHandle[]>()
+  private readonly tunnelServers = new Map<string, Set<TunnelServer>>()
+
+  constructor(options: ProxyOptions) {
+    const upstreams = new Upstreams()
+    this.parts = {
+      ...options,
+      credentials: this.credentials,
+      clusters: new ClusterRegistry(options.nowMs, options.random),
+      routeTables: new RouteTables(),
+      policies: new Policies(),
+      pods: new LocalPods(),
+      upstreams,
+      connections: new Connections(),
+      timers: new TimerWheel(),
+      deadlines: new TimerWheel(TICK_FINE_MS),
+      snapshot: Snapshot.empty,
+      isDraining: false,
+    }
+    upstreams.bind(this.parts)
+  }
+
+  get snapshot(): Snapshot {
+    return this.parts.snapshot
+  }
+
+  /** Puts a delta in force; live connections that would not be let in any more are closed. */
+  applyDelta(delta: Delta): void {
+    this.parts.snapshot = this.parts.snapshot.apply(delta)
+    const touchesPolicy =
+      delta.policies.length + delta.removedPolicies.length + delta.workloads.length + delta.removedWorkloads.length > 0
+    if (touchesPolicy) this.parts.connections.recheckAll()
+  }
+
+  /** A credential was issued or renewed; handshakes from now on use it. */
+  setCredential(context: TlsContext): void {
+    this.credentials.set(context)
+    this.parts.upstreams.rotate(context.identity)
+  }
+
+  /** Listens for a pod. Rejects when one listener cannot be had; then none of the pod's stays open. */
+  async addPod(pod: LocalWorkload, listeners: readonly PodListener[]): Promise<void> {
+    this.parts.pods.add(pod)
+    const handles: ListenerHandle[] = []
+    this.podListeners.set(pod.uid, handles)
+    try {
+      for (const listener of listeners) handles.push(await this.listen(pod, listener))
+    } catch (error) {
+      this.removePod(pod.uid)
+      throw error
+    }
+  }
+
+  /** Stops listening for a pod and lets go of what is pooled for it. Its open connections live on. */
+  removePod(uid: string): void {
+    for (const handle of this.podListeners.get(uid) ?? []) handle.close()
+    this.podListeners.delete(uid)
+    this.parts.pods.remove(uid)
+    this.parts.upstreams.removePod(uid)
+    for (const server of this.tunnelServers.get(uid) ?? []) server.drain()
+    this.tunnelServers.delete(uid)
+  }
+
+  /** Accepts nothing new and ends HTTP connections after the exchange in flight. */
+  drain(): void {
+    this.parts.isDraining = true
+    for (const handles of this.podListeners.values()) for (const handle of handles) handle.close()
+    for (const servers of this.tunnelServers.values()) for (const server of servers) server.drain()
+    this.parts.connections.drainAll()
+  }
+
+  /** Resets what is left. */
+  close(): void {
+    this.drain()
+    this.parts.connections.abortAll()
+    this.parts.upstreams.close()
+    this.parts.timers.stop()
+    this.parts.deadlines.stop()
+  }
+
+  /** Called every METRICS_FLUSH_MS. */
+  flushMetrics(): void {
+    this.parts.connections.flushMetrics(this.parts.nowMs())
+  }
+
+  /** Called every minute: lets go of pools and clusters that nothing uses. */
+  sweep(): void {
+    this.parts.upstreams.sweep()
+    this.parts.clusters.sweep(this.parts.snapshot)
+  }
+
+  get connectionCount(): number {
+    return this.parts.connections.size
+  }
+
+  get connectionsByPod(): ReadonlyMap<string, number> {
+    return this.parts.connections.byPod
+  }
+
+  describeConnections(limit: number): ConnectionDescription[] {
+    return this.parts.connections.describe(limit)
+  }
+
+  private listen(pod: LocalWorkload, { role, target }: PodListener): Promise<ListenerHandle> {
+    const { parts } = this
+    if (role === LISTEN_OUTBOUND) return parts.transport.listen(target, null, new OutboundAcceptor(parts, pod))
+    if (role === LISTEN_INBOUND) return parts.transport.listen(target, null, new PlaintextAcceptor(parts, pod))
+    const source = new PodCredential(this.credentials, pod.identity)
+    return parts.transport.listen(target, source, new TunnelConnAcceptor(parts, pod, this.serversOf(pod.uid)))
+  }
+
+  private serversOf(uid: string): Set<TunnelServer> {
+    let servers = this.tunnelServers.get(uid)
+    if (servers === undefined) {
+      servers = new Set()
+      this.tunnelServers.set(uid, servers)
+    }
+    return servers
+  }
+}
+
+// --- credentials ---
+
+class CredentialStore implements Credentials {
+  private readonly byIdentity = new Map<string, TlsContext>()
+
+  contextOf(identity: string): TlsContext | null {
+    return this.byIdentity.get(identity) ?? null
+  }
+
+  set(context: TlsContext): void {
+    this.byIdentity.set(context.identity, context)
+  }
+}
+
+class PodCredential implements TlsContextSource {
+  private readonly credentials: Credentials
+  private readonly identity: string
+
+  constructor(credentials: Credentials, identity: string) {
+    this.credentials = credentials
+    this.identity = identity
+  }
+
+  current(): TlsContext | null {
+    return this.credentials.contextOf(this.identity)
+  }
+}
+
+// --- acceptors: step 1 of both paths ---
+
+class OutboundAcceptor implements Acceptor {
+  private readonly parts: ProxyParts
+  private readonly pod: LocalWorkload
+
+  constructor(parts: ProxyParts, pod: LocalWorkload) {
+    this.parts = parts
+    this.pod = pod
+  }
+
+  onAccept(conn: Conn): Handler {
+    return new OutboundConnection(this.parts, this.pod, conn)
+  }
+
+  onAcceptError(error: WeftError, remoteAddress: string): void {
+    logAcceptError(this.parts, this.pod, error, remoteAddress)
+  }
+}
+
+/** Plaintext that arrives at a pod: judged like everything else, with no identity. */
+class PlaintextAcceptor implements Acceptor {
+  private readonly parts: ProxyParts
+  private readonly pod: LocalWorkload
+
+  constructor(parts: ProxyParts, pod: LocalWorkload) {
+    this.parts = parts
+    this.pod = pod
+  }
+
+  onAccept(conn: Conn): Handler {
+    return new PlaintextArrival(this.parts, this.pod, conn)
+  }
+
+  onAcceptError(error: WeftError, remoteAddress: string): void {
+    logAcceptError(this.parts, this.pod, error, remoteAddress)
+  }
+}
+
+class PlaintextArrival implements Handler, Admission {
+  private readonly parts: ProxyParts
+  private readonly pod: LocalWorkload
+  private readonly conn: Conn
+  private inbound: InboundConnection | null
+  private isAdmitted: boolean
+
+  constructor(parts: ProxyParts, pod: LocalWorkload, conn: Conn) {
+    this.parts = parts
+    this.pod = pod
+    this.conn = conn
+    this.inbound = null
+    this.isAdmitted = false
+    // Nothing is read before the policies have spoken and the app is connected.
+    conn.pauseReading()
+  }
+
+  onOpen(conn: Conn): void {
+    const workload = this.parts.snapshot.workloads.get(this.pod.uid)
+    if (workload === undefined) {
+      conn.abort()
+      return
+    }
+    const arrival = {
+      peerIdentity: null,
+      remoteAddress: conn.remoteAddress,
+      remotePort: conn.remotePort,
+      address: conn.localAddress,
+      port: conn.localPort,
+      host: '',
+    }
+    this.inbound = new InboundConnection(this.parts, this.pod, workload, arrival, this)
+    this.inbound.start()
+  }
+
+  admit(): Conn | null {
+    if (this.conn.isClosed) return null
+    this.isAdmitted = true
+    this.conn.resumeReading()
+    return this.conn
+  }
+
+  refuse(): void {
+    this.conn.abort()
+  }
+
+  onBytes(): void {}
+  onEnd(): void {}
+  onDrain(): void {}
+
+  onClose(): void {
+    if (!this.isAdmitted) this.inbound?.onHolderClosed()
+  }
+}
+
+/** mTLS connections to port 15008 of a pod. */
+class TunnelConnAcceptor implements Acceptor {
+  private readonly parts: ProxyParts
+  private readonly pod: LocalWorkload
+  private readonly servers: Set<TunnelServer>
+  private readonly tunnels: InboundTunnels
+
+  constructor(parts: ProxyParts, pod: LocalWorkload, servers: Set<TunnelServer>) {
+    this.parts = parts
+    this.pod = pod
+    this.servers = servers
+    this.tunnels = new InboundTunnels(parts, pod)
+  }
+
+  onAccept(conn: Conn): Handler {
+    const server = new TunnelServer(conn, this.parts, this.tunnels, this.servers)
+    this.servers.add(server)
+    return server
+  }
+
+  onAcceptError(error: WeftError, remoteAddress: string): void {
+    logAcceptError(this.parts, this.pod, error, remoteAddress)
+  }
+}
+
+function logAcceptError(parts: ProxyParts, pod: LocalWorkload, error: WeftError, remoteAddress: string): void {
+  parts.log.warn('connection not accepted', { pod: pod.uid, peer: remoteAddress, error: describeError(error) })
+}

@@ -1,0 +1,73 @@
+/** Replies that the proxy makes itself: one place that turns a failure into status, flag, body and headers. */
+import {
+  FLAG_DENIED,
+  FLAG_FAULT_INJECTED,
+  FLAG_NO_CLUSTER,
+  FLAG_NO_HEALTHY_UPSTREAM,
+  FLAG_NO_ROUTE,
+  FLAG_NONE,
+  FLAG_UPSTREAM_CLOSED,
+  FLAG_UPSTREAM_CONNECT,
+  FLAG_UPSTREAM_OVERFLOW,
+  FLAG_UPSTREAM_TIMEOUT,
+  type Flag,
+} from '../base/errors.ts'
+import type { ServerStream } from '../http/codec.ts'
+import { HeaderList } from '../http/headers.ts'
+
+/** What a local reply says, and why; the access log gets the same flag and details. */
+export interface Reply {
+  readonly status: number
+  readonly flag: Flag
+  readonly body: string
+}
+
+export const REPLY_DENIED: Reply = { status: 403, flag: FLAG_DENIED, body: 'RBAC: access denied' }
+export const REPLY_NO_ROUTE: Reply = { status: 404, flag: FLAG_NO_ROUTE, body: 'no route matches this request' }
+export const REPLY_NO_ACTION: Reply = { status: 500, flag: FLAG_NO_ROUTE, body: 'the route names no destination' }
+export const REPLY_NO_CLUSTER: Reply = {
+  status: 503,
+  flag: FLAG_NO_CLUSTER,
+  body: 'the route names a service or subset that does not exist',
+}
+export const REPLY_NO_ENDPOINT: Reply = { status: 503, flag: FLAG_NO_HEALTHY_UPSTREAM, body: 'no healthy upstream' }
+export const REPLY_OVERFLOW: Reply = {
+  status: 503,
+  flag: FLAG_UPSTREAM_OVERFLOW,
+  body: 'upstream overflow: a limit of the connection pool is reached',
+}
+export const REPLY_CONNECT_FAILED: Reply = {
+  status: 503,
+  flag: FLAG_UPSTREAM_CONNECT,
+  body: 'upstream connect error: connection failure',
+}
+export const REPLY_UPSTREAM_RESET: Reply = {
+  status: 503,
+  flag: FLAG_UPSTREAM_CLOSED,
+  body: 'upstream connect error: the connection ended before a response',
+}
+export const REPLY_TIMEOUT: Reply = { status: 504, flag: FLAG_UPSTREAM_TIMEOUT, body: 'upstream request timeout' }
+export const REPLY_UNAUTHORIZED_TUNNEL = 401
+
+/** The reply of an injected abort. */
+export function faultReply(status: number): Reply {
+  return { status, flag: FLAG_FAULT_INJECTED, body: 'fault filter abort' }
+}
+
+/** The reply of a route's own direct response. */
+export function directReply(status: number, body: string): Reply {
+  return { status, flag: FLAG_NONE, body }
+}
+
+const encoder = new TextEncoder()
+
+/** Writes a whole response; returns the bytes of its body. The stream must not have answered yet. */
+export function writeReply(stream: ServerStream, reply: Reply, headers: HeaderList | null): number {
+  const body = encoder.encode(reply.body)
+  const list = headers ?? new HeaderList()
+  if (body.length > 0 && !list.has('content-type')) list.set('content-type', 'text/plain')
+  stream.writeHead({ status: reply.status, headers: list, bodyLength: body.length })
+  if (body.length > 0) stream.writeBody(body, 0, body.length)
+  stream.end(null)
+  return body.length
+}
