@@ -1,0 +1,97 @@
+/**
+ * Publishes generations of the mesh to the agents: keeps the newest one and a session per connected agent.
+ *
+ * Sessions look their agent's resources up here; the difference between two generations of what every agent gets is
+ * computed once, not once per agent.
+ */
+import { describeError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
+import type { ResourceType } from '../wire/discovery.ts'
+import type { DiscoveryStream } from '../wire/server.ts'
+import { AgentSession, type AgentStatus } from './agent-session.ts'
+import {
+  type Difference,
+  differenceOf,
+  type PublishedState,
+  type ResourceMap,
+  ResourceSet,
+  type SentMap,
+} from './resource-set.ts'
+
+export class Publisher {
+  private readonly log: Logger
+  private readonly now: () => number
+  private readonly sessions = new Set<AgentSession>()
+  private set = ResourceSet.empty
+  private readonly differences = new WeakMap<SentMap, WeakMap<ResourceMap, Difference>>()
+
+  constructor(log: Logger, now: () => number = Date.now) {
+    this.log = log
+    this.now = now
+  }
+
+  get generation(): number {
+    return this.set.generation
+  }
+
+  /** Resources of the newest generation that could not be encoded. */
+  get problems(): readonly string[] {
+    return this.set.problems
+  }
+
+  /** Makes `state` the newest generation and tells every agent what changed for it. */
+  publish(state: PublishedState): void {
+    this.set = this.set.next(state)
+    for (const problem of this.set.problems) {
+      this.log.error(`a resource cannot be published, its last good version stays in force: ${problem}`)
+    }
+    for (const session of this.sessions) this.pushTo(session)
+  }
+
+  /** Serves the agent of `node` on `stream`. */
+  accept(stream: DiscoveryStream, node: string): AgentSession {
+    const session = new AgentSession({ stream, node, source: this, log: this.log, now: this.now })
+    this.sessions.add(session)
+    this.log.info('agent connected', { node, peer: stream.peer.address })
+    return session
+  }
+
+  /** Called by a session whose stream has ended. */
+  forget(session: AgentSession): void {
+    this.sessions.delete(session)
+  }
+
+  /** What the agent of `node` should have of a type. */
+  wanted(typeUrl: ResourceType, node: string): ResourceMap {
+    return this.set.of(typeUrl, node)
+  }
+
+  /** What is to be told to an agent that has `sent` and should have `wanted`. */
+  difference(sent: SentMap, wanted: ResourceMap): Difference {
+    let byWanted = this.differences.get(sent)
+    if (byWanted === undefined) {
+      byWanted = new WeakMap()
+      this.differences.set(sent, byWanted)
+    }
+    let difference = byWanted.get(wanted)
+    if (difference === undefined) {
+      difference = differenceOf(sent, wanted)
+      byWanted.set(wanted, difference)
+    }
+    return difference
+  }
+
+  /** One entry per connected agent, by node. */
+  status(): readonly AgentStatus[] {
+    return [...this.sessions].map((session) => session.status()).sort((a, b) => (a.node < b.node ? -1 : 1))
+  }
+
+  private pushTo(session: AgentSession): void {
+    try {
+      session.push()
+    } catch (error) {
+      // One agent's session must not keep the others from their update.
+      this.log.error('publishing to an agent failed', { node: session.node, error: describeError(error) })
+    }
+  }
+}
