@@ -60,6 +60,15 @@ export class ClusterState implements OutlierOwner {
     this.byKey = new Map()
   }
 
+  /** False sends plaintext even to enrolled workloads. */
+  get isMutualTls(): boolean {
+    return this.cluster.isMutualTls
+  }
+
+  get endpointCount(): number {
+    return this.endpoints.length
+  }
+
   /**
    * Takes new settings and endpoints. `workloads` are those of the whole service; subset, health and ports are sorted out
    * here. Endpoints that stay keep their counters; `service` null leaves only ports that workloads map themselves.

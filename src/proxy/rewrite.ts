@@ -2,9 +2,10 @@
 /**
  * Header edits and URL rewriting, compiled with the route and applied to heads in place.
  *
- * Edits run in a fixed order: remove, set, add. An edit of `host` (or `:authority`) changes the authority. Headers that
- * frame the message or belong to one connection only (RFC 9110 section 7.6.1) cannot be edited: the codec owns them,
- * and a wrong Content-Length would make two parsers disagree about where a message ends.
+ * Edits run in a fixed order: remove, set, add. An edit of `host` (or `:authority`) is no header edit but asks for
+ * another authority: the destination of a route knows the outcome (CompiledDestination.authority). Headers that frame
+ * the message or belong to one connection only (RFC 9110 section 7.6.1) cannot be edited: the codec owns them, and a
+ * wrong Content-Length would make two parsers disagree about where a message ends.
  */
 import { FIELD_VALUE, TOKEN_LOWER } from '../base/bytes.ts'
 import type { RequestHead } from '../http/codec.ts'
@@ -16,41 +17,37 @@ import { pathEndOf } from './path.ts'
 /** Longest path that a regular expression rewrites; a longer one is left alone. The reason is matchers.ts's. */
 export const REWRITE_LENGTH_MAX = 4_096
 
-/** `HeaderEdits` with names in lower case and the authority taken out. Made by `compileEdits`. */
+/** `HeaderEdits` with names in lower case, without what must not be edited. Made by `compileEdits`. */
 export class CompiledEdits {
   readonly remove: readonly string[]
   readonly set: readonly HeaderPair[]
   readonly add: readonly HeaderPair[]
-  /** New authority of a request; null leaves it. */
-  readonly authority: string | null
 
-  constructor(
-    remove: readonly string[],
-    set: readonly HeaderPair[],
-    add: readonly HeaderPair[],
-    authority: string | null,
-  ) {
+  constructor(remove: readonly string[], set: readonly HeaderPair[], add: readonly HeaderPair[]) {
     this.remove = remove
     this.set = set
     this.add = add
-    this.authority = authority
   }
 }
 
 /** Null when there is nothing to do, so that an unused feature costs one comparison per exchange. */
 export function compileEdits(edits: HeaderEdits | null): CompiledEdits | null {
   if (edits === null) return null
-  const set = edits.set.map(lowerName)
-  const add = edits.add.map(lowerName)
-  const authority = [...add, ...set].find((pair) => isAuthority(pair.name))?.value ?? null
   const remove = edits.remove.map((name) => name.toLowerCase()).filter(isEditable)
-  const compiled = new CompiledEdits(remove, set.filter(isSafe), add.filter(isSafe), authority)
-  const hasWork = remove.length + compiled.set.length + compiled.add.length > 0 || authority !== null
-  return hasWork ? compiled : null
+  const set = edits.set.map(lowerName).filter(isSafe)
+  const add = edits.add.map(lowerName).filter(isSafe)
+  return remove.length + set.length + add.length === 0 ? null : new CompiledEdits(remove, set, add)
 }
 
-/** Applies `edits` to `headers`; `head` is the request's, or null for a response, which has no authority. */
-export function applyEdits(edits: CompiledEdits, headers: HeaderList, head: RequestHead | null): void {
+/** The authority that edits of a request ask for; null when they ask for none. */
+export function authorityOf(edits: HeaderEdits | null): string | null {
+  if (edits === null) return null
+  const pair = [...edits.add, ...edits.set].find(({ name }) => isAuthority(name.toLowerCase()))
+  return pair === undefined ? null : safeText(pair.value)
+}
+
+/** Applies `edits` to the headers of a request or a response. */
+export function applyEdits(edits: CompiledEdits, headers: HeaderList): void {
   for (let i = 0; i < edits.remove.length; i++) headers.remove(edits.remove[i]!)
   // Names and values were checked when the edits were compiled, so `append` may go without.
   for (let i = 0; i < edits.set.length; i++) {
@@ -59,7 +56,6 @@ export function applyEdits(edits: CompiledEdits, headers: HeaderList, head: Requ
     headers.append(pair.name, pair.value)
   }
   for (let i = 0; i < edits.add.length; i++) headers.append(edits.add[i]!.name, edits.add[i]!.value)
-  if (head !== null && edits.authority !== null) head.authority = edits.authority
 }
 
 /** A route's `Rewrite`. */
@@ -71,10 +67,10 @@ export class CompiledRewrite {
   readonly substitution: string
 
   constructor(rewrite: Rewrite) {
-    this.authority = rewrite.authority
-    this.path = rewrite.path
+    this.authority = safeText(rewrite.authority)
+    this.path = safeText(rewrite.path)
     this.pattern = rewrite.regex === null ? null : compileRegexSearch(rewrite.regex.pattern)
-    this.substitution = rewrite.regex === null ? '' : translateSubstitution(rewrite.regex.substitution)
+    this.substitution = translateSubstitution(safeText(rewrite.regex?.substitution ?? '') ?? '')
   }
 }
 
@@ -145,6 +141,11 @@ function isEditable(name: string): boolean {
 /** The controller has refused the others already; this is the last gate before bytes are written. */
 function isSafe(pair: HeaderPair): boolean {
   return isEditable(pair.name) && isFieldValue(pair.value)
+}
+
+/** Null for text that would end a request line or a host early. */
+function safeText(text: string | null): string | null {
+  return text === null || /[^\x21-\x7e\x80-\xff]/.test(text) ? null : text
 }
 
 function isToken(name: string): boolean {

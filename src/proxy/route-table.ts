@@ -12,7 +12,7 @@ import type { DirectResponse, Fault, Mirror, Redirect, Route, RouteMatch, Weight
 import { NamedMatcher, PathMatcher, queryValue, requestValue, StringMatcher } from './matchers.ts'
 import { pathEndOf } from './path.ts'
 import { RetryPolicy } from './retry.ts'
-import { type CompiledEdits, CompiledRewrite, compileEdits } from './rewrite.ts'
+import { authorityOf, type CompiledEdits, CompiledRewrite, compileEdits } from './rewrite.ts'
 
 /** One place that a route can send to. */
 export class CompiledDestination {
@@ -22,8 +22,8 @@ export class CompiledDestination {
   readonly requestEdits: CompiledEdits | null
   readonly responseEdits: CompiledEdits | null
   /**
-   * Authority to send, null for the request's own. All rules are folded in: assign it after edits and rewriting. A single
-   * destination yields to the route's rewrite, one of several has the last word.
+   * Authority to send, null for the request's own: what the route's rewrite, the destination and edits of `host` add up
+   * to. A single destination yields to the route's rewrite, one of several has the last word; edits come last.
    */
   readonly authority: string | null
 
@@ -32,10 +32,10 @@ export class CompiledDestination {
     this.weight = Math.max(0, destination.weight)
     this.requestEdits = compileEdits(destination.requestEdits)
     this.responseEdits = compileEdits(destination.responseEdits)
-    const own = destination.authority ?? this.requestEdits?.authority ?? null
+    const own = destination.authority ?? authorityOf(destination.requestEdits)
     const rewritten = route.rewrite?.authority ?? null
-    const edited = compileEdits(route.requestEdits)?.authority ?? null
-    this.authority = (route.clusters.length === 1 ? (rewritten ?? own) : (own ?? rewritten)) ?? edited
+    const winner = route.clusters.length === 1 ? (rewritten ?? own) : (own ?? rewritten)
+    this.authority = winner ?? authorityOf(route.requestEdits)
   }
 }
 
@@ -48,7 +48,7 @@ class RouteActions {
   readonly requestEdits: CompiledEdits | null
   readonly responseEdits: CompiledEdits | null
   readonly rewrite: CompiledRewrite | null
-  readonly retry: RetryPolicy | null
+  readonly retryPolicy: RetryPolicy
 
   constructor(route: Route) {
     this.route = route
@@ -58,7 +58,7 @@ class RouteActions {
     this.requestEdits = compileEdits(route.requestEdits)
     this.responseEdits = compileEdits(route.responseEdits)
     this.rewrite = route.rewrite === null ? null : new CompiledRewrite(route.rewrite)
-    this.retry = route.retry.attempts > 0 ? RetryPolicy.compile(route.retry) : null
+    this.retryPolicy = RetryPolicy.compile(route.retry)
   }
 }
 
@@ -73,8 +73,7 @@ export class CompiledRoute {
   readonly rewrite: CompiledRewrite | null
   readonly redirect: Redirect | null
   readonly directResponse: DirectResponse | null
-  /** Null when nothing is retried. */
-  readonly retry: RetryPolicy | null
+  readonly retryPolicy: RetryPolicy
   readonly fault: Fault | null
   readonly mirrors: readonly Mirror[]
   /** Whole exchange, retries included; 0 is none. */
@@ -97,7 +96,7 @@ export class CompiledRoute {
     this.rewrite = actions.rewrite
     this.redirect = route.redirect
     this.directResponse = route.directResponse
-    this.retry = actions.retry
+    this.retryPolicy = actions.retryPolicy
     this.fault = route.fault
     this.mirrors = route.mirrors
     this.timeoutMs = route.timeoutMs
