@@ -40,3 +40,11 @@ export function parseNodeIdentity(uri: string, trustDomain: string): string | nu
   const node = uri.slice(prefix.length)
   return node === '' || node.includes('/') ? null : node
 }
+
+/**
+ * Identity of the controller: `spiffe://<trust domain>/controller`. No workload and no node can have it, so that a
+ * stolen workload certificate never makes anyone the controller.
+ */
+export function formatControllerIdentity(trustDomain: string): string {
+  return `${SCHEME}${trustDomain}/controller`
+}

@@ -55,10 +55,10 @@ export function workloadFromMessage(message: WorkloadMessage, checks: Checks): W
   const workloadType = WORKLOAD_TYPES[message.workloadType]
   if (workloadType === undefined) checks.fail('workload_type', `is ${message.workloadType}, which is unknown`)
   const services: WorkloadService[] = []
-  for (const [service, { ports }] of Object.entries(message.services)) {
+  for (const [service, list] of Object.entries(message.services)) {
     services.push({
       service: checks.required('services', service),
-      ports: ports.map((port) => ({
+      ports: (list?.ports ?? []).map((port) => ({
         servicePort: checks.port(`services[${service}].service_port`, port.servicePort),
         targetPort: checks.port(`services[${service}].target_port`, port.targetPort),
       })),

@@ -132,7 +132,8 @@ export interface WorkloadMessage {
   readonly status: number
   readonly clusterId: string
   readonly uid: string
-  readonly services: Readonly<Record<string, { readonly ports: readonly PortMessage[] }>>
+  /** A map entry without a value is decoded to null. */
+  readonly services: Readonly<Record<string, { readonly ports: readonly PortMessage[] } | null>>
   readonly locality: { readonly region: string; readonly zone: string; readonly subzone: string } | null
   readonly capacity: { readonly value: number } | null
 }
