@@ -21,9 +21,14 @@ export interface PodToCapture {
   /** Loopback capture only: what to listen on. The eBPF capture takes every port. */
   readonly serviceAddresses: readonly { readonly address: string; readonly port: number }[]
   readonly inboundPorts: readonly number[]
+  /** With no data worker alive, the pod's connections are refused, not let by. False when left out. */
+  readonly isStrict?: boolean
 }
 
-/** One listening point of a pod. With descriptors, one per data worker; else every worker binds the address itself. */
+/**
+ * One listening point of a pod. With descriptors, one per data worker; else every worker binds the address itself. The
+ * descriptors belong to the workers once `enrol` has resolved: a withdrawn pod's are closed by them, never by the capture.
+ */
 export interface CapturedListener {
   readonly role: ListenerRole
   readonly fds: readonly number[] | null
@@ -43,6 +48,8 @@ export interface PodDialing {
   /** Open descriptor of the pod's netns, and of the map that exempts the agent's sockets; -1 in loopback capture. */
   readonly netnsFd: number
   readonly exemptMapFd: number
+  /** Proves that `netnsFd` is still this pod's when a socket is opened; absent in loopback capture. */
+  readonly netnsCookie?: bigint
   /** Address to bind for outgoing connections in loopback capture; null with a netns. */
   readonly localAddress: string | null
   /** Address at which the app listens, when it is not the pod's own; null with a netns. */

@@ -1,0 +1,103 @@
+/*
+ * cgroup/connect4 and connect6: an enrolled pod's connect() is steered to the agent by a socket mark. The
+ * address is not rewritten, so getpeername() and getsockname() of the app stay natural; routes in the pod's
+ * netns deliver marked packets locally, where sk_lookup.bpf.c hands them to the agent's listener.
+ *
+ * Attached once per agent; a netns that is not in `pods` costs one hash look-up. A return value of 0 makes
+ * connect() fail with EPERM (bpf_set_retval, which could say ECONNREFUSED, is younger than our oldest
+ * kernel, 5.17).
+ */
+#include "include/weft/flow.h"
+
+#define SOL_SOCKET 1
+#define SO_MARK 36
+#define PROCEED 1
+#define REFUSE 0
+
+/*
+ * Lets a connect() by. A socket that an earlier connect() had steered gets its own mark back, else its
+ * packets would go on being delivered locally, where nobody takes them any more.
+ */
+static __always_inline int pass(struct bpf_sock_addr* ctx) {
+  struct bpf_sock* sk = ctx->sk;
+  if (!sk || sk->mark != STEER_MARK) return PROCEED;
+  /* Steered by us, not by another agent on this kernel: the storage map is ours alone. */
+  struct steered_socket* steered = bpf_sk_storage_get(&steered_sockets, sk, 0, 0);
+  if (!steered) return PROCEED;
+  __u32 mark = steered->previous_mark;
+  bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+  bpf_sk_storage_delete(&steered_sockets, sk);
+  return PROCEED;
+}
+
+/*
+ * A socket bound to an interface is routed only by routes over that interface: steering works where enrolment
+ * put one. From any other the connection would leave the pod uncaptured.
+ */
+static __always_inline int can_steer_from(const struct pod* pod, __u32 ifindex) {
+  if (ifindex == 0 || ifindex == LOOPBACK_IFINDEX) return 1;
+  for (int i = 0; i < POD_INTERFACES_MAX; i++)
+    if (pod->interfaces[i] == ifindex) return 1;
+  return 0;
+}
+
+static __always_inline int steer(struct bpf_sock_addr* ctx, struct bpf_sock* sk) {
+  struct steered_socket fresh = {.previous_mark = sk->mark};
+  __u32 mark = STEER_MARK;
+  /* A repeated connect() of a steered socket must not record our own mark as the previous one. */
+  if (sk->mark != STEER_MARK &&
+      !bpf_sk_storage_get(&steered_sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
+    return REFUSE;
+  if (bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark))) return REFUSE;
+  count(STAT_OUTBOUND_CAPTURED);
+  return PROCEED;
+}
+
+static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct address* destination) {
+  __u64 netns_cookie = bpf_get_netns_cookie(ctx);
+  struct pod* pod = bpf_map_lookup_elem(&pods, &netns_cookie);
+  if (!pod) return pass(ctx);
+
+  struct bpf_sock* sk = ctx->sk;
+  if (!sk || ctx->protocol != WEFT_IPPROTO_TCP) return PROCEED;
+  if (is_own_address(netns_cookie, destination)) return pass(ctx);
+  /* A link-local destination names its interface itself, which overrules the mark; no service has such an
+   * address. */
+  if (address_is_link_local(destination)) return pass(ctx);
+  __u32 family_flag = address_is_mapped(destination) ? POD_STEER_IPV4 : POD_STEER_IPV6;
+  if (!(pod->flags & family_flag)) return pass(ctx);
+  if (bpf_sk_storage_get(&exempt_sockets, sk, 0, 0)) return PROCEED;
+
+  struct bpf_sock* listener = find_listener(netns_cookie, ROLE_OUTBOUND);
+  if (!listener) {
+    if (pod->flags & POD_STRICT) {
+      count(STAT_REFUSED);
+      return REFUSE;
+    }
+    count(STAT_BYPASSED);
+    return pass(ctx);
+  }
+  bpf_sk_release(listener);
+
+  if (!can_steer_from(pod, sk->bound_dev_if)) {
+    count(STAT_ESCAPES_REFUSED);
+    return REFUSE;
+  }
+  return steer(ctx, sk);
+}
+
+SEC("cgroup/connect4")
+int weft_connect4(struct bpf_sock_addr* ctx) {
+  struct address destination = address_from_ipv4(ctx->user_ip4);
+  return on_connect(ctx, &destination);
+}
+
+SEC("cgroup/connect6")
+int weft_connect6(struct bpf_sock_addr* ctx) {
+  struct address destination = {
+      .words = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
+  return on_connect(ctx, &destination);
+}
+
+/* None of the helpers used here is reserved for GPL programs. */
+char weft_license[] SEC("license") = "Apache-2.0";

@@ -1,0 +1,17 @@
+/*
+ * Names every type that kernel and agent share. Compiled for its BTF only: print_layout turns that into
+ * src/kernel/layout.generated.ts.
+ */
+#include "include/weft/maps.h"
+
+/* A type is in the BTF when something uses it. */
+struct layout {
+  enum capture_constants constants;
+  enum listener_role role;
+  enum pod_flags flags;
+  enum stat stat;
+  struct address address;
+  struct pod pod;
+  struct own_address_key own_address_key;
+  struct listener_key listener_key;
+} layout;

@@ -1,0 +1,84 @@
+/*
+ * sk_lookup: chooses the agent's listener for connections that begin in, or come to, one pod's netns. Nothing
+ * is rewritten: getsockname() of the accepted socket is the original destination, getpeername() the real
+ * client.
+ *
+ *      from inside the pod, to another address   (steered by connect.bpf.c)    -> outbound listener
+ *      from inside the pod, to the pod itself    (also the agent, to the app)  -> the pod
+ *      from outside, port 15008                                                -> HBONE listener
+ *      from outside, any other port                                            -> inbound listener
+ *
+ * One instance is loaded per pod, with the pod's netns cookie as a constant: the cookie helper is refused in
+ * this hook, and addresses do not name a pod (several per pod, link-local ones, one the pod gives itself
+ * later).
+ */
+#include "include/weft/flow.h"
+
+const volatile __u64 netns_cookie = 0;
+
+/* The default flags of bpf_sk_assign let the kernel choose within the SO_REUSEPORT group: one member per data
+ * worker. */
+static __always_inline int assign(struct bpf_sk_lookup* ctx, __u32 role, int is_refused_without) {
+  struct bpf_sock* listener = find_listener(netns_cookie, role);
+  if (!listener) {
+    count(is_refused_without ? STAT_REFUSED : STAT_BYPASSED);
+    return is_refused_without ? SK_DROP : SK_PASS;
+  }
+  long error = bpf_sk_assign(ctx, listener, 0);
+  bpf_sk_release(listener);
+  if (error) return SK_DROP;
+  /* Outbound connections were counted at connect(). */
+  if (role != ROLE_OUTBOUND) count(STAT_INBOUND_CAPTURED);
+  return SK_PASS;
+}
+
+static __always_inline int assign_from_outside(struct bpf_sk_lookup* ctx, const struct pod* pod) {
+  int is_strict = (pod->flags & POD_STRICT) != 0;
+  __u32 port = ctx->local_port;
+  if (port == PORT_HBONE) return assign(ctx, ROLE_HBONE, is_strict);
+  if (port == PORT_OUTBOUND || port == PORT_INBOUND) return SK_DROP;
+  return assign(ctx, ROLE_INBOUND, is_strict);
+}
+
+/* The agent's ports answer nobody but this program: who dials them directly would make the agent dial itself.
+ */
+static __always_inline int pass_within_pod(struct bpf_sk_lookup* ctx) {
+  __u32 port = ctx->local_port;
+  return port == PORT_OUTBOUND || port == PORT_INBOUND || port == PORT_HBONE ? SK_DROP : SK_PASS;
+}
+
+SEC("sk_lookup")
+int weft_sk_lookup(struct bpf_sk_lookup* ctx) {
+  if (ctx->protocol != WEFT_IPPROTO_TCP) return SK_PASS;
+  struct address local, remote;
+  if (ctx->family == WEFT_AF_INET) {
+    local = address_from_ipv4(ctx->local_ip4);
+    remote = address_from_ipv4(ctx->remote_ip4);
+    /* Keeps clang from merging the loads of both branches, which the verifier refuses (modified ctx pointer).
+     */
+    barrier();
+  } else {
+    for (int i = 0; i < 4; i++) {
+      local.words[i] = ctx->local_ip6[i];
+      remote.words[i] = ctx->remote_ip6[i];
+    }
+  }
+  /*
+   * Traffic to the pod's own address travels over lo although ingress_ifindex is eth0's, hence the look at
+   * the source. From outside nobody can connect with such a source: the replies would stay in the pod.
+   */
+  __u64 cookie = netns_cookie;
+  if (address_equal(&local, &remote)) return pass_within_pod(ctx);
+  if (ctx->ingress_ifindex != LOOPBACK_IFINDEX && !is_own_address(cookie, &remote)) {
+    struct pod* pod = bpf_map_lookup_elem(&pods, &cookie);
+    return pod ? assign_from_outside(ctx, pod) : SK_PASS;
+  }
+  if (is_own_address(cookie, &local)) return pass_within_pod(ctx);
+  /*
+   * Steered. Holds also while the pod is being withdrawn (not in `pods` any more): its SYN is on the way, and
+   * nobody else in this netns can take it.
+   */
+  return assign(ctx, ROLE_OUTBOUND, 1);
+}
+
+char weft_license[] SEC("license") = "Apache-2.0";

@@ -1,0 +1,193 @@
+/**
+ * Typed views over the maps that the eBPF programs and the agent share. Nouns are those of native/bpf/include/weft/maps.h;
+ * offsets and numbers come from its BTF (layout.generated.ts), so the two sides cannot drift apart.
+ */
+import { parseAddress } from '../base/address.ts'
+import { assert } from '../base/assert.ts'
+import type { Addon } from './addon.ts'
+import {
+  ADDRESS,
+  LISTENER_KEY,
+  OWN_ADDRESS_KEY,
+  POD,
+  POD_INTERFACES_MAX,
+  POD_STEER_IPV4,
+  POD_STEER_IPV6,
+  POD_STRICT,
+  STATS,
+} from './layout.generated.ts'
+
+/** Any map: in the kernel, or in memory for tests. Keys and values have exactly the map's sizes. */
+export interface BpfMap {
+  update(key: Uint8Array, value: Uint8Array): void
+  /** False when the key was not there. */
+  delete(key: Uint8Array): boolean
+  /** Null when the key is not there. */
+  lookup(key: Uint8Array): Uint8Array | null
+}
+
+/** A map in the kernel. Does not own the descriptor. */
+export class KernelMap implements BpfMap {
+  readonly fd: number
+  private readonly addon: Addon
+
+  constructor(addon: Addon, fd: number) {
+    this.addon = addon
+    this.fd = fd
+  }
+
+  update(key: Uint8Array, value: Uint8Array): void {
+    this.addon.mapUpdate(this.fd, key, value)
+  }
+
+  delete(key: Uint8Array): boolean {
+    return this.addon.mapDelete(this.fd, key)
+  }
+
+  lookup(key: Uint8Array): Uint8Array | null {
+    return this.addon.mapLookup(this.fd, key)
+  }
+}
+
+/** The kernel reads numbers in the machine's own order. */
+const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
+
+/** The value of maps that are sets. */
+const PRESENT = u32(1)
+
+/** `struct pod`. */
+export interface Pod {
+  readonly isStrict: boolean
+  readonly isSteeringIpv4: boolean
+  readonly isSteeringIpv6: boolean
+  /** Indexes of the interfaces to which a socket may be bound and still be steered; at most POD_INTERFACES_MAX count. */
+  readonly interfaces: readonly number[]
+}
+
+/** Enrolled pods by netns cookie: inserting one switches its capture on. */
+export class PodMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  insert(netnsCookie: bigint, pod: Pod): void {
+    this.map.update(encodeCookie(netnsCookie), encodePod(pod))
+  }
+
+  delete(netnsCookie: bigint): boolean {
+    return this.map.delete(encodeCookie(netnsCookie))
+  }
+}
+
+/** The addresses that are local in a pod's netns. */
+export class OwnAddressMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  insert(netnsCookie: bigint, address: string): void {
+    this.map.update(encodeOwnAddressKey(netnsCookie, address), PRESENT)
+  }
+
+  delete(netnsCookie: bigint, address: string): boolean {
+    return this.map.delete(encodeOwnAddressKey(netnsCookie, address))
+  }
+}
+
+/** The agent's listeners by pod, role and slot (one slot per data worker). */
+export class ListenerMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  insert(netnsCookie: bigint, role: number, slot: number, listenerFd: number): void {
+    const value = new Uint8Array(8)
+    new DataView(value.buffer).setBigUint64(0, BigInt(listenerFd), IS_LITTLE_ENDIAN)
+    this.map.update(encodeListenerKey(netnsCookie, role, slot), value)
+  }
+
+  /** False when it was not there: the kernel removes closed sockets itself. */
+  delete(netnsCookie: bigint, role: number, slot: number): boolean {
+    return this.map.delete(encodeListenerKey(netnsCookie, role, slot))
+  }
+}
+
+/** Counters of the programs, one set per CPU. */
+export class StatsMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  /** The sum over all CPUs. `stat` is a `STAT_...` number. */
+  read(stat: number): number {
+    assert(stat < STATS, `the programs count stat ${stat}`)
+    const perCpu = this.map.lookup(u32(stat))
+    if (perCpu === null) return 0
+    const view = new DataView(perCpu.buffer, perCpu.byteOffset, perCpu.byteLength)
+    let sum = 0
+    for (let offset = 0; offset < perCpu.length; offset += 8) sum += Number(view.getBigUint64(offset, IS_LITTLE_ENDIAN))
+    return sum
+  }
+}
+
+/** 16 bytes, IPv4 in its IPv6-mapped form. `address` must be canonical. */
+export function encodeAddress(address: string): Uint8Array {
+  const bytes = parseAddress(address)
+  assert(bytes !== null, `${address} is a canonical address`)
+  if (bytes.length === ADDRESS.bytes) return bytes
+  const mapped = new Uint8Array(ADDRESS.bytes)
+  mapped[10] = 0xff
+  mapped[11] = 0xff
+  mapped.set(bytes, 12)
+  return mapped
+}
+
+/** The key of `pods`, and the constant of the sk_lookup program. */
+export function encodeCookie(netnsCookie: bigint): Uint8Array {
+  const key = new Uint8Array(8)
+  new DataView(key.buffer).setBigUint64(0, netnsCookie, IS_LITTLE_ENDIAN)
+  return key
+}
+
+export function encodePod(pod: Pod): Uint8Array {
+  const value = new Uint8Array(POD.bytes)
+  const view = new DataView(value.buffer)
+  const flags =
+    (pod.isStrict ? POD_STRICT : 0) |
+    (pod.isSteeringIpv4 ? POD_STEER_IPV4 : 0) |
+    (pod.isSteeringIpv6 ? POD_STEER_IPV6 : 0)
+  view.setUint32(POD.flags, flags, IS_LITTLE_ENDIAN)
+  const count = Math.min(pod.interfaces.length, POD_INTERFACES_MAX)
+  for (let i = 0; i < count; i++) view.setUint32(POD.interfaces + 4 * i, pod.interfaces[i]!, IS_LITTLE_ENDIAN)
+  return value
+}
+
+export function encodeOwnAddressKey(netnsCookie: bigint, address: string): Uint8Array {
+  const key = new Uint8Array(OWN_ADDRESS_KEY.bytes)
+  new DataView(key.buffer).setBigUint64(OWN_ADDRESS_KEY.netns_cookie, netnsCookie, IS_LITTLE_ENDIAN)
+  key.set(encodeAddress(address), OWN_ADDRESS_KEY.address)
+  return key
+}
+
+export function encodeListenerKey(netnsCookie: bigint, role: number, slot: number): Uint8Array {
+  const key = new Uint8Array(LISTENER_KEY.bytes)
+  const view = new DataView(key.buffer)
+  view.setBigUint64(LISTENER_KEY.netns_cookie, netnsCookie, IS_LITTLE_ENDIAN)
+  view.setUint32(LISTENER_KEY.role, role, IS_LITTLE_ENDIAN)
+  view.setUint32(LISTENER_KEY.slot, slot, IS_LITTLE_ENDIAN)
+  return key
+}
+
+function u32(value: number): Uint8Array {
+  const bytes = new Uint8Array(4)
+  new DataView(bytes.buffer).setUint32(0, value, IS_LITTLE_ENDIAN)
+  return bytes
+}

@@ -1,0 +1,177 @@
+/**
+ * The few netlink messages that steering needs, made as bytes: routing rules, local routes, and a question to sock_diag.
+ *
+ * Netlink instead of the `ip` program: enrolling a pod starts no process, and a failure is an errno, not a text.
+ * Numbers are of linux/rtnetlink.h, linux/fib_rules.h and linux/inet_diag.h; all fields are in the machine's order.
+ */
+import type { Family } from '../base/address.ts'
+
+export const NETLINK_ROUTE = 0
+export const NETLINK_SOCK_DIAG = 4
+
+const RTM_NEWROUTE = 24
+const RTM_DELROUTE = 25
+const RTM_NEWRULE = 32
+const RTM_DELRULE = 33
+const SOCK_DIAG_BY_FAMILY = 20
+
+const NLM_F_REQUEST = 0x001
+const NLM_F_ACK = 0x004
+const NLM_F_DUMP = 0x300
+const NLM_F_REPLACE = 0x100
+const NLM_F_EXCL = 0x200
+const NLM_F_CREATE = 0x400
+
+const FRA_PRIORITY = 6
+const FRA_FWMARK = 10
+const FRA_TABLE = 15
+const FR_ACT_TO_TBL = 1
+
+const RTA_OIF = 4
+const RTA_PRIORITY = 6
+const RTA_PREFSRC = 7
+const RTN_LOCAL = 2
+/** Marks the route as set by a program (RTPROT_STATIC, as `ip route add` does). */
+const RTPROT_STATIC = 4
+const RT_SCOPE_HOST = 254
+
+const INET_DIAG_REQ_BYTECODE = 1
+const INET_DIAG_BC_MARK_COND = 10
+const IPPROTO_TCP = 6
+const TCP_TIME_WAIT = 6
+const TCP_CLOSE = 7
+const TCP_LISTEN = 10
+const TCP_STATES_ALL = 0xfff
+
+/** Bytes of `struct nlmsghdr`. */
+const HEADER_BYTES = 16
+
+const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
+
+export interface Rule {
+  readonly family: Family
+  readonly mark: number
+  readonly table: number
+  readonly priority: number
+}
+
+/** `local default dev <interface> src <source> table <table> metric <metric>` */
+export interface LocalRoute {
+  readonly family: Family
+  readonly table: number
+  readonly interfaceIndex: number
+  readonly metric: number
+  /** 4 or 16 bytes: the address that unbound sockets get. */
+  readonly source: Uint8Array
+}
+
+/** Adds a rule; answered with EEXIST when it is there. */
+export function addRule(rule: Rule): Uint8Array {
+  return ruleMessage(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule)
+}
+
+/** Deletes a rule; answered with ENOENT when it is not there. */
+export function deleteRule(rule: Rule): Uint8Array {
+  return ruleMessage(RTM_DELRULE, 0, rule)
+}
+
+/** Sets a route, in place of one with the same table and metric. */
+export function replaceRoute(route: LocalRoute): Uint8Array {
+  return routeMessage(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, route)
+}
+
+/** Deletes a route; answered with ESRCH when it is not there. */
+export function deleteRoute(route: LocalRoute): Uint8Array {
+  return routeMessage(RTM_DELROUTE, 0, route)
+}
+
+/** Asks for the TCP sockets of a family that carry `mark` and are neither listening nor closed. */
+export function dumpMarkedSockets(family: Family, mark: number): Uint8Array {
+  const message = new Message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP)
+  message.bytes(family, IPPROTO_TCP, 0, 0)
+  message.u32(TCP_STATES_ALL & ~((1 << TCP_TIME_WAIT) | (1 << TCP_CLOSE) | (1 << TCP_LISTEN)))
+  // struct inet_diag_sockid, 48 bytes: not used by a dump.
+  for (let i = 0; i < 12; i++) message.u32(0)
+  // One instruction of 4 bytes with an operand of 8: go on to the end (12) when the mark is equal, else beyond it (16).
+  const condition = new Uint8Array(12)
+  const view = new DataView(condition.buffer)
+  view.setUint8(0, INET_DIAG_BC_MARK_COND)
+  view.setUint8(1, 12)
+  view.setUint16(2, 16, IS_LITTLE_ENDIAN)
+  view.setUint32(4, mark, IS_LITTLE_ENDIAN)
+  view.setUint32(8, 0xffffffff, IS_LITTLE_ENDIAN)
+  message.attribute(INET_DIAG_REQ_BYTECODE, condition)
+  return message.finish()
+}
+
+function ruleMessage(type: number, flags: number, rule: Rule): Uint8Array {
+  const message = new Message(type, NLM_F_REQUEST | NLM_F_ACK | flags)
+  // struct fib_rule_hdr. The table is given as attribute: the byte in the header holds only the first 256.
+  message.bytes(rule.family, 0, 0, 0)
+  message.bytes(0, 0, 0, FR_ACT_TO_TBL)
+  message.u32(0)
+  message.attributeU32(FRA_PRIORITY, rule.priority)
+  message.attributeU32(FRA_FWMARK, rule.mark)
+  message.attributeU32(FRA_TABLE, rule.table)
+  return message.finish()
+}
+
+function routeMessage(type: number, flags: number, route: LocalRoute): Uint8Array {
+  const message = new Message(type, NLM_F_REQUEST | NLM_F_ACK | flags)
+  // struct rtmsg. No destination: the default route.
+  message.bytes(route.family, 0, 0, 0)
+  message.bytes(route.table, RTPROT_STATIC, RT_SCOPE_HOST, RTN_LOCAL)
+  message.u32(0)
+  message.attributeU32(RTA_OIF, route.interfaceIndex)
+  message.attributeU32(RTA_PRIORITY, route.metric)
+  message.attribute(RTA_PREFSRC, route.source)
+  return message.finish()
+}
+
+/** Longest message made here: a diag request with its filter (88 bytes); a power of two above it. */
+const MESSAGE_BYTES_MAX = 128
+
+/** A netlink message while it is written. */
+class Message {
+  private readonly buffer = new Uint8Array(MESSAGE_BYTES_MAX)
+  private readonly view = new DataView(this.buffer.buffer)
+  private length = HEADER_BYTES
+
+  constructor(type: number, flags: number) {
+    this.view.setUint16(4, type, IS_LITTLE_ENDIAN)
+    this.view.setUint16(6, flags, IS_LITTLE_ENDIAN)
+  }
+
+  bytes(a: number, b: number, c: number, d: number): void {
+    this.buffer[this.length] = a
+    this.buffer[this.length + 1] = b
+    this.buffer[this.length + 2] = c
+    this.buffer[this.length + 3] = d
+    this.length += 4
+  }
+
+  u32(value: number): void {
+    this.view.setUint32(this.length, value, IS_LITTLE_ENDIAN)
+    this.length += 4
+  }
+
+  /** A value whose length is a multiple of 4, as all of ours are: there is no padding. */
+  attribute(type: number, value: Uint8Array): void {
+    this.view.setUint16(this.length, 4 + value.length, IS_LITTLE_ENDIAN)
+    this.view.setUint16(this.length + 2, type, IS_LITTLE_ENDIAN)
+    this.buffer.set(value, this.length + 4)
+    this.length += 4 + value.length
+  }
+
+  attributeU32(type: number, value: number): void {
+    this.view.setUint16(this.length, 8, IS_LITTLE_ENDIAN)
+    this.view.setUint16(this.length + 2, type, IS_LITTLE_ENDIAN)
+    this.length += 4
+    this.u32(value)
+  }
+
+  finish(): Uint8Array {
+    this.view.setUint32(0, this.length, IS_LITTLE_ENDIAN)
+    return this.buffer.subarray(0, this.length)
+  }
+}
