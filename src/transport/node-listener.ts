@@ -47,7 +47,8 @@ export class NodeListener implements ListenerHandle {
     this.source = source
     this.acceptor = acceptor
     this.server = createServer({
-      allowHalfOpen: true,
+      // With TLS only once the handshake is over: an end in the middle of one is a close.
+      allowHalfOpen: source === null,
       noDelay: true,
       keepAlive: true,
       keepAliveInitialDelay: KEEP_ALIVE_MS,
@@ -164,6 +165,7 @@ export class NodeListener implements ListenerHandle {
       this.refuse(result, remote)
       return
     }
+    socket.allowHalfOpen = true
     this.open(raw, socket, result)
   }
 
