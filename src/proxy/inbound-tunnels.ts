@@ -4,9 +4,9 @@
  */
 import { canonicalAddress } from '../base/address.ts'
 import type { Conn } from '../transport/conn.ts'
-import { baggageOf } from './baggage.ts'
+import { writeBaggage } from './baggage.ts'
 import { parseForwardedHost } from './forwarded.ts'
-import type { PendingTunnel, TunnelAcceptor } from './hbone.ts'
+import type { PendingTunnel, TunnelAcceptor } from './hbone-server.ts'
 import { type Admission, InboundConnection } from './inbound.ts'
 import type { LocalWorkload } from './local-pods.ts'
 import type { ProxyParts } from './parts.ts'
@@ -48,7 +48,7 @@ export class InboundTunnels implements TunnelAcceptor {
       port: pending.port,
       host: parseForwardedHost(pending.forwarded),
     }
-    const admission = new TunnelAdmission(pending, baggageOf(workload))
+    const admission = new TunnelAdmission(pending, writeBaggage(workload))
     const connection = new InboundConnection(parts, pod, workload, arrival, admission)
     admission.connection = connection
     connection.start()

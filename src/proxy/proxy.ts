@@ -20,7 +20,7 @@ import type {
 } from '../transport/conn.ts'
 import { ClusterRegistry } from './cluster-registry.ts'
 import { type ConnectionDescription, Connections } from './connections.ts'
-import { TunnelServer } from './hbone.ts'
+import { TunnelServer } from './hbone-server.ts'
 import { type Admission, InboundConnection } from './inbound.ts'
 import { InboundTunnels } from './inbound-tunnels.ts'
 import { LocalPods, type LocalWorkload } from './local-pods.ts'
