@@ -103,7 +103,9 @@ export class HeaderList {
     let index = this.indexOf(name, 0)
     if (index < 0) return null
     let joined = this.valueAt(index)
-    while ((index = this.indexOf(name, index + 1)) >= 0) joined += `, ${this.valueAt(index)}`
+    for (index = this.indexOf(name, index + 1); index >= 0; index = this.indexOf(name, index + 1)) {
+      joined += `, ${this.valueAt(index)}`
+    }
     return joined
   }
 
