@@ -7,7 +7,7 @@
  */
 
 import type { WeftError } from '../base/errors.ts'
-import { TimerEntry as Timer, type TimerEntry, type TimerTarget, type TimerWheel } from '../base/timers.ts'
+import { TimerEntry, type TimerTarget, type TimerWheel } from '../base/timers.ts'
 import {
   PROTOCOL_DETECT,
   PROTOCOL_HTTP1,
@@ -39,7 +39,6 @@ export interface DetectTarget {
 
 /** Handler of a connection until its protocol is known. */
 export class Detection implements Handler, TimerTarget {
-  private readonly conn: Conn
   private readonly target: DetectTarget
   private readonly timers: TimerWheel
   private readonly timer: TimerEntry
@@ -47,8 +46,7 @@ export class Detection implements Handler, TimerTarget {
   private length: number
   private isDone: boolean
 
-  constructor(conn: Conn, target: DetectTarget, timers: TimerWheel, waitsForClient: boolean) {
-    this.conn = conn
+  constructor(target: DetectTarget, timers: TimerWheel, waitsForClient: boolean) {
     this.target = target
     this.timers = timers
     this.timer = new TimerEntry(this)

@@ -100,6 +100,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   private client: ClientStream | null
   private isReused: boolean
   private isCounted: boolean
+  private isRetryCounted: boolean
   private staleCount: number
   private held: Uint8Array[] | null
   private heldBytes: number
@@ -141,6 +142,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.client = null
     this.isReused = false
     this.isCounted = false
+    this.isRetryCounted = false
     this.staleCount = 0
     this.held = null
     this.heldBytes = 0
@@ -371,7 +373,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     }
     this.endpoint?.onFailure(true, this.parts.nowMs())
     if (entry === this.tryDeadline && this.state !== STATE_RESPONDING) {
-      if (this.retry?.shouldRetryReset(true, false) === true && this.tryAgain()) return
+      if (this.retry?.shouldRetryTimeout === true && this.tryAgain()) return
     }
     this.flag = FLAG_UPSTREAM_TIMEOUT
     this.reply(REPLY_TIMEOUT, null, 'the upstream did not answer in time')
@@ -388,9 +390,12 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   private tryAgain(): boolean {
     const retry = this.retry
     if (retry === null || this.attempt >= retry.attempts || !this.canReplay()) return false
-    if (this.cluster !== null && !this.cluster.tryAcquireRetry()) return false
+    if (this.cluster !== null) {
+      if (!this.isRetryCounted && !this.cluster.tryAcquireRetry()) return false
+      this.isRetryCounted = true
+    }
     this.attempt++
-    if (this.endpoint !== null) {
+    if (this.endpoint !== null && retry.avoidsPreviousHosts) {
       if (this.tried === null) this.tried = [this.endpoint]
       else this.tried.push(this.endpoint)
     }
@@ -423,8 +428,8 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   }
 
   private applyResponseEdits(headers: HeaderList): void {
-    if (this.route?.responseEdits != null) applyEdits(this.route.responseEdits, headers, null)
-    if (this.destination?.responseEdits != null) applyEdits(this.destination.responseEdits, headers, null)
+    if (this.route?.responseEdits != null) applyEdits(this.route.responseEdits, headers)
+    if (this.destination?.responseEdits != null) applyEdits(this.destination.responseEdits, headers)
   }
 
   private becomeTunnel(): void {
@@ -482,6 +487,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.clear(this.wait)
     this.held = null
     this.endTry()
+    if (this.isRetryCounted) this.cluster?.releaseRetry()
     this.origin.record(this)
   }
 }

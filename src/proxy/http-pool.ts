@@ -74,7 +74,7 @@ export class HttpPool {
       waiter.onUpstream(upstream)
       return
     }
-    if (this.waiting.length >= (this.limits.pendingRequestsMax ?? WAITING_MAX)) {
+    if (this.waiting.length >= WAITING_MAX || this.cluster?.tryAcquirePending() === false) {
       waiter.onUpstreamFailed(new WeftError('WEFT_LIMIT', 'too many requests wait for a connection'), true)
       return
     }
@@ -82,6 +82,7 @@ export class HttpPool {
       this.all.size < CONNECTIONS_MAX && (this.cluster === null || this.cluster.tryAcquireConnection())
     if (!isAllowed && this.all.size === 0) {
       // Nothing of ours will ever be given back to this waiter.
+      this.cluster?.releasePending()
       waiter.onUpstreamFailed(new WeftError('WEFT_LIMIT', 'the connection limit of the cluster is reached'), true)
       return
     }
@@ -92,7 +93,9 @@ export class HttpPool {
   /** The exchange no longer waits. */
   cancel(waiter: PoolWaiter): void {
     const index = this.waiting.indexOf(waiter)
-    if (index >= 0) this.waiting.splice(index, 1)
+    if (index < 0) return
+    this.waiting.splice(index, 1)
+    this.cluster?.releasePending()
   }
 
   /** Takes over a connection that is open already and has carried nothing yet. */
@@ -107,8 +110,8 @@ export class HttpPool {
 
   /** @internal An upstream is open, or has finished an exchange, and can take another. */
   onAvailable(upstream: HttpUpstream): void {
-    const waiter = this.waiting.shift()
-    if (waiter !== undefined) waiter.onUpstream(upstream)
+    const waiter = this.nextWaiter()
+    if (waiter !== null) waiter.onUpstream(upstream)
     else if (this.isClosed) upstream.close()
     else {
       this.idle.push(upstream)
@@ -125,7 +128,7 @@ export class HttpPool {
     if (this.waiting.length === 0) return
     if (!wasOpen) {
       const failure = error ?? new WeftError('WEFT_CONNECT', 'the connection was closed while it was being made')
-      this.waiting.shift()?.onUpstreamFailed(failure, false)
+      this.nextWaiter()?.onUpstreamFailed(failure, false)
     } else if (this.cluster === null || this.cluster.tryAcquireConnection()) {
       this.connect()
     }
@@ -135,6 +138,13 @@ export class HttpPool {
   close(): void {
     this.isClosed = true
     for (const upstream of [...this.idle]) upstream.close()
+  }
+
+  private nextWaiter(): PoolWaiter | null {
+    const waiter = this.waiting.shift()
+    if (waiter === undefined) return null
+    this.cluster?.releasePending()
+    return waiter
   }
 
   private connect(): void {

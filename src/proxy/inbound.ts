@@ -177,7 +177,7 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
       return
     }
     this.downstream = downstream
-    this.detection = new Detection(downstream, this, this.parts.deadlines, true)
+    this.detection = new Detection(this, this.parts.deadlines, true)
     downstream.handler = this.detection
   }
 
@@ -209,7 +209,7 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
       this.startHttp(downstream, upstream, EMPTY, false)
     } else if (this.protocol === PROTOCOL_DETECT) {
       // No timer: if the server speaks first we hear it, because it is connected already.
-      this.detection = new Detection(downstream, this, this.parts.deadlines, false)
+      this.detection = new Detection(this, this.parts.deadlines, false)
       downstream.handler = this.detection
     } else {
       this.startRelay(downstream, upstream, EMPTY, false)

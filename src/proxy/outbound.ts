@@ -74,7 +74,7 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     const protocol = this.protocol()
     if (protocol === PROTOCOL_HTTP1) this.http = new OutboundHttp(this)
     else if (protocol === PROTOCOL_DETECT) {
-      this.conn.handler = new Detection(this.conn, this, this.parts.deadlines, true)
+      this.conn.handler = new Detection(this, this.parts.deadlines, true)
     } else this.relay = new OutboundRelay(this, EMPTY, false)
   }
 

@@ -1,0 +1,98 @@
+/**
+ * The agent's HTTP endpoints, on the main thread only, so that no scrape ever delays a request:
+ *
+ *   metrics    :15020/metrics and /stats/prometheus     Prometheus text
+ *   readiness  :15021/healthz/ready                     200 once configuration is in force and pods are captured
+ *   admin      127.0.0.1:15000                          /config_dump /connections /certificates /logging /quitquitquit
+ *
+ * The admin endpoint has no password: it binds loopback only, and nothing it shows is secret.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { describeError, WeftError } from '../base/errors.ts'
+import { formatHostPort } from '../base/address.ts'
+import type { Logger } from '../base/log.ts'
+import type { Endpoint } from './config.ts'
+
+/** What an endpoint answers. */
+export interface Answer {
+  readonly status: number
+  readonly type: string
+  readonly body: string
+}
+
+/** Handlers by path. A path with a method other than GET is written `POST /path`. */
+export type Routes = Readonly<Record<string, () => Answer | Promise<Answer>>>
+
+export const TYPE_TEXT = 'text/plain; charset=utf-8'
+export const TYPE_JSON = 'application/json'
+
+/** A JSON answer; maps become objects, bigints text. */
+export function jsonAnswer(value: unknown, status = 200): Answer {
+  const body = JSON.stringify(
+    value,
+    (_key, field: unknown) => {
+      if (field instanceof Map) return Object.fromEntries(field)
+      return typeof field === 'bigint' ? field.toString() : field
+    },
+    2,
+  )
+  return { status, type: TYPE_JSON, body: `${body}\n` }
+}
+
+/** One HTTP endpoint of the agent. */
+export class AdminEndpoint {
+  readonly name: string
+  private readonly server: Server
+  private readonly log: Logger
+
+  constructor(name: string, routes: Routes, log: Logger) {
+    this.name = name
+    this.log = log
+    this.server = createServer({ requestTimeout: 10_000, headersTimeout: 5000, maxHeaderSize: 8192 }, (request, response) => {
+      void this.answer(routes, request, response)
+    })
+    this.server.maxConnections = 256
+  }
+
+  /** The port that is bound. Rejects with WeftError WEFT_SYSCALL when the address is taken. */
+  async listen({ host, port }: Endpoint): Promise<number> {
+    await new Promise<void>((resolve, reject) => {
+      this.server.once('error', (error) => {
+        const where = formatHostPort(host, port)
+        const what = `the ${this.name} endpoint cannot listen on ${where}; choose another address with --${this.name}`
+        reject(new WeftError('WEFT_SYSCALL', what, error))
+      })
+      this.server.listen({ host, port }, resolve)
+    })
+    return (this.server.address() as AddressInfo).port
+  }
+
+  async close(): Promise<void> {
+    if (!this.server.listening) return
+    const closed = new Promise<void>((resolve) => this.server.close(() => resolve()))
+    this.server.closeAllConnections()
+    await closed
+  }
+
+  /** Never rejects. */
+  private async answer(routes: Routes, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    request.resume()
+    const path = (request.url ?? '/').split('?')[0]!
+    const key = request.method === 'GET' || request.method === 'HEAD' ? path : `${request.method} ${path}`
+    const route = Object.hasOwn(routes, key) ? routes[key] : undefined
+    let answer: Answer
+    try {
+      answer = route === undefined ? notFound(routes) : await route()
+    } catch (error) {
+      this.log.error('an admin request failed', { path, error: describeError(error) })
+      answer = { status: 500, type: TYPE_TEXT, body: `${describeError(error)}\n` }
+    }
+    response.writeHead(answer.status, { 'content-type': answer.type })
+    response.end(answer.body)
+  }
+}
+
+function notFound(routes: Routes): Answer {
+  return { status: 404, type: TYPE_TEXT, body: `not found; there is: ${Object.keys(routes).join(' ')}\n` }
+}

@@ -1,0 +1,171 @@
+/**
+ * Keeps the captured pods in step with what the controller says: enrols, withdraws, and tries again what failed.
+ *
+ * A pod is enrolled only when its certificate is there, so that no connection is captured that cannot be carried.
+ */
+import { Backoff } from '../base/backoff.ts'
+import { describeError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
+import { formatIdentity } from '../model/identity.ts'
+import type { Snapshot } from '../model/snapshot.ts'
+import type { LocalPod, Workload } from '../model/workload.ts'
+import type { Capture, PodToCapture } from './capture.ts'
+import type { Workers } from './workers.ts'
+
+export interface PodsOptions {
+  readonly capture: Capture
+  readonly workers: Pick<Workers, 'addPod' | 'removePod' | 'count'>
+  readonly log: Logger
+  /** Resolves when a credential of `identity` is with the workers. */
+  readonly credentialReady: (identity: string) => Promise<void>
+  /** The identities that pods of this node need now. */
+  readonly onIdentities: (identities: ReadonlySet<string>) => void
+}
+
+interface Enrolment {
+  readonly identity: string
+  /** What the capture was told; loopback capture is told anew when it changes. */
+  readonly fingerprint: string
+  isActive: boolean
+}
+
+export class Pods {
+  private readonly options: PodsOptions
+  private readonly enrolments = new Map<string, Enrolment>()
+  private readonly backoffs = new Map<string, Backoff>()
+  private readonly retries = new Set<NodeJS.Timeout>()
+  private snapshot: Snapshot | null = null
+  // Enrolments and withdrawals run one after the other: a pod that flaps must not overtake itself.
+  private queue: Promise<void> = Promise.resolve()
+  private isStopped = false
+
+  constructor(options: PodsOptions) {
+    this.options = options
+  }
+
+  /** Pods that are captured now. */
+  get enrolledCount(): number {
+    let count = 0
+    for (const enrolment of this.enrolments.values()) if (enrolment.isActive) count++
+    return count
+  }
+
+  /** Pods that should be captured and are not (yet). */
+  get pendingCount(): number {
+    return Math.max(0, (this.snapshot?.pods.size ?? 0) - this.enrolledCount)
+  }
+
+  /** Resolves when everything that was asked for so far has been tried. */
+  get settled(): Promise<void> {
+    return this.queue
+  }
+
+  update(snapshot: Snapshot): void {
+    this.snapshot = snapshot
+    const identities = new Set<string>()
+    for (const pod of snapshot.pods.values()) {
+      const workload = snapshot.workloads.get(pod.uid)
+      if (workload !== undefined) identities.add(identityOf(workload))
+    }
+    this.options.onIdentities(identities)
+    for (const uid of this.enrolments.keys()) {
+      const pod = snapshot.pods.get(uid)
+      const workload = snapshot.workloads.get(uid)
+      if (pod === undefined || workload === undefined) this.enqueue(() => this.withdraw(uid))
+      else if (this.enrolments.get(uid)!.fingerprint !== this.fingerprint(this.describe(pod, workload), workload)) {
+        this.enqueue(() => this.withdraw(uid))
+      }
+    }
+    for (const pod of snapshot.pods.values()) this.enqueue(() => this.enrol(pod.uid))
+  }
+
+  async stop(): Promise<void> {
+    this.isStopped = true
+    for (const timer of this.retries) clearTimeout(timer)
+    await this.queue
+  }
+
+  private enqueue(step: () => Promise<void>): void {
+    this.queue = this.queue.then(async () => {
+      if (!this.isStopped) await step()
+    })
+  }
+
+  private async enrol(uid: string): Promise<void> {
+    const pod = this.snapshot?.pods.get(uid)
+    const workload = this.snapshot?.workloads.get(uid)
+    if (pod === undefined || workload === undefined || this.enrolments.has(uid)) return
+    const { capture, workers, log } = this.options
+    const identity = identityOf(workload)
+    const described = this.describe(pod, workload)
+    const enrolment: Enrolment = { identity, fingerprint: this.fingerprint(described, workload), isActive: false }
+    this.enrolments.set(uid, enrolment)
+    try {
+      await this.options.credentialReady(identity)
+      const captured = await capture.enrol(described, workers.count)
+      try {
+        await workers.addPod(captured, identity)
+      } catch (error) {
+        await capture.withdraw(uid)
+        throw error
+      }
+      enrolment.isActive = true
+      this.backoffs.delete(uid)
+      log.info('pod enrolled', { pod: described.displayName, identity })
+    } catch (error) {
+      this.enrolments.delete(uid)
+      const backoff = this.backoffs.get(uid) ?? new Backoff({ baseMs: 500, maxMs: 30_000 })
+      this.backoffs.set(uid, backoff)
+      const delayMs = backoff.nextMs()
+      log.error('pod not enrolled', { pod: described.displayName, error: describeError(error), retryInMs: delayMs })
+      const timer = setTimeout(() => {
+        this.retries.delete(timer)
+        this.enqueue(() => this.enrol(uid))
+      }, delayMs)
+      this.retries.add(timer)
+    }
+  }
+
+  private async withdraw(uid: string): Promise<void> {
+    if (!this.enrolments.delete(uid)) return
+    const { capture, workers, log } = this.options
+    try {
+      // Capture first: a connection that is steered to a closed listener would be refused.
+      await capture.withdraw(uid)
+    } catch (error) {
+      log.error('pod not withdrawn cleanly', { pod: uid, error: describeError(error) })
+    }
+    workers.removePod(uid)
+    log.info('pod withdrawn', { pod: uid })
+  }
+
+  private describe(pod: LocalPod, workload: Workload): PodToCapture {
+    const snapshot = this.snapshot!
+    const serviceAddresses: { address: string; port: number }[] = []
+    const inboundPorts = new Set<number>()
+    if (this.options.capture.kind === 'loopback') {
+      for (const service of snapshot.services.values()) {
+        for (const address of service.addresses) {
+          for (const port of service.ports) serviceAddresses.push({ address, port: port.number })
+        }
+      }
+      for (const { ports } of workload.services) for (const { targetPort } of ports) inboundPorts.add(targetPort)
+    }
+    return {
+      pod,
+      displayName: `${workload.namespace}/${workload.name}`,
+      addresses: workload.addresses,
+      serviceAddresses,
+      inboundPorts: [...inboundPorts],
+    }
+  }
+
+  private fingerprint(described: PodToCapture, workload: Workload): string {
+    const { pod, addresses, serviceAddresses, inboundPorts } = described
+    return JSON.stringify([pod.netns, addresses, serviceAddresses, inboundPorts, identityOf(workload)])
+  }
+}
+
+function identityOf(workload: Workload): string {
+  return formatIdentity(workload.trustDomain, workload.namespace, workload.serviceAccount)
+}

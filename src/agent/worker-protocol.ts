@@ -1,0 +1,42 @@
+/** What the main thread and its data workers say to each other. Plain data; descriptors are numbers, one process. */
+import type { LogLevel } from '../base/log.ts'
+import type { Delta } from '../model/delta.ts'
+import type { ConnectionDescription } from '../proxy/connections.ts'
+import type { MetricsReport } from '../telemetry/worker-recorder.ts'
+import type { TlsMaterial } from '../transport/conn.ts'
+import type { CapturedPod } from './capture.ts'
+
+/** `workerData` of a worker thread. */
+export interface WorkerStart {
+  readonly index: number
+  readonly node: string
+  readonly trustDomain: string
+  readonly isLogging: boolean
+  readonly logLevel: LogLevel
+}
+
+export type ToWorker =
+  | { readonly kind: 'delta'; readonly delta: Delta }
+  | { readonly kind: 'credential'; readonly material: TlsMaterial }
+  /** `pod.listeners` carry only this worker's descriptors; the worker owns them from now on. */
+  | { readonly kind: 'add-pod'; readonly request: number; readonly pod: CapturedPod; readonly identity: string }
+  | { readonly kind: 'remove-pod'; readonly uid: string }
+  | { readonly kind: 'report'; readonly request: number; readonly connectionsMax: number }
+  | { readonly kind: 'drain' }
+  | { readonly kind: 'stop' }
+
+export type FromWorker =
+  | { readonly kind: 'ready' }
+  | { readonly kind: 'pod-added'; readonly request: number; readonly error: string | null }
+  | { readonly kind: 'report'; readonly request: number; readonly report: WorkerReport }
+  | { readonly kind: 'access-log'; readonly lines: string }
+  | { readonly kind: 'log'; readonly line: string }
+  | { readonly kind: 'drained' }
+
+export interface WorkerReport {
+  readonly metrics: MetricsReport
+  readonly connectionCount: number
+  readonly connectionsByPod: ReadonlyMap<string, number>
+  readonly connections: readonly ConnectionDescription[]
+  readonly snapshotVersion: number
+}

@@ -1,0 +1,115 @@
+/**
+ * A data worker: one thread, one event loop, one Proxy. It takes what the main thread sends and answers for nothing
+ * else; control work (gRPC, certificates, scrapes) never runs here, so that it cannot delay a request.
+ */
+import { performance } from 'node:perf_hooks'
+import { parentPort, workerData } from 'node:worker_threads'
+import { describeError } from '../base/errors.ts'
+import { Logger } from '../base/log.ts'
+import { loadAddon } from '../kernel/addon.ts'
+import { METRICS_FLUSH_MS, Proxy } from '../proxy/proxy.ts'
+import { AccessLog } from '../telemetry/access-log.ts'
+import { WorkerRecorder } from '../telemetry/worker-recorder.ts'
+import { NodeTransport } from '../transport/node-transport.ts'
+import { PodSocketTable } from './pod-sockets.ts'
+import type { FromWorker, ToWorker, WorkerStart } from './worker-protocol.ts'
+
+/** Pools and clusters that nothing uses are dropped this often. */
+const SWEEP_MS = 60_000
+
+/** Poll for the last connection while draining. */
+const DRAIN_POLL_MS = 50
+
+const start = workerData as WorkerStart
+const port = parentPort!
+const send = (message: FromWorker): void => port.postMessage(message)
+
+const log = new Logger(`worker-${start.index}`, start.logLevel, (line) => send({ kind: 'log', line }))
+const accessLog = start.isLogging ? new AccessLog((lines) => send({ kind: 'access-log', lines })) : null
+const recorder = new WorkerRecorder(accessLog)
+const transport = new NodeTransport()
+const sockets = new PodSocketTable(loadAddon)
+const proxy = new Proxy({
+  node: start.node,
+  trustDomain: start.trustDomain,
+  transport,
+  recorder,
+  log,
+  sockets,
+  nowMs: () => performance.now(),
+  random: Math.random,
+})
+
+setInterval(() => proxy.flushMetrics(), METRICS_FLUSH_MS).unref()
+setInterval(() => proxy.sweep(), SWEEP_MS).unref()
+
+port.on('message', (message: ToWorker) => {
+  switch (message.kind) {
+    case 'delta':
+      proxy.applyDelta(message.delta)
+      break
+    case 'credential':
+      proxy.setCredential(transport.tlsContext(message.material))
+      break
+    case 'add-pod':
+      void addPod(message)
+      break
+    case 'remove-pod':
+      proxy.removePod(message.uid)
+      sockets.remove(message.uid)
+      break
+    case 'report':
+      report(message.request, message.connectionsMax)
+      break
+    case 'drain':
+      drain()
+      break
+    case 'stop':
+      proxy.close()
+      accessLog?.flush()
+      setImmediate(() => process.exit(0))
+      break
+  }
+})
+send({ kind: 'ready' })
+
+/** Never rejects: the outcome is the answer. */
+async function addPod(message: Extract<ToWorker, { kind: 'add-pod' }>): Promise<void> {
+  const { pod, identity, request } = message
+  sockets.add(pod)
+  try {
+    const listeners = pod.listeners.map(({ role, fds, address, port: number }) => ({
+      role,
+      target: fds === null ? { address, port: number, isShared: true } : { fd: fds[0]! },
+    }))
+    await proxy.addPod({ uid: pod.uid, identity }, listeners)
+    send({ kind: 'pod-added', request, error: null })
+  } catch (error) {
+    sockets.remove(pod.uid)
+    send({ kind: 'pod-added', request, error: describeError(error) })
+  }
+}
+
+function report(request: number, connectionsMax: number): void {
+  proxy.flushMetrics()
+  send({
+    kind: 'report',
+    request,
+    report: {
+      metrics: recorder.collect(),
+      connectionCount: proxy.connectionCount,
+      connectionsByPod: new Map(proxy.connectionsByPod),
+      connections: connectionsMax === 0 ? [] : proxy.describeConnections(connectionsMax),
+      snapshotVersion: proxy.snapshot.version,
+    },
+  })
+}
+
+function drain(): void {
+  proxy.drain()
+  const timer = setInterval(() => {
+    if (proxy.connectionCount > 0) return
+    clearInterval(timer)
+    send({ kind: 'drained' })
+  }, DRAIN_POLL_MS)
+}

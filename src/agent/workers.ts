@@ -1,0 +1,292 @@
+/**
+ * The data workers as the main thread sees them: start, feed, ask, drain, and replace one that crashed.
+ *
+ * Everything a worker was told is kept (pods, credentials; the snapshot is asked for), so that a fresh one is brought
+ * to the same state. A crash resets that worker's connections and nothing else: the listeners are the main thread's,
+ * a worker gets duplicates.
+ */
+import { Worker } from 'node:worker_threads'
+import { Backoff } from '../base/backoff.ts'
+import { describeError, WeftError } from '../base/errors.ts'
+import type { Logger, LogLevel } from '../base/log.ts'
+import { type Delta, isEmptyDelta } from '../model/delta.ts'
+import type { TlsMaterial } from '../transport/conn.ts'
+import type { CapturedPod } from './capture.ts'
+import type { FromWorker, ToWorker, WorkerReport, WorkerStart } from './worker-protocol.ts'
+
+/** Longest wait for a worker's report; a worker that is busier than this is left out of one scrape. */
+const REPORT_TIMEOUT_MS = 2000
+
+/** Longest wait for a worker to listen for a pod. */
+const ADD_TIMEOUT_MS = 10_000
+
+export interface WorkersOptions {
+  readonly count: number
+  readonly start: Omit<WorkerStart, 'index' | 'logLevel'>
+  readonly logLevel: LogLevel
+  readonly log: Logger
+  /** The whole state as one delta, for a worker that is started late. */
+  readonly wholeState: () => Delta
+  /** Duplicates a listening descriptor, so that a worker may close its own. */
+  readonly duplicate: (fd: number) => number
+  readonly onAccessLog: (lines: string) => void
+  readonly onLogLine: (line: string) => void
+  /** A worker has died and is being replaced; its totals must not be lost. */
+  readonly onCrash: (index: number) => void
+}
+
+interface EnrolledPod {
+  readonly pod: CapturedPod
+  readonly identity: string
+}
+
+export class Workers {
+  private readonly options: WorkersOptions
+  private readonly slots: WorkerSlot[] = []
+  private readonly pods = new Map<string, EnrolledPod>()
+  private readonly credentials = new Map<string, TlsMaterial>()
+  private isStopping = false
+
+  constructor(options: WorkersOptions) {
+    this.options = options
+  }
+
+  get count(): number {
+    return this.options.count
+  }
+
+  /** Crashed workers that were replaced. */
+  restartCount = 0
+
+  /** Resolves when every worker is ready. */
+  async start(): Promise<void> {
+    for (let index = 0; index < this.options.count; index++) this.slots.push(this.open(index))
+    await Promise.all(this.slots.map((slot) => slot.ready))
+  }
+
+  applyDelta(delta: Delta): void {
+    this.broadcast({ kind: 'delta', delta })
+  }
+
+  setCredential(material: TlsMaterial): void {
+    this.credentials.set(material.identity, material)
+    this.broadcast({ kind: 'credential', material })
+  }
+
+  dropCredential(identity: string): void {
+    this.credentials.delete(identity)
+  }
+
+  /** Every worker listens for the pod, or none does: rejects with WeftError naming the pod. */
+  async addPod(pod: CapturedPod, identity: string): Promise<void> {
+    this.pods.set(pod.uid, { pod, identity })
+    const results = await Promise.allSettled(this.slots.map((slot) => this.addTo(slot, pod, identity)))
+    const failed = results.find((result) => result.status === 'rejected')
+    if (failed === undefined) return
+    this.removePod(pod.uid)
+    throw failed.reason
+  }
+
+  removePod(uid: string): void {
+    this.pods.delete(uid)
+    this.broadcast({ kind: 'remove-pod', uid })
+  }
+
+  /** Reports of all workers that answer in time. `connectionsMax` 0 leaves the connections out. */
+  async reports(connectionsMax: number): Promise<Map<number, WorkerReport>> {
+    const reports = new Map<number, WorkerReport>()
+    await Promise.all(
+      this.slots.map(async (slot) => {
+        try {
+          const message = await slot.ask((request) => ({ kind: 'report', request, connectionsMax }), REPORT_TIMEOUT_MS)
+          if (message.kind === 'report') reports.set(slot.index, message.report)
+        } catch (error) {
+          this.options.log.warn('worker did not report', { worker: slot.index, error: describeError(error) })
+        }
+      }),
+    )
+    return reports
+  }
+
+  /** Drains every worker; resolves when all are idle or `timeoutMs` is over, and then ends them. */
+  async stop(timeoutMs: number): Promise<void> {
+    this.isStopping = true
+    const drained = Promise.all(this.slots.map((slot) => slot.drain()))
+    let timer: NodeJS.Timeout | undefined
+    const timeout = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, timeoutMs)
+    })
+    await Promise.race([drained, timeout])
+    clearTimeout(timer)
+    await Promise.all(this.slots.map((slot) => slot.end()))
+  }
+
+  private broadcast(message: ToWorker): void {
+    for (const slot of this.slots) slot.post(message)
+  }
+
+  private open(index: number): WorkerSlot {
+    const { options } = this
+    const backoff = new Backoff({ baseMs: 100, maxMs: 10_000 })
+    const slot = new WorkerSlot(index, { ...options.start, index, logLevel: options.logLevel }, options, (reason) => {
+      if (this.isStopping) return
+      options.log.error('a data worker died; its connections are reset, a new one starts', { worker: index, reason })
+      this.restartCount++
+      options.onCrash(index)
+      setTimeout(() => void this.replace(slot), backoff.nextMs())
+    })
+    slot.start()
+    return slot
+  }
+
+  /** Brings a fresh worker to the state of the others. Never rejects. */
+  private async replace(slot: WorkerSlot): Promise<void> {
+    if (this.isStopping) return
+    slot.start()
+    try {
+      await slot.ready
+      const state = this.options.wholeState()
+      if (!isEmptyDelta(state)) slot.post({ kind: 'delta', delta: state })
+      for (const material of this.credentials.values()) slot.post({ kind: 'credential', material })
+      await Promise.all([...this.pods.values()].map(({ pod, identity }) => this.addTo(slot, pod, identity)))
+    } catch (error) {
+      this.options.log.error('a new data worker does not serve every pod', {
+        worker: slot.index,
+        error: describeError(error),
+      })
+    }
+  }
+
+  private async addTo(slot: WorkerSlot, pod: CapturedPod, identity: string): Promise<void> {
+    const listeners = pod.listeners.map((listener) => {
+      const fd = listener.fds?.[slot.index]
+      return fd === undefined ? listener : { ...listener, fds: [this.options.duplicate(fd)] }
+    })
+    const answer = await slot.ask(
+      (request) => ({ kind: 'add-pod', request, pod: { ...pod, listeners }, identity }),
+      ADD_TIMEOUT_MS,
+    )
+    if (answer.kind === 'pod-added' && answer.error !== null) {
+      throw new WeftError('WEFT_SYSCALL', `worker ${slot.index} cannot listen for pod ${pod.uid}: ${answer.error}`)
+    }
+  }
+}
+
+/** One worker thread and its successors. */
+class WorkerSlot {
+  readonly index: number
+  ready: Promise<void> = Promise.resolve()
+  private readonly startValues: WorkerStart
+  private readonly options: WorkersOptions
+  private readonly onDeath: (reason: string) => void
+  private worker: Worker | null = null
+  private readonly pending = new Map<number, (message: FromWorker | null) => void>()
+  private nextRequest = 1
+  private onDrained: (() => void) | null = null
+  private deathReason = ''
+
+  constructor(index: number, startValues: WorkerStart, options: WorkersOptions, onDeath: (reason: string) => void) {
+    this.index = index
+    this.startValues = startValues
+    this.options = options
+    this.onDeath = onDeath
+  }
+
+  start(): void {
+    const worker = new Worker(new URL(workerFile(), import.meta.url), { workerData: this.startValues, env: {} })
+    this.worker = worker
+    this.deathReason = ''
+    this.ready = new Promise((resolve, reject) => {
+      worker.on('message', (message: FromWorker) => {
+        if (message.kind === 'ready') resolve()
+        else this.onMessage(message)
+      })
+      worker.once('error', (error) => {
+        this.deathReason = describeError(error)
+      })
+      worker.once('exit', (code) => {
+        const reason = this.deathReason === '' ? `exit code ${code}` : this.deathReason
+        reject(new WeftError('WEFT_LIMIT', `data worker ${this.index} ended: ${reason}`))
+        this.onExit(reason)
+      })
+    })
+    // The caller of `start` awaits `ready` only the first time; a later failure is reported by onDeath.
+    this.ready.catch(() => {})
+  }
+
+  post(message: ToWorker): void {
+    this.worker?.postMessage(message)
+  }
+
+  ask(make: (request: number) => ToWorker, timeoutMs: number): Promise<FromWorker> {
+    return new Promise((resolve, reject) => {
+      const request = this.nextRequest++
+      const timer = setTimeout(() => {
+        this.pending.delete(request)
+        reject(new WeftError('WEFT_TIMEOUT', `data worker ${this.index} did not answer within ${timeoutMs} ms`))
+      }, timeoutMs)
+      this.pending.set(request, (message) => {
+        clearTimeout(timer)
+        if (message === null) reject(new WeftError('WEFT_CLOSED', `data worker ${this.index} ended`))
+        else resolve(message)
+      })
+      this.post(make(request))
+    })
+  }
+
+  drain(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.worker === null) {
+        resolve()
+        return
+      }
+      this.onDrained = resolve
+      this.post({ kind: 'drain' })
+    })
+  }
+
+  async end(): Promise<void> {
+    const worker = this.worker
+    if (worker === null) return
+    const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
+    this.post({ kind: 'stop' })
+    // A worker that hangs is ended by force: its connections are gone either way.
+    const timer = setTimeout(() => void worker.terminate(), 1000)
+    await ended
+    clearTimeout(timer)
+  }
+
+  private onMessage(message: FromWorker): void {
+    switch (message.kind) {
+      case 'access-log':
+        this.options.onAccessLog(message.lines)
+        break
+      case 'log':
+        this.options.onLogLine(message.line)
+        break
+      case 'drained':
+        this.onDrained?.()
+        break
+      case 'pod-added':
+      case 'report': {
+        const resolve = this.pending.get(message.request)
+        this.pending.delete(message.request)
+        resolve?.(message)
+        break
+      }
+    }
+  }
+
+  private onExit(reason: string): void {
+    this.worker = null
+    for (const resolve of this.pending.values()) resolve(null)
+    this.pending.clear()
+    this.onDrained?.()
+    this.onDeath(reason)
+  }
+}
+
+/** The worker's file beside this one, compiled or not. */
+function workerFile(): string {
+  return import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js'
+}
