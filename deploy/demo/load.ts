@@ -10,6 +10,9 @@ const PAGES_PER_SECOND = Number(process.env['PAGES_PER_SECOND'] ?? '25')
 const TCP_PER_SECOND = 5
 const TIMEOUT_MS = 5000
 
+/** Requests and conversations under way. */
+let underWay = 0
+
 class Tally {
   readonly target: string
   private requests = 0
@@ -22,6 +25,7 @@ class Tally {
   }
 
   add(startedAtMs: number, error: unknown): void {
+    underWay--
     this.requests++
     if (error === null) this.latenciesMs.push(Math.round((performance.now() - startedAtMs) * 100) / 100)
     else {
@@ -44,6 +48,7 @@ const echo = new Tally('tcp-echo')
 const greeter = new Tally('greeter')
 
 async function askForPage(): Promise<void> {
+  underWay++
   const startedAtMs = performance.now()
   try {
     const { status, body } = await call({
@@ -62,6 +67,7 @@ async function askForPage(): Promise<void> {
 
 /** One connection: waits for `greeting` if there is one, sends `line`, expects `reply`. */
 function talk(tally: Tally, host: string, port: number, greeting: string, line: string, reply: string): void {
+  underWay++
   const startedAtMs = performance.now()
   const socket = connect({
     host,
@@ -94,12 +100,27 @@ function talk(tally: Tally, host: string, port: number, greeting: string, line: 
   socket.on('close', () => tally.add(startedAtMs, outcome))
 }
 
-// Each of these runs to its own end; a slow one does not hold the next back (an open loop, as users are).
-setInterval(() => void askForPage(), 1000 / PAGES_PER_SECOND)
-setInterval(() => {
-  talk(echo, 'tcp-echo.vault', 9000, '', 'one two three\n', 'one two three\n')
-  talk(greeter, 'greeter.vault', 7000, '220 ', 'NOOP\r\n', '250 4 ')
-}, 1000 / TCP_PER_SECOND)
-setInterval(() => {
+function report(): void {
   for (const tally of [pages, echo, greeter]) tally.report()
-}, 1000)
+}
+
+// Each of these runs to its own end; a slow one does not hold the next back (an open loop, as users are).
+const timers = [
+  setInterval(() => void askForPage(), 1000 / PAGES_PER_SECOND),
+  setInterval(() => {
+    talk(echo, 'tcp-echo.vault', 9000, '', 'one two three\n', 'one two three\n')
+    talk(greeter, 'greeter.vault', 7000, '220 ', 'NOOP\r\n', '250 4 ')
+  }, 1000 / TCP_PER_SECOND),
+  setInterval(report, 1000),
+]
+
+// What is under way may finish: a request cut off by us would count as an error of the mesh.
+process.on('SIGTERM', () => {
+  for (const timer of timers) clearInterval(timer)
+  const deadlineMs = performance.now() + TIMEOUT_MS
+  setInterval(() => {
+    if (underWay > 0 && performance.now() < deadlineMs) return
+    report()
+    process.exit(0)
+  }, 20)
+})

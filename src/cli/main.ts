@@ -7,8 +7,8 @@
 import { realpathSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { describeError, WeftError } from '../base/errors.ts'
+import { didYouMean, UsageError } from '../base/flags.ts'
 import { type Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, type Streams } from './command.ts'
-import { didYouMean, UsageError } from './flags.ts'
 
 /** In the order of the list that `weft --help` prints. */
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {

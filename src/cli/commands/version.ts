@@ -1,7 +1,7 @@
 /** `weft version`. */
 import { readFileSync } from 'node:fs'
+import { describeFlags, outputFlag, parseFlags } from '../../base/flags.ts'
 import { type Command, EXIT_OK, helpText } from '../command.ts'
-import { describeFlags, outputFlag, parseFlags } from '../flags.ts'
 import { jsonText } from '../output.ts'
 
 const FLAGS = { output: outputFlag }

@@ -23,6 +23,8 @@ export interface DemoNode {
   readonly address: string
   /** Address of the pods' gateway and its prefix, of the node's bridge; null on loopback addresses. */
   readonly bridge: { readonly ipv4: string; readonly ipv6: string } | null
+  /** Loopback only: the block of service addresses on which this node's agent listens. */
+  readonly serviceBlock: string | null
 }
 
 export interface DemoPod {
@@ -150,20 +152,29 @@ export function demoPlan(kind: CaptureKind): DemoPlan {
       ...service,
       selector: { app },
       // Offset 10 keeps clear of addresses that users add by hand.
-      addresses: kind === 'ebpf' ? [`198.19.0.${i + 10}`, `fd77:ffff::${i + 10}`] : [`127.30.0.${i + 10}`],
+      addresses: serviceAddresses(kind, i + 10),
     })),
     controller: `${nodes[0]!.address}:${CONTROLLER_PORT}`,
   }
 }
 
+/** On loopback addresses each node has its own for every service, since both agents listen on the same interface. */
+function serviceAddresses(kind: CaptureKind, host: number): readonly string[] {
+  return kind === 'ebpf' ? [`198.19.0.${host}`, `fd77:ffff::${host}`] : [`127.30.1.${host}`, `127.30.2.${host}`]
+}
+
 function demoNode(kind: CaptureKind, index: number): DemoNode {
   const name = `node${index}`
-  if (kind === 'loopback') return { name, netns: null, address: `127.10.0.${index}`, bridge: null }
+  if (kind === 'loopback') {
+    const serviceBlock = `127.30.${index}.0/24`
+    return { name, netns: null, address: `127.10.0.${index}`, bridge: null, serviceBlock }
+  }
   return {
     name,
     netns: `${DEMO_NAME}-${name}`,
     address: `198.18.0.${index}`,
     bridge: { ipv4: `198.18.${index}.1/24`, ipv6: `fd77:${index}::1/64` },
+    serviceBlock: null,
   }
 }
 
@@ -192,14 +203,20 @@ export function serviceNamed(plan: DemoPlan, name: string): DemoService {
   return service
 }
 
-/** Names by which pods of any namespace reach the services, with their address. Short names go to the shop's clients. */
-export function hostNames(plan: DemoPlan): ReadonlyMap<string, string> {
+/** Names by which the pods of a node reach the services, with the address that they use. */
+export function hostNames(plan: DemoPlan, node: string): ReadonlyMap<string, string> {
+  const position = plan.kind === 'ebpf' ? 0 : plan.nodes.findIndex(({ name }) => name === node)
   const names = new Map<string, string>()
   for (const service of plan.services) {
     const qualified = `${service.name}.${service.namespace}`
     for (const name of [service.name, qualified, `${qualified}.svc`, `${qualified}.svc.cluster.local`]) {
-      names.set(name, service.addresses[0]!)
+      names.set(name, service.addresses[position]!)
     }
   }
   return names
+}
+
+/** True when the pod's namespace is in the mesh. */
+export function isMeshed(plan: DemoPlan, pod: DemoPod): boolean {
+  return plan.namespaces.some((namespace) => namespace.name === pod.namespace && namespace.isMeshed)
 }

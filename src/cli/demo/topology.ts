@@ -9,7 +9,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, wr
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { WeftError } from '../../base/errors.ts'
-import { DEMO_NAME, type DemoNode, type DemoPlan, type DemoPod, hostNames } from './plan.ts'
+import { DEMO_NAME, type DemoNode, type DemoPlan, type DemoPod, hostNames, isMeshed, SERVICE_BLOCKS } from './plan.ts'
 import { run } from './shell.ts'
 
 /** Interface between the nodes, the same name at both ends. */
@@ -39,7 +39,7 @@ export async function createTopology(plan: DemoPlan, runDirectory: string): Prom
   await connectNodes(plan)
   for (const node of plan.nodes) {
     await makeBridge(node)
-    for (const pod of plan.pods) if (pod.node === node.name) await connectPod(node, pod)
+    for (const pod of plan.pods) if (pod.node === node.name) await connectPod(plan, node, pod)
   }
   for (const pod of plan.pods) writeNameFiles(plan, pod)
   return { cgroup, bpf }
@@ -177,7 +177,7 @@ async function makeBridge(node: DemoNode): Promise<void> {
   ])
 }
 
-async function connectPod(node: DemoNode, pod: DemoPod): Promise<void> {
+async function connectPod(plan: DemoPlan, node: DemoNode, pod: DemoPod): Promise<void> {
   await ipBatch(node.netns!, [
     `link add ${pod.name} type veth peer name eth0 netns ${pod.netns}`,
     `link set ${pod.name} master ${BRIDGE} up`,
@@ -191,6 +191,19 @@ async function connectPod(node: DemoNode, pod: DemoPod): Promise<void> {
     `route add default via ${host(node.bridge!.ipv4)}`,
     `route add default via ${host(node.bridge!.ipv6)}`,
   ])
+  if (isMeshed(plan, pod)) await keepServicesLocal(pod)
+}
+
+/**
+ * Service addresses stay inside the pod, where the agent's listener takes them. The capture's own mark does the same for
+ * every process of the demo; this is for those that a user starts with a bare `ip netns exec`, outside of its cgroup.
+ */
+async function keepServicesLocal(pod: DemoPod): Promise<void> {
+  const [ipv4, ipv6] = pod.addresses as [string, string]
+  const lines = SERVICE_BLOCKS.map(
+    (block) => `route add local ${block} dev lo src ${block.includes(':') ? ipv6 : ipv4}`,
+  )
+  await ipBatch(pod.netns!, lines)
 }
 
 /** Address of a node on the wire between the nodes. */
@@ -220,8 +233,8 @@ function writeNameFiles(plan: DemoPlan, pod: DemoPod): void {
   mkdirSync(directory, { recursive: true })
   const lines = ['127.0.0.1 localhost', '::1 localhost', `${pod.addresses[0]} ${pod.name}`]
   // Outside the mesh the names of services mean nothing.
-  if (plan.namespaces.some(({ name, isMeshed }) => isMeshed && name === pod.namespace)) {
-    for (const [name, address] of hostNames(plan)) lines.push(`${address} ${name}`)
+  if (isMeshed(plan, pod)) {
+    for (const [name, address] of hostNames(plan, pod.node)) lines.push(`${address} ${name}`)
   }
   writeFileSync(join(directory, 'hosts'), `${lines.join('\n')}\n`)
   // There is no DNS server here: other names fail at once instead of after seconds.

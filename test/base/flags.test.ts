@@ -9,7 +9,7 @@ import {
   parseFlags,
   switchFlag,
   UsageError,
-} from '../../src/cli/flags.ts'
+} from '../../src/base/flags.ts'
 
 const TABLE = {
   duration: durationFlag({ name: 'duration', short: 'd', doc: 'How long.' }, 1000, 3_600_000),

@@ -1,0 +1,216 @@
+/**
+ * One run of the demo: take the lock, set the stage, let the load run, make the checks, show or report, and take
+ * everything down again, whatever happened in between.
+ */
+import { describeError, WeftError } from '../../base/errors.ts'
+import { EXIT_FAILED, EXIT_OK, type Streams } from '../command.ts'
+import { jsonText, type Paint, paint } from '../output.ts'
+import { type CheckResult, checksLeftOut, judgeLoad, judgeWire, runChecks } from './checks.ts'
+import { takeLock } from './lock.ts'
+import { Meter } from './meter.ts'
+import { type CaptureKind, DEMO_NAME, demoPlan } from './plan.ts'
+import { checksText, edgesText, screenText } from './screen.ts'
+import { Stage } from './stage.ts'
+
+export interface DemoOptions {
+  readonly kind: CaptureKind
+  readonly runDirectory: string
+  /** Null runs until it is told to stop. */
+  readonly durationMs: number | null
+  readonly isJson: boolean
+}
+
+/** How often the metrics are read and a terminal is redrawn. */
+const REFRESH_MS = 1000
+/** How often the table is printed where it cannot be redrawn. */
+const PRINT_MS = 10_000
+/** After the load has stopped: the agents' workers hand their last counts over within this time. */
+const SETTLE_MS = 1500
+
+interface Verdict {
+  readonly ok: boolean
+  readonly edges: ReturnType<Meter['total']>
+  readonly checks: readonly CheckResult[]
+}
+
+/** Runs the demo to its end. `stop` ends it early, in order. Resolves with the exit code. */
+export async function runDemo(options: DemoOptions, streams: Streams, stop: AbortSignal): Promise<number> {
+  const lock = await takeLock(DEMO_NAME)
+  try {
+    return await new DemoRun(options, streams, stop).run()
+  } finally {
+    await lock.release()
+  }
+}
+
+class DemoRun {
+  private readonly options: DemoOptions
+  private readonly streams: Streams
+  private readonly stop: AbortSignal
+  /** Aborted when a part is lost, as well as by `stop`; its reason says which. */
+  private readonly ending = new AbortController()
+  private readonly stage: Stage
+  private readonly meter: Meter
+  private readonly paint: Paint
+  private readonly checks: CheckResult[] = []
+  private areChecksDone = false
+  private drawnLines = 0
+  private startedAtMs = 0
+
+  constructor(options: DemoOptions, streams: Streams, stop: AbortSignal) {
+    this.options = options
+    this.streams = streams
+    this.stop = stop
+    const onLost = (error: WeftError) => this.ending.abort(error)
+    this.stage = new Stage(demoPlan(options.kind), options.runDirectory, (line) => this.tell(line), onLost)
+    this.meter = new Meter(this.stage)
+    this.paint = paint(streams.isTerminal && !options.isJson)
+  }
+
+  async run(): Promise<number> {
+    const onStop = () => this.ending.abort(new Interruption())
+    if (this.stop.aborted) onStop()
+    this.stop.addEventListener('abort', onStop)
+    let failure: unknown = null
+    try {
+      await this.stage.setUp(this.ending.signal)
+      await this.play()
+    } catch (error) {
+      failure = this.ending.signal.aborted ? this.ending.signal.reason : error
+    }
+    this.stop.removeEventListener('abort', onStop)
+    this.tell('taking everything down')
+    const left = await this.stage.takeDown()
+    return this.conclude(failure, left)
+  }
+
+  // --- while it runs ---
+
+  private async play(): Promise<void> {
+    const { signal } = this.ending
+    this.startedAtMs = performance.now()
+    await this.meter.read()
+    this.stage.startLoad(this.meter.onLoad)
+    const leftOut = checksLeftOut(this.options.kind)
+    if (leftOut.length > 0) this.tell(`left out with ${this.options.kind} capture: ${leftOut.join(', ')}`)
+    // Interactive runs make the checks as well, so that the screen tells whether all is as it should be.
+    const checking = this.makeChecks(signal)
+    const endMs =
+      this.options.durationMs === null ? Number.POSITIVE_INFINITY : this.startedAtMs + this.options.durationMs
+    let printedAtMs = this.startedAtMs
+    while (performance.now() < endMs || !this.areChecksDone) {
+      await sleep(REFRESH_MS, signal)
+      await this.meter.read()
+      if (this.streams.isTerminal && !this.options.isJson) this.redraw()
+      else if (!this.options.isJson && performance.now() - printedAtMs >= PRINT_MS) {
+        printedAtMs = performance.now()
+        this.printTable()
+      }
+    }
+    await checking
+    await this.stage.endLoad()
+    await sleep(SETTLE_MS, signal)
+    await this.meter.read()
+  }
+
+  private async makeChecks(signal: AbortSignal): Promise<void> {
+    try {
+      await runChecks(this.stage, signal, (result) => {
+        this.checks.push(result)
+        if (!this.streams.isTerminal || this.options.isJson)
+          this.tell(`check ${result.name}: ${result.ok ? 'ok' : 'FAILED'}`)
+      })
+    } catch {
+      // Only the signal ends the checks early, and whoever waits for it learns the reason there.
+    }
+    this.areChecksDone = true
+  }
+
+  private redraw(): void {
+    const text = this.screen()
+    const up = this.drawnLines === 0 ? '' : `\u001b[${this.drawnLines}A\u001b[J`
+    this.streams.out(`${up}${text}`)
+    this.drawnLines = text.split('\n').length - 1
+  }
+
+  private screen(): string {
+    const { edges, spanMs } = this.meter.recent()
+    const picture = {
+      plan: this.stage.plan,
+      runDirectory: this.options.runDirectory,
+      enterScript: this.stage.enterScript,
+      uptimeMs: performance.now() - this.startedAtMs,
+      edges,
+      spanMs,
+      checks: this.checks,
+      areChecksDone: this.areChecksDone,
+      wire: this.stage.wire?.report() ?? null,
+    }
+    return `\n${screenText(picture, this.paint)}`
+  }
+
+  private printTable(): void {
+    this.streams.out(this.screen())
+  }
+
+  /** Progress goes to standard error, so that standard output holds results alone. */
+  private tell(line: string): void {
+    this.streams.err(`weft: ${line}\n`)
+  }
+
+  // --- at its end ---
+
+  private conclude(failure: unknown, left: readonly string[]): number {
+    const isInterrupted = failure instanceof Interruption
+    const checks = [...this.checks]
+    if (failure === null || isInterrupted) {
+      const { requests, errors, lastError } = this.meter
+      if (requests > 0) checks.push(judgeLoad(requests, errors, lastError))
+      const wire = judgeWire(this.stage)
+      if (wire !== null && requests > 0) checks.push(wire)
+    } else {
+      checks.push({ name: 'demo', ok: false, detail: describeError(failure) })
+    }
+    if (left.length > 0) checks.push({ name: 'nothing left behind', ok: false, detail: left.join('; ') })
+    const isCut = isInterrupted && this.options.durationMs !== null
+    if (isCut) checks.push({ name: 'demo', ok: false, detail: 'it was stopped before its time was over' })
+    const ok = checks.every((check) => check.ok)
+    if (this.options.isJson) this.streams.out(jsonText({ ok, edges: this.meter.total(), checks } satisfies Verdict))
+    else this.printVerdict(checks, failure)
+    return ok ? EXIT_OK : EXIT_FAILED
+  }
+
+  private printVerdict(checks: readonly CheckResult[], failure: unknown): void {
+    const edges = this.meter.total()
+    if (this.options.durationMs !== null && failure === null) {
+      const { plan } = this.stage
+      this.streams.out(`\n${edgesText(edges, performance.now() - this.startedAtMs, plan, this.paint)}\n`)
+    }
+    if (this.options.durationMs !== null || checks.some(({ ok }) => !ok)) {
+      this.streams.out(checksText(checks, this.paint))
+    }
+  }
+}
+
+/** The user's wish to end. */
+class Interruption extends WeftError {
+  constructor() {
+    super('WEFT_CLOSED', 'the demo was stopped')
+  }
+}
+
+/** Rejects when `signal` is aborted. */
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => {
+      clearTimeout(timer)
+      reject(signal.reason)
+    }
+    const timer = setTimeout(() => {
+      signal.removeEventListener('abort', onAbort)
+      resolve()
+    }, ms)
+    if (signal.aborted) onAbort()
+    else signal.addEventListener('abort', onAbort, { once: true })
+  })
+}
