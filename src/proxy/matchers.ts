@@ -1,19 +1,14 @@
 // Hot path: see ARCHITECTURE.md, "Hot path rules".
 /**
  * Conditions of routes and policies, compiled once and then only asked. A condition that cannot be compiled says so
- * (`isBroken`); its owner decides which way to fail.
+ * (`isBroken`); its owner decides which way to fail. Regular expressions are base/regex.ts's: linear in the value.
  *
  * Values are looked up in a request by name: repeated headers are joined by a comma (RFC 9110 section 5.3), `:method`,
  * `:path`, `:authority` and `:scheme` name parts of the request line, and `host` is the authority.
  */
+import { Regex } from '../base/regex.ts'
 import type { RequestHead } from '../http/codec.ts'
 import type { NamedMatch, PathMatch, StringMatch } from '../model/route.ts'
-
-/**
- * Longest value that a regular expression is tried on; a longer one does not match. JavaScript's engine backtracks, so
- * the cost must be bounded from outside. 4 KiB: paths and header values that people write expressions for are shorter.
- */
-export const REGEX_VALUE_LENGTH_MAX = 4_096
 
 const KIND_EXACT = 0
 const KIND_PREFIX = 1
@@ -28,7 +23,7 @@ export class StringMatcher {
   readonly isPresence: boolean
   private readonly kind: number
   private readonly value: string
-  private readonly regex: RegExp | null
+  private readonly regex: Regex | null
 
   constructor(match: StringMatch) {
     const regex = match.kind === 'regex' ? compileRegex(match.value, false) : null
@@ -51,8 +46,7 @@ export class StringMatcher {
       case KIND_PRESENT:
         return value.length > 0
       case KIND_REGEX:
-        // Rule 3 broken: users ask for regular expressions; only routes and policies that use them pay.
-        return value.length <= REGEX_VALUE_LENGTH_MAX && this.regex!.test(value)
+        return this.regex!.test(value)
       default:
         return false
     }
@@ -97,7 +91,7 @@ export class PathMatcher {
   readonly prefixLength: number
   private readonly value: string
   private readonly isCaseIgnored: boolean
-  private readonly regex: RegExp | null
+  private readonly regex: Regex | null
   private readonly isBroken: boolean
 
   constructor(match: PathMatch | null) {
@@ -125,7 +119,7 @@ export class PathMatcher {
       default:
         if (this.isBroken) return false
         if (this.regex === null) return this.value.length === pathEnd && this.hasPrefix(target)
-        return pathEnd <= REGEX_VALUE_LENGTH_MAX && this.regex.test(target.slice(0, pathEnd))
+        return this.regex.test(target.slice(0, pathEnd))
     }
   }
 
@@ -174,27 +168,10 @@ export function queryValue(target: string, pathEnd: number, name: string): strin
 
 // --- compilation ---
 
-/** Whole-value expression; null when JavaScript cannot read it. */
-export function compileRegex(pattern: string, ignoreCase: boolean): RegExp | null {
-  return translateRegex(pattern, '^(?:', ')$', ignoreCase ? 'i' : '')
-}
-
-/** Expression that is looked for everywhere in a value; null when JavaScript cannot read it. */
-export function compileRegexSearch(pattern: string): RegExp | null {
-  return translateRegex(pattern, '', '', 'g')
-}
-
-/** Leading inline flags and `(?P<` are RE2's spelling. */
-function translateRegex(pattern: string, before: string, after: string, givenFlags: string): RegExp | null {
-  let source = pattern
-  let flags = givenFlags
-  const inline = /^\(\?([is]+)\)/.exec(pattern)
-  if (inline !== null) {
-    source = pattern.slice(inline[0].length)
-    for (const flag of inline[1]!) if (!flags.includes(flag)) flags += flag
-  }
+/** Null when the expression cannot be read; the controller has reported that already. */
+export function compileRegex(pattern: string, isCaseIgnored: boolean): Regex | null {
   try {
-    return new RegExp(`${before}${source.replaceAll('(?P<', '(?<')}${after}`, flags)
+    return new Regex(pattern, isCaseIgnored)
   } catch {
     return null
   }

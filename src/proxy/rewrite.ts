@@ -8,14 +8,12 @@
  * wrong Content-Length would make two parsers disagree about where a message ends.
  */
 import { FIELD_VALUE, TOKEN_LOWER } from '../base/bytes.ts'
+import { parseSubstitution, type Regex, type SubstitutionPiece } from '../base/regex.ts'
 import type { RequestHead } from '../http/codec.ts'
 import { type HeaderList, NOT_FORWARDED } from '../http/headers.ts'
 import type { HeaderEdits, HeaderPair, Rewrite } from '../model/route.ts'
-import { compileRegexSearch, PATH_ANY, PATH_SEGMENTS, PATH_WHOLE, type PathMatcher } from './matchers.ts'
+import { compileRegex, PATH_ANY, PATH_SEGMENTS, PATH_WHOLE, type PathMatcher } from './matchers.ts'
 import { pathEndOf } from './path.ts'
-
-/** Longest path that a regular expression rewrites; a longer one is left alone. The reason is matchers.ts's. */
-export const REWRITE_LENGTH_MAX = 4_096
 
 /** `HeaderEdits` with names in lower case, without what must not be edited. Made by `compileEdits`. */
 export class CompiledEdits {
@@ -62,15 +60,17 @@ export function applyEdits(edits: CompiledEdits, headers: HeaderList): void {
 export class CompiledRewrite {
   readonly authority: string | null
   readonly path: string | null
-  readonly pattern: RegExp | null
-  /** In the form that String.replace takes. */
-  readonly substitution: string
+  readonly pattern: Regex | null
+  readonly substitution: readonly SubstitutionPiece[]
 
   constructor(rewrite: Rewrite) {
     this.authority = safeText(rewrite.authority)
     this.path = safeText(rewrite.path)
-    this.pattern = rewrite.regex === null ? null : compileRegexSearch(rewrite.regex.pattern)
-    this.substitution = translateSubstitution(safeText(rewrite.regex?.substitution ?? '') ?? '')
+    const substitution = compileSubstitution(safeText(rewrite.regex?.substitution ?? null))
+    const pattern = rewrite.regex === null ? null : compileRegex(rewrite.regex.pattern, false)
+    // One of the two alone rewrites nothing.
+    this.substitution = substitution ?? []
+    this.pattern = substitution === null ? null : pattern
   }
 }
 
@@ -94,9 +94,8 @@ export function rewriteTarget(route: PathRewriting, head: RequestHead): void {
   const query = target.slice(end)
   if (rewrite.path !== null) {
     head.target = replaceMatched(route.path, path, rewrite.path) + query
-  } else if (path.length <= REWRITE_LENGTH_MAX) {
-    // Rule 3 broken: the user asked for a regular expression.
-    head.target = rooted(path.replace(rewrite.pattern!, rewrite.substitution)) + query
+  } else {
+    head.target = rooted(rewrite.pattern!.replaceAll(path, rewrite.substitution)) + query
   }
 }
 
@@ -119,11 +118,13 @@ function rooted(path: string): string {
   return path.charCodeAt(0) === 0x2f ? path : `/${path}`
 }
 
-/** RE2's `\1` and `\0` in the form of String.replace; two digits, so that a digit may follow. */
-function translateSubstitution(substitution: string): string {
-  return substitution
-    .replaceAll('$', '$$$$')
-    .replace(/\\(.)/g, (_, next: string) => (next === '0' ? '$&' : /[0-9]/.test(next) ? `$0${next}` : next))
+function compileSubstitution(text: string | null): readonly SubstitutionPiece[] | null {
+  if (text === null) return null
+  try {
+    return parseSubstitution(text)
+  } catch {
+    return null
+  }
 }
 
 function lowerName(pair: HeaderPair): HeaderPair {
