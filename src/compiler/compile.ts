@@ -1,0 +1,210 @@
+/**
+ * The compiler: users' objects in, the mesh's state and messages out. Pure and deterministic: the order of the input
+ * does not matter, equal input gives equal output.
+ *
+ * Order of work: metadata and duplicates, Kubernetes' kinds, inventory, rules by kind, policies, scopes. An object with
+ * an error is left out as if it were not there, and never half applied; the one exception is an AuthorizationPolicy that
+ * denies and uses what is not supported yet, which stays in force denying more (authorization-policy.ts).
+ */
+import type { Policy } from '../model/policy.ts'
+import type { Traffic } from '../model/route.ts'
+import type { Service } from '../model/service.ts'
+import type { LocalPod, Workload } from '../model/workload.ts'
+import { type AuthorizationPolicy, readAuthorizationPolicy, selectPolicies } from './authorization-policy.ts'
+import {
+  type CoreService,
+  type EndpointSlice,
+  isMeshNamespace,
+  localityOf,
+  type Pod,
+  readEndpointSlice,
+  readPod,
+  readService,
+} from './core.ts'
+import { type DestinationRule, type MergedRule, mergeRules, readDestinationRule } from './destination-rule.ts'
+import { isWildcard, unknownHostFix, wildcardCovers } from './hosts.ts'
+import { buildInventory, type Inventory } from './inventory.ts'
+import { checkKind } from './kinds.ts'
+import { compareText, findings, type Message, MessageLog } from './messages.ts'
+import { compareAge, type MeshObject } from './object.ts'
+import { buildPeerPolicies, type PeerAuthentication, readPeerAuthentication } from './peer-authentication.ts'
+import { buildScopes } from './scopes.ts'
+import { selects } from './selector.ts'
+import type { CompileSettings, Run } from './settings.ts'
+import { readVirtualService, type VirtualService } from './virtual-service.ts'
+
+export type { CompileSettings } from './settings.ts'
+
+/** A pod that an agent must enrol. */
+export interface NodePod {
+  readonly node: string
+  readonly pod: LocalPod
+}
+
+/** The whole mesh. Lists are sorted by key (uid). */
+export interface MeshState {
+  readonly workloads: readonly Workload[]
+  readonly services: readonly Service[]
+  readonly policies: readonly Policy[]
+  readonly traffic: readonly Traffic[]
+  readonly pods: readonly NodePod[]
+}
+
+export interface CompileResult {
+  readonly state: MeshState
+  /** Sorted. Objects with a message of severity `error` are not in force as written. */
+  readonly messages: readonly Message[]
+}
+
+const NETNS_ANNOTATION = 'weft.dev/netns'
+
+/** Compiles everything. Never throws on any input that `parseObject` accepted. */
+export function compile(objects: readonly MeshObject[], settings: CompileSettings): CompileResult {
+  const log = new MessageLog()
+  const run: Run = { settings, log }
+  const kinds = sortByKind(objects, run)
+  const inventory = readInventory(kinds, run)
+
+  const virtualServices = readAll(kinds, 'VirtualService', (object): VirtualService | null =>
+    readVirtualService(object, run),
+  )
+  const destinationRules = readAll(kinds, 'DestinationRule', (object): DestinationRule | null =>
+    readDestinationRule(object, run),
+  )
+  const peers = readAll(kinds, 'PeerAuthentication', (object): PeerAuthentication | null =>
+    readPeerAuthentication(object, run),
+  )
+  const authorizations = readAll(kinds, 'AuthorizationPolicy', (object): AuthorizationPolicy | null =>
+    readAuthorizationPolicy(object, run),
+  )
+
+  const merged = mergeRules(destinationRules, run)
+  virtualServices.sort((a, b) => compareAge(a.object, b.object))
+  const { traffic, scopeOf } = buildScopes(inventory, { virtualServices, destinationRules: merged }, run)
+  const peerPolicies = buildPeerPolicies(peers, inventory, run)
+  const selected = selectPolicies(authorizations, inventory, run)
+  reportUnusedHosts(virtualServices, destinationRules, inventory, run)
+  reportEmptySubsets(merged, inventory, run)
+
+  const workloads = inventory.members.map((member): Workload => {
+    const keys = [...(peerPolicies.keysOf.get(member.uid) ?? []), ...(selected.get(member.uid) ?? [])]
+    return { ...member.workload, policies: keys.sort(compareText) }
+  })
+  const policies = [...peerPolicies.policies, ...authorizations.map(({ policy }) => policy)]
+  policies.sort((a, b) => compareText(a.key, b.key))
+  const state = { workloads, services: inventory.services, policies, traffic, pods: localPods(inventory, scopeOf) }
+  return { state, messages: log.sorted() }
+}
+
+type ObjectsByKind = ReadonlyMap<string, readonly MeshObject[]>
+
+/** Objects that the mesh reads, by kind; each object once, in the order of its keys. */
+function sortByKind(objects: readonly MeshObject[], run: Run): ObjectsByKind {
+  const byKind = new Map<string, MeshObject[]>()
+  const known = new Map<string, MeshObject>()
+  for (const object of [...objects].sort(compareObjects)) {
+    if (!checkKind(object, run)) continue
+    const twin = known.get(object.key)
+    if (twin !== undefined) {
+      run.log.add(object, [], findings.duplicateObject(placeOf(twin)))
+      continue
+    }
+    known.set(object.key, object)
+    const list = byKind.get(object.kind)
+    if (list === undefined) byKind.set(object.kind, [object])
+    else list.push(object)
+  }
+  return byKind
+}
+
+function compareObjects(a: MeshObject, b: MeshObject): number {
+  const [first, second] = [a.positionOf([]), b.positionOf([])]
+  return (
+    compareText(a.key, b.key) ||
+    compareText(first?.file ?? '', second?.file ?? '') ||
+    (first?.line ?? 0) - (second?.line ?? 0) ||
+    compareText(a.apiVersion, b.apiVersion)
+  )
+}
+
+function placeOf(object: MeshObject): string {
+  const position = object.positionOf([])
+  return position === null ? object.apiVersion : `${position.file}:${position.line}`
+}
+
+/** The normal forms of one kind, without those that have errors. */
+function readAll<T>(kinds: ObjectsByKind, kind: string, read: (object: MeshObject) => T | null): T[] {
+  const result: T[] = []
+  for (const object of kinds.get(kind) ?? []) {
+    const one = read(object)
+    if (one !== null) result.push(one)
+  }
+  return result
+}
+
+function readInventory(kinds: ObjectsByKind, run: Run): Inventory {
+  const namespaces = (kinds.get('Namespace') ?? []).filter((object) => isMeshNamespace(object, run))
+  return buildInventory(
+    {
+      meshNamespaces: new Set(namespaces.map((object) => object.name)),
+      localities: new Map((kinds.get('Node') ?? []).map((node) => [node.name, localityOf(node)])),
+      pods: readAll(kinds, 'Pod', (object): Pod | null => readPod(object, run)),
+      services: readAll(kinds, 'Service', (object): CoreService | null => readService(object, run)),
+      slices: readAll(kinds, 'EndpointSlice', (object): EndpointSlice | null => readEndpointSlice(object, run)),
+    },
+    run,
+  )
+}
+
+/** What the agents of the enrolled pods' nodes are told. */
+function localPods(inventory: Inventory, scopeOf: ReadonlyMap<string, string>): NodePod[] {
+  const pods: NodePod[] = []
+  for (const member of inventory.members) {
+    if (!member.isEnrolled) continue
+    const netns = member.object?.annotations[NETNS_ANNOTATION] ?? ''
+    pods.push({ node: member.workload.node, pod: { uid: member.uid, netns, scope: scopeOf.get(member.uid)! } })
+  }
+  return pods
+}
+
+// --- rules that miss their target ---
+
+function reportUnusedHosts(
+  virtualServices: readonly VirtualService[],
+  rules: readonly DestinationRule[],
+  inventory: Inventory,
+  run: Run,
+): void {
+  const { hosts } = inventory
+  const isKnown = (host: string): boolean =>
+    isWildcard(host) ? [...hosts].some((one) => wildcardCovers(host, one)) : hosts.has(host)
+  const fix = (written: string, host: string): string =>
+    unknownHostFix(written, host, hosts, run.settings.clusterDomain)
+  for (const rule of virtualServices) {
+    rule.hosts.forEach((host, i) => {
+      if (isKnown(host)) return
+      run.log.add(
+        rule.object,
+        ['spec', 'hosts', i],
+        findings.hostWithoutService(host, fix(rule.writtenHosts[i]!, host)),
+      )
+    })
+  }
+  for (const { object, host, writtenHost } of rules) {
+    if (!isKnown(host)) run.log.add(object, ['spec', 'host'], findings.ruleHostUnknown(host, fix(writtenHost, host)))
+  }
+}
+
+function reportEmptySubsets(rules: readonly MergedRule[], inventory: Inventory, run: Run): void {
+  for (const rule of rules) {
+    const covered = inventory.services.filter((service) =>
+      isWildcard(rule.host) ? wildcardCovers(rule.host, service.hostname) : service.hostname === rule.host,
+    )
+    if (covered.length === 0) continue
+    const members = covered.flatMap((service) => inventory.membersOf.get(service.key) ?? [])
+    for (const subset of rule.subsets.values()) {
+      if (members.some((member) => selects(subset.labels, member.labels))) continue
+      run.log.add(subset.object, ['spec', 'subsets', subset.index, 'labels'], findings.subsetEmpty(subset.name))
+    }
+  }
+}

@@ -1,0 +1,281 @@
+/**
+ * Kubernetes' own kinds, as far as the mesh needs them: shapes and normal forms of Namespace, Node, Pod, Service and
+ * EndpointSlice. How they become workloads and services is in workloads.ts and services.ts.
+ */
+import { canonicalAddress } from '../base/address.ts'
+import type { Protocol } from '../model/service.ts'
+import type { Locality } from '../model/workload.ts'
+import { findings, quote } from './messages.ts'
+import type { MeshObject } from './object.ts'
+import { isTree, own } from './object.ts'
+import { protocolOfPort, protocolOfWord } from './protocol.ts'
+import { Cursor, flag, integer, list, map, openObject, port, required, type Shape, text } from './schema.ts'
+import { type Selector, selectorOf } from './selector.ts'
+import type { Run } from './settings.ts'
+
+/** Text that is an IP address, in canonical form. */
+const address: Shape<string | null> = {
+  absent: null,
+  isRequired: false,
+  read(value, cursor) {
+    const written = text.read(value, cursor)
+    if (written === null || written === '') return null
+    const canonical = canonicalAddress(written)
+    if (canonical === null) cursor.reject(`${quote(written)} is not an IP address.`, 'Write an IPv4 or IPv6 address.')
+    return canonical
+  },
+}
+
+// --- Namespace ---
+
+/** What to do with the pods of a namespace. */
+export function isMeshNamespace(object: MeshObject, run: Run): boolean {
+  const value = object.labels['weft.dev/mesh']
+  if (value !== undefined && value !== 'enabled' && value !== 'disabled') {
+    run.log.add(object, ['metadata', 'labels', 'weft.dev/mesh'], findings.badMeshLabel(value, '"enabled"'))
+  }
+  return value === 'enabled'
+}
+
+// --- Node ---
+
+/** Where a node stands, from its topology labels. */
+export function localityOf(node: MeshObject): Locality {
+  return {
+    region: node.labels['topology.kubernetes.io/region'] ?? '',
+    zone: node.labels['topology.kubernetes.io/zone'] ?? '',
+    subzone: node.labels['topology.istio.io/subzone'] ?? '',
+  }
+}
+
+// --- Pod ---
+
+const podSpec = openObject({
+  nodeName: text,
+  serviceAccountName: text,
+  hostNetwork: flag,
+  containers: list(openObject({ ports: list(openObject({ name: text, containerPort: required(port) })) })),
+})
+
+const podStatus = openObject({
+  phase: text,
+  podIP: address,
+  podIPs: list(openObject({ ip: address })),
+  conditions: list(openObject({ type: required(text), status: required(text) })),
+})
+
+export interface Pod {
+  readonly object: MeshObject
+  readonly node: string
+  readonly serviceAccount: string
+  readonly isHostNetwork: boolean
+  /** Canonical, the preferred one first; empty when the pod has none yet. */
+  readonly addresses: readonly string[]
+  readonly isReady: boolean
+  /** Named container ports. */
+  readonly ports: ReadonlyMap<string, number>
+  /** Kind and name of the controller that owns it; null for a bare pod. */
+  readonly owner: { readonly kind: string; readonly name: string } | null
+}
+
+/** Reads a pod; null when it has errors (reported) or has finished. */
+export function readPod(object: MeshObject, run: Run): Pod | null {
+  const cursor = new Cursor(run.log, object)
+  const spec = podSpec.read(object.spec ?? {}, cursor.at('spec'))
+  const status = podStatus.read(object.status ?? {}, cursor.at('status'))
+  if (spec === null || status === null || run.log.hasError(object)) return null
+  if (status.phase === 'Succeeded' || status.phase === 'Failed') return null
+  const addresses = new Set<string>()
+  if (status.podIP !== null) addresses.add(status.podIP)
+  for (const { ip } of status.podIPs) if (ip !== null) addresses.add(ip)
+  const ports = new Map<string, number>()
+  for (const container of spec.containers) {
+    for (const { name, containerPort } of container.ports)
+      if (name !== null && name !== '') ports.set(name, containerPort)
+  }
+  const ready = status.conditions.find((condition) => condition.type === 'Ready')
+  // Without a kubelet (a directory of YAML) there is no condition: such a pod is taken as ready once it has an address.
+  const isReady =
+    (ready === undefined || ready.status === 'True') && status.phase !== 'Pending' && !isTerminating(object)
+  return {
+    object,
+    node: spec.nodeName ?? '',
+    serviceAccount:
+      spec.serviceAccountName === null || spec.serviceAccountName === '' ? 'default' : spec.serviceAccountName,
+    isHostNetwork: spec.hostNetwork === true,
+    addresses: [...addresses],
+    isReady,
+    ports,
+    owner: ownerOf(object),
+  }
+}
+
+/** True when deletion has begun: the pod finishes what it has and takes nothing new. */
+export function isTerminating(object: MeshObject): boolean {
+  const metadata = isTree(object.raw) ? own(object.raw, 'metadata') : undefined
+  return isTree(metadata) && own(metadata, 'deletionTimestamp') !== undefined
+}
+
+function ownerOf(object: MeshObject): Pod['owner'] {
+  const metadata = isTree(object.raw) ? own(object.raw, 'metadata') : undefined
+  const owners = isTree(metadata) ? own(metadata, 'ownerReferences') : undefined
+  if (!Array.isArray(owners)) return null
+  const trees = owners.filter(isTree)
+  const owner = trees.find((reference) => own(reference, 'controller') === true) ?? trees[0]
+  if (owner === undefined) return null
+  const [kind, name] = [own(owner, 'kind'), own(owner, 'name')]
+  return typeof kind === 'string' && typeof name === 'string' ? { kind, name } : null
+}
+
+// --- Service ---
+
+/** A port number, or the name of a container port. */
+const targetPort: Shape<number | string | null> = {
+  absent: null,
+  isRequired: false,
+  read: (value, cursor) => (typeof value === 'string' ? value : port.read(value, cursor)),
+}
+
+const serviceSpec = openObject({
+  type: text,
+  clusterIP: text,
+  clusterIPs: list(text),
+  selector: map(text),
+  ports: list(openObject({ name: text, port: required(port), targetPort, protocol: text, appProtocol: text })),
+})
+
+export interface CoreServicePort {
+  readonly number: number
+  readonly name: string
+  readonly targetPort: number | string
+  /** `TCP`, `UDP` or `SCTP`. */
+  readonly transport: string
+  readonly protocol: Protocol
+}
+
+export interface CoreService {
+  readonly object: MeshObject
+  readonly addresses: readonly string[]
+  readonly ports: readonly CoreServicePort[]
+  /** Null when endpoints are not made from a selector. */
+  readonly selector: Selector | null
+}
+
+/** Reads a service; null when it has errors or is of no use to the mesh (both reported). */
+export function readService(object: MeshObject, run: Run): CoreService | null {
+  const cursor = new Cursor(run.log, object)
+  const specCursor = cursor.at('spec')
+  const spec = serviceSpec.read(object.spec ?? {}, specCursor)
+  if (spec === null || run.log.hasError(object)) return null
+  if (spec.type === 'ExternalName') {
+    specCursor.at('type').report(findings.externalName())
+    return null
+  }
+  const addresses = virtualIps(spec.clusterIP, spec.clusterIPs, specCursor)
+  const numbers = new Set<string>()
+  const ports = spec.ports.map((written, i): CoreServicePort => {
+    const place = specCursor.at('ports', i)
+    const transport = written.protocol ?? 'TCP'
+    const key = `${transport}/${written.port}`
+    if (numbers.has(key)) place.reject(`Port ${written.port} is listed twice.`, 'Remove one.')
+    numbers.add(key)
+    const protocol = protocolOfPort(transport, written.appProtocol ?? '', written.name ?? '', written.port)
+    if (written.appProtocol !== null && protocolOfWord(written.appProtocol) === null) {
+      place.at('appProtocol').report(findings.appProtocolUnknown(written.appProtocol))
+    }
+    return {
+      number: written.port,
+      name: written.name ?? '',
+      targetPort: written.targetPort ?? written.port,
+      transport,
+      protocol,
+    }
+  })
+  if (run.log.hasError(object)) return null
+  const selector = spec.selector.size === 0 ? null : selectorOf(spec.selector)
+  return { object, addresses, ports, selector }
+}
+
+function virtualIps(clusterIp: string | null, clusterIps: readonly string[], cursor: Cursor): readonly string[] {
+  const written = clusterIps.length > 0 ? clusterIps : clusterIp === null ? [] : [clusterIp]
+  if (written.includes('None')) return []
+  const addresses = new Set<string>()
+  for (const one of written) {
+    if (one === '') continue
+    const canonical = canonicalAddress(one)
+    const place = cursor.at(clusterIps.length > 0 ? 'clusterIPs' : 'clusterIP')
+    if (canonical === null) place.reject(`${quote(one)} is not an IP address.`, 'Write an address, or "None".')
+    else addresses.add(canonical)
+  }
+  if (written.every((one) => one === '')) cursor.report(findings.noVirtualIp())
+  return [...addresses]
+}
+
+// --- EndpointSlice ---
+
+const condition = openObject({ ready: flag, serving: flag, terminating: flag })
+
+const slice = openObject({
+  endpoints: list(
+    openObject({
+      addresses: required(list(text)),
+      conditions: condition,
+      targetRef: openObject({ kind: text, name: text, namespace: text }),
+      nodeName: text,
+      zone: text,
+    }),
+  ),
+  ports: list(openObject({ name: text, port: integer(1, 65_535), protocol: text })),
+  addressType: text,
+})
+
+export interface SliceEndpoint {
+  readonly address: string
+  /** Name of the pod, empty when the endpoint is none. */
+  readonly pod: string
+  readonly isReady: boolean
+  readonly node: string
+  readonly zone: string
+}
+
+export interface EndpointSlice {
+  readonly object: MeshObject
+  /** Name of the service in the same namespace. */
+  readonly service: string
+  readonly endpoints: readonly SliceEndpoint[]
+  /** Target ports by service port name and transport (`http/TCP`). */
+  readonly ports: ReadonlyMap<string, number>
+}
+
+/** Reads a slice; null when it has errors or no service (both reported). */
+export function readEndpointSlice(object: MeshObject, run: Run): EndpointSlice | null {
+  const cursor = new Cursor(run.log, object)
+  const content = slice.read(object.raw, cursor)
+  const service = object.labels['kubernetes.io/service-name'] ?? ''
+  if (service === '') cursor.at('metadata', 'labels').report(findings.sliceWithoutService())
+  if (content === null || service === '' || content.addressType === 'FQDN') return null
+  const endpoints: SliceEndpoint[] = []
+  content.endpoints.forEach((endpoint, i) => {
+    // Every address of one endpoint leads to the same pod; Kubernetes itself writes one.
+    for (const [j, written] of endpoint.addresses.entries()) {
+      const canonical = canonicalAddress(written)
+      const place = cursor.at('endpoints', i, 'addresses', j)
+      if (canonical === null) place.reject(`${quote(written)} is not an IP address.`, 'Write an IPv4 or IPv6 address.')
+      else {
+        endpoints.push({
+          address: canonical,
+          pod: endpoint.targetRef?.kind === 'Pod' ? (endpoint.targetRef.name ?? '') : '',
+          isReady: endpoint.conditions?.ready !== false && endpoint.conditions?.terminating !== true,
+          node: endpoint.nodeName ?? '',
+          zone: endpoint.zone ?? '',
+        })
+      }
+    }
+  })
+  if (run.log.hasError(object)) return null
+  const ports = new Map<string, number>()
+  for (const { name, port: number, protocol } of content.ports) {
+    if (number !== null) ports.set(`${name ?? ''}/${protocol ?? 'TCP'}`, number)
+  }
+  return { object, service, endpoints, ports }
+}

@@ -1,0 +1,124 @@
+/**
+ * The traffic rules as one kind of client sees them: which VirtualService and which DestinationRule it follows for a
+ * service. Visibility (exportTo), order and look-up levels of the API are decided here and nowhere else.
+ */
+import type { Service } from '../model/service.ts'
+import type { MergedRule } from './destination-rule.ts'
+import { isPrivate, isVisible, isWildcard, wildcardCovers } from './hosts.ts'
+import { findings } from './messages.ts'
+import { compareAge } from './object.ts'
+import type { Run } from './settings.ts'
+import type { ClientCondition, VirtualService } from './virtual-service.ts'
+
+/** Clients that rules cannot tell apart: a namespace, and which of the rules' label selectors hold for them. */
+export interface Client {
+  /** Empty for clients of a namespace that no rule knows. */
+  readonly namespace: string
+  /** Canonical texts of the selectors that hold. */
+  readonly matching: ReadonlySet<string>
+}
+
+export interface RuleSet {
+  readonly virtualServices: readonly VirtualService[]
+  readonly destinationRules: readonly MergedRule[]
+}
+
+/** How close a VirtualService is to a client; the closest come first. */
+const RANK_PRIVATE = 0
+const RANK_EXPORTED = 1
+const RANK_PUBLIC = 2
+
+export class RuleView {
+  readonly client: Client
+  private readonly rootNamespace: string
+  private readonly byHost = new Map<string, VirtualService>()
+  /** Longest first; of equal ones the first that was listed. */
+  private readonly wildcards: { readonly host: string; readonly rule: VirtualService }[] = []
+  private readonly rulesByNamespace = new Map<string, MergedRule[]>()
+
+  constructor(rules: RuleSet, client: Client, run: Run) {
+    this.client = client
+    this.rootNamespace = run.settings.rootNamespace
+    const ranks = new Map<string, number>()
+    for (const { rule, rank } of orderFor(client.namespace, rules.virtualServices)) {
+      rule.hosts.forEach((host, i) => {
+        const winner = this.byHost.get(host)
+        if (winner === undefined) {
+          this.byHost.set(host, rule)
+          ranks.set(host, rank)
+          if (isWildcard(host)) this.wildcards.push({ host, rule })
+        } else if (ranks.get(host) === rank && winner !== rule) {
+          run.log.add(rule.object, ['spec', 'hosts', i], findings.hostTaken(host, winner.object.key))
+        }
+      })
+    }
+    this.wildcards.sort((a, b) => b.host.length - a.host.length)
+    for (const rule of rules.destinationRules) {
+      const list = this.rulesByNamespace.get(rule.namespace)
+      if (list === undefined) this.rulesByNamespace.set(rule.namespace, [rule])
+      else list.push(rule)
+    }
+  }
+
+  /** The VirtualService that governs a service: for its very host, else the most specific wildcard. */
+  virtualServiceOf(service: Service): VirtualService | null {
+    const exact = this.byHost.get(service.hostname)
+    if (exact !== undefined) return exact
+    return this.wildcards.find(({ host }) => wildcardCovers(host, service.hostname))?.rule ?? null
+  }
+
+  /** The DestinationRule for a service: of the client's namespace, else the service's, else the root namespace. */
+  destinationRuleOf(service: Service): MergedRule | null {
+    const { namespace } = this.client
+    const isRoot = namespace === this.rootNamespace
+    const own = this.visibleRules(namespace).filter((rule) => !isRoot || isPrivate(rule.visibility, namespace))
+    return (
+      this.mostSpecific(own, service.hostname) ??
+      this.mostSpecific(this.visibleRules(service.namespace), service.hostname) ??
+      this.mostSpecific(this.visibleRules(this.rootNamespace), service.hostname)
+    )
+  }
+
+  /** True when a match is meant for this client. */
+  holds(condition: ClientCondition): boolean {
+    if (condition.namespace !== null && condition.namespace !== this.client.namespace) return false
+    return condition.labels.text === '' || this.client.matching.has(condition.labels.text)
+  }
+
+  private visibleRules(namespace: string): readonly MergedRule[] {
+    const rules = this.rulesByNamespace.get(namespace) ?? []
+    return rules.filter((rule) => {
+      if (!isVisible(rule.visibility, this.client.namespace)) return false
+      if (rule.clients.text === '') return true
+      return rule.namespace === this.client.namespace && this.client.matching.has(rule.clients.text)
+    })
+  }
+
+  /** Exact host, else the longest wildcard; of rules for one host, one that selects its clients, else the oldest. */
+  private mostSpecific(rules: readonly MergedRule[], hostname: string): MergedRule | null {
+    let best: MergedRule | null = null
+    for (const rule of rules) {
+      if (rule.host !== hostname && !(isWildcard(rule.host) && wildcardCovers(rule.host, hostname))) continue
+      if (best === null || isMoreSpecific(rule, best)) best = rule
+    }
+    return best
+  }
+}
+
+function isMoreSpecific(rule: MergedRule, best: MergedRule): boolean {
+  if (rule.host === best.host) return rule.clients.text !== '' && best.clients.text === ''
+  if (isWildcard(rule.host) !== isWildcard(best.host)) return isWildcard(best.host)
+  return rule.host.length > best.host.length
+}
+
+/** The visible ones: private to the namespace, exported to it by name, public; each oldest first. */
+function orderFor(namespace: string, rules: readonly VirtualService[]): { rule: VirtualService; rank: number }[] {
+  const visible: { rule: VirtualService; rank: number }[] = []
+  for (const rule of rules) {
+    const { visibility, object } = rule
+    if (!isVisible(visibility, namespace)) continue
+    const isOwn = object.namespace === namespace && isPrivate(visibility, namespace)
+    visible.push({ rule, rank: visibility.isPublic ? RANK_PUBLIC : isOwn ? RANK_PRIVATE : RANK_EXPORTED })
+  }
+  return visible.sort((a, b) => a.rank - b.rank || compareAge(a.rule.object, b.rule.object))
+}

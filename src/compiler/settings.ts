@@ -1,0 +1,19 @@
+/** What the compiler must know of the installation, and what it hands from part to part. */
+import type { MessageLog } from './messages.ts'
+
+export interface CompileSettings {
+  /** Trust domain of the mesh's identities: `cluster.local`. */
+  readonly trustDomain: string
+  /** DNS suffix of services: `cluster.local`. */
+  readonly clusterDomain: string
+  /** Namespace whose rules hold for the whole mesh: `istio-system`. */
+  readonly rootNamespace: string
+  /** First part of workload uids: `Kubernetes`. */
+  readonly clusterId: string
+}
+
+/** The settings and where messages go: what every part of a compile run takes. */
+export interface Run {
+  readonly settings: CompileSettings
+  readonly log: MessageLog
+}
