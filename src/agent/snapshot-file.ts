@@ -5,10 +5,11 @@
  * read and survives an upgrade of the agent. Written to a neighbour and renamed: never half a file. Mode 0600: it tells
  * who may talk to whom.
  */
-import { mkdir, open, readFile, rename } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { describeError, WeftError } from '../base/errors.ts'
+import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
+import { makePrivateDirectory, writeFileAtomically } from '../security/credential-files.ts'
 import { isResourceType } from '../wire/discovery.ts'
 import { decodeResource } from '../wire/mesh-codec.ts'
 import type { ResourceStore } from './resource-store.ts'
@@ -41,23 +42,8 @@ export async function writeSnapshot(path: string, node: string, store: ResourceS
     }),
   )
   const file: SnapshotFile = { format: FORMAT, node, resources }
-  try {
-    await mkdir(dirname(path), { recursive: true, mode: 0o700 })
-    const handle = await open(`${path}.new`, 'w', 0o600)
-    try {
-      await handle.writeFile(JSON.stringify(file))
-      await handle.sync()
-    } finally {
-      await handle.close()
-    }
-    await rename(`${path}.new`, path)
-  } catch (error) {
-    throw new WeftError(
-      'WEFT_SYSCALL',
-      `the snapshot ${path} cannot be written: a restart without controller would begin empty`,
-      error,
-    )
-  }
+  await makePrivateDirectory(dirname(path))
+  await writeFileAtomically(path, JSON.stringify(file), 0o600)
 }
 
 /** Puts what the file holds into the store; returns the number of resources. A file that is not usable counts as none. */

@@ -6,17 +6,11 @@
  */
 import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
+import type { MeshState } from '../compiler/compile.ts'
 import type { ResourceType } from '../wire/discovery.ts'
 import type { DiscoveryStream } from '../wire/server.ts'
 import { AgentSession, type AgentStatus } from './agent-session.ts'
-import {
-  type Difference,
-  differenceOf,
-  type PublishedState,
-  type ResourceMap,
-  ResourceSet,
-  type SentMap,
-} from './resource-set.ts'
+import { type Difference, differenceOf, type ResourceMap, ResourceSet, type SentMap } from './resource-set.ts'
 
 export class Publisher {
   private readonly log: Logger
@@ -40,7 +34,7 @@ export class Publisher {
   }
 
   /** Makes `state` the newest generation and tells every agent what changed for it. */
-  publish(state: PublishedState): void {
+  publish(state: MeshState): void {
     this.set = this.set.next(state)
     for (const problem of this.set.problems) {
       this.log.error(`a resource cannot be published, its last good version stays in force: ${problem}`)

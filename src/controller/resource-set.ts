@@ -7,10 +7,7 @@
  */
 import { createHash } from 'node:crypto'
 import { describeError } from '../base/errors.ts'
-import type { Policy } from '../model/policy.ts'
-import type { Traffic } from '../model/route.ts'
-import type { Service } from '../model/service.ts'
-import type { LocalPod, Workload } from '../model/workload.ts'
+import type { MeshState } from '../compiler/compile.ts'
 import {
   type ResourceType,
   TYPE_ADDRESS,
@@ -27,15 +24,6 @@ import {
   encodeTraffic,
   encodeWorkload,
 } from '../wire/mesh-codec.ts'
-
-/** What the compiler makes of the users' objects, as far as agents are told. */
-export interface PublishedState {
-  readonly workloads: readonly Workload[]
-  readonly services: readonly Service[]
-  readonly policies: readonly Policy[]
-  readonly traffic: readonly Traffic[]
-  readonly pods: readonly (LocalPod & { readonly node: string })[]
-}
 
 export interface VersionedResource extends EncodedResource {
   readonly version: string
@@ -94,7 +82,7 @@ export class ResourceSet {
     generation: number,
     entries: ReadonlyMap<string, Entry>,
     problems: readonly string[],
-    pods: PublishedState['pods'],
+    pods: MeshState['pods'],
     previous: ResourceSet | null,
   ) {
     this.generation = generation
@@ -110,7 +98,7 @@ export class ResourceSet {
   }
 
   /** The next generation. Objects that are the very ones of this generation are not encoded again. */
-  next(state: PublishedState): ResourceSet {
+  next(state: MeshState): ResourceSet {
     const entries = new Map<string, Entry>()
     const problems: string[] = []
     const add = <T extends object>(
@@ -130,7 +118,7 @@ export class ResourceSet {
     for (const service of state.services) add([TYPE_ADDRESS], service.key, service, '', encodeService)
     for (const policy of state.policies) add([TYPE_AUTHORIZATION, TYPE_POLICY], policy.key, policy, '', encodePolicy)
     for (const traffic of state.traffic) add([TYPE_TRAFFIC], traffic.key, traffic, traffic.scope, encodeTraffic)
-    for (const pod of state.pods) add([TYPE_LOCAL_POD], pod.uid, pod, pod.node, encodePod)
+    for (const { node, pod } of state.pods) add([TYPE_LOCAL_POD], pod.uid, pod, node, encodePod)
     return new ResourceSet(this.generation + 1, entries, problems, state.pods, this)
   }
 
@@ -157,12 +145,12 @@ function groupEntries(entries: ReadonlyMap<string, Entry>): Map<string, Map<stri
   return groups
 }
 
-function indexScopes(pods: PublishedState['pods']): ReadonlyMap<string, ReadonlySet<string>> {
+function indexScopes(pods: MeshState['pods']): ReadonlyMap<string, ReadonlySet<string>> {
   const scopesByNode = new Map<string, Set<string>>()
-  for (const { node, scope } of pods) {
+  for (const { node, pod } of pods) {
     const scopes = scopesByNode.get(node)
-    if (scopes === undefined) scopesByNode.set(node, new Set([scope]))
-    else scopes.add(scope)
+    if (scopes === undefined) scopesByNode.set(node, new Set([pod.scope]))
+    else scopes.add(pod.scope)
   }
   return scopesByNode
 }

@@ -61,10 +61,10 @@ function identitiesOf(x509: X509Certificate): string[] {
   return uriNames(x509.subjectAltName ?? '').filter(isMeshIdentity)
 }
 
-/** True for `spiffe://<trust domain>/ns/<ns>/sa/<sa>` and `spiffe://<trust domain>/node/<name>`. */
+/** True for `spiffe://<trust domain>/ns/<ns>/sa/<sa>`, `.../node/<name>` and `.../controller`. */
 export function isMeshIdentity(uri: string): boolean {
   if (!isSpiffeId(uri)) return false
   if (parseIdentity(uri) !== null) return true
   const pieces = uri.slice('spiffe://'.length).split('/')
-  return pieces.length === 3 && pieces[1] === 'node'
+  return (pieces.length === 3 && pieces[1] === 'node') || (pieces.length === 2 && pieces[1] === 'controller')
 }

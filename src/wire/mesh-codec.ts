@@ -131,7 +131,8 @@ function decodeByType(typeUrl: ResourceType, name: string, bytes: Uint8Array): R
       const message = decodeBytes(LOCAL_POD, bytes, checks)
       const value: LocalPod = {
         uid: checks.required('uid', message.uid),
-        netns: checks.required('netns', message.netns),
+        // Empty where the agent finds the pod by itself.
+        netns: checks.text('netns', message.netns),
         scope: checks.required('scope', message.scope),
       }
       return { kind: 'pod', name: value.uid, value }

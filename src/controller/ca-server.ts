@@ -1,0 +1,110 @@
+/**
+ * CreateCertificate: decides who may have which certificate.
+ *
+ * The caller is a node (from its TLS certificate). It may have its own identity, and those of workloads that run on it;
+ * anything else is PERMISSION_DENIED and logged. One compromised node can thus act for its own pods and for nobody else.
+ */
+import { describeError, WeftError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
+import { formatIdentity, formatNodeIdentity } from '../model/identity.ts'
+import type { Workload } from '../model/workload.ts'
+import { parseCertificates } from '../security/certificate.ts'
+import { CallError, STATUS_INVALID_ARGUMENT, STATUS_PERMISSION_DENIED } from '../wire/channel.ts'
+import type { Peer, SigningRequest } from '../wire/server.ts'
+import type { CertificateAuthority } from './authority.ts'
+import { nodeOf } from './peer-node.ts'
+
+export interface CertificateServerOptions {
+  readonly authority: CertificateAuthority
+  readonly trustDomain: string
+  /** Longest and default lifetime of a workload's certificate. */
+  readonly workloadLifetimeMs: number
+  /** The same of a node's own. */
+  readonly nodeLifetimeMs: number
+  readonly log: Logger
+  readonly now: () => number
+}
+
+export interface CertificateStatus {
+  readonly issued: number
+  readonly denied: number
+}
+
+export class CertificateServer {
+  private readonly options: CertificateServerOptions
+  private identitiesByNode: ReadonlyMap<string, ReadonlySet<string>> = new Map()
+  private issued = 0
+  private denied = 0
+
+  constructor(options: CertificateServerOptions) {
+    this.options = options
+  }
+
+  /** From now on these workloads decide who may have what. */
+  setWorkloads(workloads: readonly Workload[]): void {
+    const identitiesByNode = new Map<string, Set<string>>()
+    for (const { node, trustDomain, namespace, serviceAccount } of workloads) {
+      if (node === '') continue
+      const identity = formatIdentity(trustDomain, namespace, serviceAccount)
+      const identities = identitiesByNode.get(node)
+      if (identities === undefined) identitiesByNode.set(node, new Set([identity]))
+      else identities.add(identity)
+    }
+    this.identitiesByNode = identitiesByNode
+  }
+
+  /** Answers one request: PEM texts of leaf, intermediates and, last, the trusted roots. Throws CallError. */
+  async sign(request: SigningRequest, peer: Peer): Promise<readonly string[]> {
+    const { authority, trustDomain, nodeLifetimeMs, workloadLifetimeMs, log } = this.options
+    let node = ''
+    try {
+      node = nodeOf(peer, trustDomain, this.options.now())
+      const identity = this.requestedIdentity(request)
+      const isOwn = identity === formatNodeIdentity(trustDomain, node)
+      if (!isOwn && this.identitiesByNode.get(node)?.has(identity) !== true) {
+        throw new CallError(STATUS_PERMISSION_DENIED, `no workload of node ${node} has the identity ${identity}`)
+      }
+      const longestMs = isOwn ? nodeLifetimeMs : workloadLifetimeMs
+      const lifetimeMs = request.validitySeconds === 0 ? longestMs : Math.min(longestMs, request.validitySeconds * 1000)
+      const chain = invalidArgument(() => authority.sign(request.csr, identity, lifetimeMs))
+      this.issued++
+      log.debug('certificate issued', { node, identity, lifetimeMs })
+      return [...parseCertificates(chain, 'the issued chain').map((certificate) => certificate.pem), authority.bundle]
+    } catch (error) {
+      this.denied++
+      log.warn('certificate refused', { node, peer: peer.address, reason: describeError(error) })
+      throw error
+    }
+  }
+
+  status(): CertificateStatus {
+    return { issued: this.issued, denied: this.denied }
+  }
+
+  /** The one identity asked for: by the request, and, if it says so, by the call. */
+  private requestedIdentity(request: SigningRequest): string {
+    const identities = invalidArgument(() => this.options.authority.identitiesIn(request.csr))
+    const [identity] = identities
+    if (identity === undefined || identities.length > 1) {
+      throw new CallError(STATUS_INVALID_ARGUMENT, `the request names ${identities.length} SPIFFE identities, not one`)
+    }
+    const { impersonatedIdentity } = request
+    if (impersonatedIdentity !== null && impersonatedIdentity !== identity) {
+      throw new CallError(
+        STATUS_INVALID_ARGUMENT,
+        `the request is for ${identity}, the call for ${impersonatedIdentity}`,
+      )
+    }
+    return identity
+  }
+}
+
+/** What the request itself brought about is the caller's mistake, not ours. */
+function invalidArgument<T>(action: () => T): T {
+  try {
+    return action()
+  } catch (error) {
+    if (error instanceof WeftError) throw new CallError(STATUS_INVALID_ARGUMENT, describeError(error))
+    throw error
+  }
+}
