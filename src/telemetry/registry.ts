@@ -1,0 +1,313 @@
+/**
+ * All metrics of a node, as Prometheus text: the mesh's families, gathered from the reports of the data workers, and
+ * the agent's own.
+ *
+ * The agent's own are prom-client's. The mesh's are kept and written here, because they arrive as finished histograms,
+ * which prom-client cannot take, and because 25 labels on 66 lines per series are worth rendering once and not at
+ * every scrape.
+ */
+import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client'
+import {
+  BUCKET_BOUNDS,
+  type CounterFamily,
+  HISTOGRAM_SUM,
+  type HistogramFamily,
+  HTTP_COUNTERS,
+  HTTP_HISTOGRAMS,
+  HTTP_LABELS,
+  HTTP_WIDTH,
+  TCP_COUNTERS,
+  TCP_LABELS,
+  TCP_WIDTH,
+} from './catalogue.ts'
+import type { MetricsReport, SeriesDescription } from './report.ts'
+
+/** Series that only dead workers counted are shown this long, then given up like any idle edge. */
+const ORPHAN_MS = 3_600_000
+
+/** Text is handed out in pieces of about this size, so that a scrape of many series never builds one huge string. */
+const CHUNK_CHARACTERS = 65_536
+
+const BUCKET_SUFFIXES: readonly string[] = [...BUCKET_BOUNDS.map(String), '+Inf'].map((bound) => `,le="${bound}"} `)
+
+/** The agent's own state at the time of a scrape. Plain data. */
+export interface AgentState {
+  readonly enrolledPods: number
+  /** Connections since start. */
+  readonly outboundCaptured: number
+  readonly inboundCaptured: number
+  readonly bypassed: number
+  readonly refused: number
+  /** Open proxied connections by pod (`namespace/name`). */
+  readonly openConnections: ReadonlyMap<string, number>
+  /** Times of expiry by identity. */
+  readonly certificateExpiryMs: ReadonlyMap<string, number>
+  /** Counts up with every configuration put in force. */
+  readonly configVersion: number
+  readonly configRejected: number
+}
+
+export interface RegistrySettings {
+  /** Labels of `istio_build`, by which dashboards show versions. */
+  readonly component: string
+  readonly version: string
+  readonly now: () => number
+}
+
+interface Series {
+  readonly isHttp: boolean
+  /** `name="value",...`, escaped. */
+  readonly labelText: string
+  /** Totals since the series began. */
+  readonly values: Float64Array
+  /** Workers that count on it. */
+  holders: number
+  orphanedAtMs: number
+}
+
+export class MetricsRegistry {
+  readonly contentType: string
+  private readonly now: () => number
+  private readonly own = new Registry()
+  private readonly series = new Map<string, Series>()
+  private readonly workers = new Map<number, Map<number, Series>>()
+  private readonly gauges: AgentGauges
+  private readonly droppedEdges: Counter
+  private readonly foldedOutcomes: Counter
+  private readonly droppedLogLines: Counter
+
+  constructor(settings: RegistrySettings) {
+    this.now = settings.now
+    this.contentType = this.own.contentType
+    collectDefaultMetrics({ register: this.own })
+    this.gauges = new AgentGauges(this.own, settings.now)
+    const registers = [this.own]
+    new Gauge({ name: 'istio_build', help: 'Build of this proxy.', labelNames: ['component', 'tag'], registers }).set(
+      { component: settings.component, tag: settings.version },
+      1,
+    )
+    this.droppedEdges = new Counter({
+      name: 'weft_metrics_edges_dropped_total',
+      help: 'Edges counted under unknown labels because a data worker keeps no more edges.',
+      registers,
+    })
+    this.foldedOutcomes = new Counter({
+      name: 'weft_metrics_outcomes_folded_total',
+      help: 'Outcomes counted under their status class because an edge had too many kinds of them.',
+      registers,
+    })
+    this.droppedLogLines = new Counter({
+      name: 'weft_access_log_lines_dropped_total',
+      help: 'Access log lines dropped because the log was not taken fast enough.',
+      registers,
+    })
+  }
+
+  /** Adds what a worker counted. `worker` is a number that is not used again after `forgetWorker`. */
+  merge(worker: number, report: MetricsReport): void {
+    let known = this.workers.get(worker)
+    if (known === undefined) {
+      known = new Map()
+      this.workers.set(worker, known)
+    }
+    for (const description of report.newSeries) this.hold(known, description)
+    addAll(known, report.httpIds, report.httpValues, HTTP_WIDTH)
+    addAll(known, report.tcpIds, report.tcpValues, TCP_WIDTH)
+    for (const id of report.retired) {
+      const series = known.get(id)
+      known.delete(id)
+      if (series !== undefined && --series.holders === 0) this.series.delete(series.labelText)
+    }
+    this.droppedEdges.inc(report.droppedEdges)
+    this.foldedOutcomes.inc(report.foldedOutcomes)
+    this.droppedLogLines.inc(report.droppedLogLines)
+  }
+
+  /** A worker is gone. What it counted stays: counters never go back while their series lives. */
+  forgetWorker(worker: number): void {
+    for (const series of this.workers.get(worker)?.values() ?? []) {
+      if (--series.holders === 0) series.orphanedAtMs = this.now()
+    }
+    this.workers.delete(worker)
+  }
+
+  private hold(known: Map<number, Series>, description: SeriesDescription): void {
+    const { isHttp, labels } = description
+    const labelText = renderLabels(isHttp ? HTTP_LABELS : TCP_LABELS, labels)
+    let series = this.series.get(labelText)
+    if (series === undefined) {
+      series = {
+        isHttp,
+        labelText,
+        values: new Float64Array(isHttp ? HTTP_WIDTH : TCP_WIDTH),
+        holders: 0,
+        orphanedAtMs: 0,
+      }
+      this.series.set(labelText, series)
+    }
+    series.holders++
+    known.set(description.id, series)
+  }
+
+  // --- rendering ---
+
+  /** The whole text. For many series prefer `chunks`. */
+  async render(state: AgentState): Promise<string> {
+    let text = ''
+    for await (const chunk of this.chunks(state)) text += chunk
+    return text
+  }
+
+  /** The text in pieces; the state is read at the beginning. */
+  async *chunks(state: AgentState): AsyncGenerator<string> {
+    this.gauges.set(state)
+    this.dropOrphans()
+    yield `${await this.own.metrics()}\n`
+    const all = [...this.series.values()]
+    const http = all.filter((series) => series.isHttp)
+    const tcp = all.filter((series) => !series.isHttp)
+    for (const family of HTTP_COUNTERS) yield* counterText(family, http)
+    for (const family of HTTP_HISTOGRAMS) yield* histogramText(family, http)
+    for (const family of TCP_COUNTERS) yield* counterText(family, tcp)
+  }
+
+  private dropOrphans(): void {
+    const nowMs = this.now()
+    for (const [key, series] of this.series) {
+      if (series.holders === 0 && nowMs - series.orphanedAtMs >= ORPHAN_MS) this.series.delete(key)
+    }
+  }
+}
+
+/** The agent's own families; set whole at every scrape, so that what is gone leaves no series behind. */
+class AgentGauges {
+  private readonly now: () => number
+  private readonly enrolledPods: Gauge
+  private readonly captured: Counter<'direction'>
+  private readonly bypassed: Counter
+  private readonly refused: Counter
+  private readonly openConnections: Gauge<'pod'>
+  private readonly certificateExpiry: Gauge<'identity'>
+  private readonly configVersion: Gauge
+  private readonly configRejected: Counter
+
+  constructor(register: Registry, now: () => number) {
+    const registers = [register]
+    this.now = now
+    this.enrolledPods = new Gauge({ name: 'weft_enrolled_pods', help: 'Pods of this node in the mesh.', registers })
+    this.captured = new Counter({
+      name: 'weft_captured_connections_total',
+      help: 'Connections steered to the proxy, by direction.',
+      labelNames: ['direction'],
+      registers,
+    })
+    this.bypassed = new Counter({
+      name: 'weft_bypassed_connections_total',
+      help: 'Connections let by the proxy because something it needs was missing.',
+      registers,
+    })
+    this.refused = new Counter({
+      name: 'weft_refused_connections_total',
+      help: 'Connections refused by the capture because something it needs was missing.',
+      registers,
+    })
+    this.openConnections = new Gauge({
+      name: 'weft_open_connections',
+      help: 'Open proxied connections, by pod.',
+      labelNames: ['pod'],
+      registers,
+    })
+    this.certificateExpiry = new Gauge({
+      name: 'weft_certificate_expiry_seconds',
+      help: 'Seconds until the certificate of an identity expires.',
+      labelNames: ['identity'],
+      registers,
+    })
+    this.configVersion = new Gauge({
+      name: 'weft_config_version',
+      help: 'Version of the configuration in force; counts up with every change.',
+      registers,
+    })
+    this.configRejected = new Counter({
+      name: 'weft_config_rejected_total',
+      help: 'Configuration updates that were not put in force because they were not valid.',
+      registers,
+    })
+  }
+
+  set(state: AgentState): void {
+    this.enrolledPods.set(state.enrolledPods)
+    this.captured.reset()
+    this.captured.inc({ direction: 'outbound' }, state.outboundCaptured)
+    this.captured.inc({ direction: 'inbound' }, state.inboundCaptured)
+    setCounter(this.bypassed, state.bypassed)
+    setCounter(this.refused, state.refused)
+    this.openConnections.reset()
+    for (const [pod, count] of state.openConnections) this.openConnections.set({ pod }, count)
+    this.certificateExpiry.reset()
+    const nowMs = this.now()
+    for (const [identity, expiryMs] of state.certificateExpiryMs) {
+      this.certificateExpiry.set({ identity }, (expiryMs - nowMs) / 1_000)
+    }
+    this.configVersion.set(state.configVersion)
+    setCounter(this.configRejected, state.configRejected)
+  }
+}
+
+/** The total is counted elsewhere; prom-client only shows it. */
+function setCounter(counter: Counter, total: number): void {
+  counter.reset()
+  counter.inc(total)
+}
+
+function addAll(known: Map<number, Series>, ids: Uint32Array, values: Float64Array, width: number): void {
+  for (let i = 0; i < ids.length; i++) {
+    const totals = known.get(ids[i]!)?.values
+    if (totals === undefined) continue
+    for (let j = 0; j < width; j++) totals[j]! += values[i * width + j]!
+  }
+}
+
+function renderLabels(names: readonly string[], values: readonly string[]): string {
+  return names.map((name, index) => `${name}="${escapeLabel(values[index]!)}"`).join(',')
+}
+
+/** Escapes as the Prometheus text format (version 0.0.4) asks: backslash, quote, newline. */
+function escapeLabel(value: string): string {
+  return value.replace(/\\/g, '\\\\').replace(/"/g, '\\"').replace(/\n/g, '\\n')
+}
+
+function* counterText(family: CounterFamily, all: readonly Series[]): Generator<string> {
+  let text = heading(family, 'counter')
+  for (const series of all) {
+    text += `${family.name}{${series.labelText}} ${series.values[family.index]}\n`
+    if (text.length >= CHUNK_CHARACTERS) {
+      yield text
+      text = ''
+    }
+  }
+  yield text
+}
+
+function* histogramText(family: HistogramFamily, all: readonly Series[]): Generator<string> {
+  let text = heading(family, 'histogram')
+  for (const series of all) {
+    const bucketStart = `${family.name}_bucket{${series.labelText}`
+    let total = 0
+    for (let i = 0; i < BUCKET_SUFFIXES.length; i++) {
+      total += series.values[family.index + i]!
+      text += `${bucketStart}${BUCKET_SUFFIXES[i]}${total}\n`
+    }
+    text += `${family.name}_sum{${series.labelText}} ${series.values[family.index + HISTOGRAM_SUM]}\n`
+    text += `${family.name}_count{${series.labelText}} ${total}\n`
+    if (text.length >= CHUNK_CHARACTERS) {
+      yield text
+      text = ''
+    }
+  }
+  yield text
+}
+
+function heading(family: CounterFamily, type: string): string {
+  return `# HELP ${family.name} ${family.help}\n# TYPE ${family.name} ${type}\n`
+}

@@ -1,0 +1,29 @@
+/**
+ * What a data worker hands to the main thread at each collection: increments since the last one, as plain data that can
+ * be posted between threads. Increments, so that a worker that dies takes nothing back that was counted.
+ */
+
+/** Outcomes of an edge are separate series; an id means the same series for the life of the worker. */
+export interface SeriesDescription {
+  readonly id: number
+  readonly isHttp: boolean
+  /** Values for HTTP_LABELS or TCP_LABELS, in that order. */
+  readonly labels: readonly string[]
+}
+
+export interface MetricsReport {
+  /** Series that were not in an earlier report. */
+  readonly newSeries: readonly SeriesDescription[]
+  /** Series of edges that have not been used for long and are given up; their ids do not come again. */
+  readonly retired: readonly number[]
+  /** Ids of the series that changed, and HTTP_WIDTH or TCP_WIDTH numbers for each, in the same order. */
+  readonly httpIds: Uint32Array<ArrayBuffer>
+  readonly httpValues: Float64Array<ArrayBuffer>
+  readonly tcpIds: Uint32Array<ArrayBuffer>
+  readonly tcpValues: Float64Array<ArrayBuffer>
+  /** Edges that were counted as `unknown` because of the limit. */
+  readonly droppedEdges: number
+  /** Outcomes that were counted under their status class because an edge had too many. */
+  readonly foldedOutcomes: number
+  readonly droppedLogLines: number
+}
