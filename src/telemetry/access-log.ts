@@ -47,12 +47,10 @@ const LOG_FLUSH_BYTES = 16_384
 /** Oldest age of a line that waits for more, milliseconds. */
 const LOG_FLUSH_MS = 200
 
-/** Where text goes. As a stream's `write`: false means take no more until `AccessLogWriter.resume`. */
-export interface AccessLogSink {
-  write(text: string): boolean
-}
+/** Where text goes. As a stream's `write`: returning false means take no more until `AccessLog.resume`. */
+export type AccessLogSink = (text: string) => unknown
 
-export class AccessLogWriter {
+export class AccessLog {
   private readonly sink: AccessLogSink
   private lines: string[] = []
   private bytes = 0
@@ -86,7 +84,7 @@ export class AccessLogWriter {
     const text = `${this.lines.join('\n')}\n`
     this.lines = []
     this.bytes = 0
-    this.isBlocked = !this.sink.write(text)
+    this.isBlocked = this.sink(text) === false
   }
 
   /** The sink takes more. */

@@ -25,7 +25,7 @@ import {
   FLAG_UPSTREAM_TIMEOUT,
   type Flag,
 } from '../base/errors.ts'
-import { type AccessLogWriter, formatAccessRecord } from './access-log.ts'
+import { type AccessLog, formatAccessRecord } from './access-log.ts'
 import {
   bucketOf,
   HISTOGRAM_SUM,
@@ -179,15 +179,9 @@ class RecordedEdge implements EdgeMetrics {
   }
 }
 
-export interface WorkerRecorderSettings {
-  /** Where access log lines go; null switches the log off. */
-  readonly accessLog: AccessLogWriter | null
-  readonly now: () => number
-}
-
 export class WorkerRecorder implements Recorder {
   readonly isLogging: boolean
-  private readonly accessLog: AccessLogWriter | null
+  private readonly accessLog: AccessLog | null
   private readonly now: () => number
   private readonly edges = new Map<string, RecordedEdge>()
   private readonly memo = new Map<string, RecordedEdge>()
@@ -200,11 +194,12 @@ export class WorkerRecorder implements Recorder {
   private droppedEdges = 0
   private foldedOutcomes = 0
 
-  constructor(settings: WorkerRecorderSettings) {
-    this.accessLog = settings.accessLog
-    this.isLogging = settings.accessLog !== null
-    this.now = settings.now
-    this.collectedAtMs = settings.now()
+  /** `accessLog` is where lines go; null switches the log off. */
+  constructor(accessLog: AccessLog | null, now: () => number = Date.now) {
+    this.accessLog = accessLog
+    this.isLogging = accessLog !== null
+    this.now = now
+    this.collectedAtMs = now()
   }
 
   log(record: AccessRecord): void {
