@@ -163,7 +163,9 @@ test(`no file is longer than ${LINES_MAX} lines, generated ones excepted`, () =>
 
 test('file names are kebab-case and say what is in them', () => {
   const wrong = files.filter((file) =>
-    file.split('/').some((part) => !/^[a-z0-9]+(-[a-z0-9]+)*(\.generated)?(\.ts)?$/.test(part) || BANNED_NAMES.test(part)),
+    file
+      .split('/')
+      .some((part) => !/^[a-z0-9]+(-[a-z0-9]+)*(\.generated)?(\.ts)?$/.test(part) || BANNED_NAMES.test(part)),
   )
   assert.deepEqual(wrong, [])
 })
@@ -183,7 +185,9 @@ test('every file begins by saying what it is', () => {
 test('the code map of ARCHITECTURE.md names every folder, and no file that does not exist', () => {
   const map = readFileSync(join(root, 'ARCHITECTURE.md'), 'utf8')
   for (const folder of Object.keys(RANKS)) assert.match(map, new RegExp(`\\b${folder}/`), folder)
-  const named = [...map.matchAll(/`((?:src|native|test|bench|deploy)\/[A-Za-z0-9_./-]+\.[a-z]+)`/g)].map((match) => match[1]!)
+  const named = [...map.matchAll(/`((?:src|native|test|bench|deploy)\/[A-Za-z0-9_./-]+\.[a-z]+)`/g)].map(
+    (match) => match[1]!,
+  )
   assert.ok(named.length > 20, 'the map names files')
   assert.deepEqual(
     named.filter((file) => !existsSync(join(root, file))),

@@ -9,8 +9,8 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { describeError, WeftError } from '../base/errors.ts'
 import { formatHostPort } from '../base/address.ts'
+import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { Endpoint } from './config.ts'
 
@@ -49,9 +49,12 @@ export class AdminEndpoint {
   constructor(name: string, routes: Routes, log: Logger) {
     this.name = name
     this.log = log
-    this.server = createServer({ requestTimeout: 10_000, headersTimeout: 5000, maxHeaderSize: 8192 }, (request, response) => {
-      void this.answer(routes, request, response)
-    })
+    this.server = createServer(
+      { requestTimeout: 10_000, headersTimeout: 5000, maxHeaderSize: 8192 },
+      (request, response) => {
+        void this.answer(routes, request, response)
+      },
+    )
     this.server.maxConnections = 256
   }
 

@@ -2,7 +2,7 @@
  * Settings of the agent: one table row each. A setting comes from a flag (`--log-level`) or from the variable of the
  * same name (`WEFT_LOG_LEVEL`); the flag wins. This is the only place that looks at the environment.
  */
-import { availableParallelism, hostname } from 'node:os'
+import { availableParallelism } from 'node:os'
 import { canonicalAddress, isLoopback, parseCidr, parseHostPort } from '../base/address.ts'
 import { choiceFlag, type Flag, type FlagValues, parseFlags, switchFlag, UsageError } from '../base/flags.ts'
 
@@ -17,7 +17,12 @@ export interface Endpoint {
 }
 
 export const agentFlags = {
-  node: textFlag('node', 'NAME', hostname(), 'Name of this node, as pods name it in spec.nodeName.'),
+  node: textFlag(
+    'node',
+    'NAME',
+    '',
+    'Name of this node. The credential says it; a name given here must agree with it.',
+  ),
   controller: requiredFlag('controller', 'HOST:PORT', 'The controller.', parseEndpoint),
   credentials: requiredFlag(
     'credentials',
@@ -26,7 +31,6 @@ export const agentFlags = {
     parsePath,
   ),
   state: textFlag('state', 'DIR', '/var/lib/weft/agent', 'Directory for the last good configuration.'),
-  trustDomain: textFlag('trust-domain', 'NAME', 'cluster.local', 'Trust domain of the mesh.'),
   workers: numberFlag(
     'workers',
     Math.min(availableParallelism(), WORKERS_DEFAULT_MAX),
@@ -55,8 +59,15 @@ export const agentFlags = {
   admin: adminFlag('admin', '127.0.0.1:15000', 'Admin endpoint, on a loopback address only.'),
   certificateLifetime: durationFlag('certificate-lifetime', 86_400_000, 'Lifetime to ask for of pod certificates.'),
   drain: durationFlag('drain', 30_000, 'Longest wait for open connections when the agent stops.'),
-  accessLog: switchFlag({ name: 'access-log', doc: 'Write one JSON line per request and connection to standard output.' }),
-  logLevel: choiceFlag({ name: 'log-level', doc: 'What is logged.' }, ['error', 'warn', 'info', 'debug'] as const, 'info'),
+  accessLog: switchFlag({
+    name: 'access-log',
+    doc: 'Write one JSON line per request and connection to standard output.',
+  }),
+  logLevel: choiceFlag(
+    { name: 'log-level', doc: 'What is logged.' },
+    ['error', 'warn', 'info', 'debug'] as const,
+    'info',
+  ),
 }
 
 export type AgentConfig = FlagValues<typeof agentFlags>
@@ -68,7 +79,9 @@ const VARIABLE_PREFIX = 'WEFT_'
  * unknown, missing or has a bad value.
  */
 export function parseAgentConfig(args: readonly string[], environment: NodeJS.ProcessEnv): AgentConfig {
-  const names = new Map(Object.values(agentFlags as Record<string, Flag<unknown>>).map((flag) => [variableOf(flag), flag]))
+  const names = new Map(
+    Object.values(agentFlags as Record<string, Flag<unknown>>).map((flag) => [variableOf(flag), flag]),
+  )
   const given = new Set(args.filter((arg) => arg.startsWith('--')).map((arg) => arg.slice(2).split('=')[0]))
   const all = [...args]
   for (const [variable, value] of Object.entries(environment)) {
@@ -124,16 +137,33 @@ function numberFlag(name: string, fallback: number, minimum: number, maximum: nu
 
 function endpointFlag(name: string, fallback: string, doc: string): Flag<Endpoint> {
   const parse = parseListenEndpoint
-  return { name, short: null, placeholder: 'ADDRESS:PORT', fallback: parse(fallback), fallbackText: fallback, doc, parse }
+  return {
+    name,
+    short: null,
+    placeholder: 'ADDRESS:PORT',
+    fallback: parse(fallback),
+    fallbackText: fallback,
+    doc,
+    parse,
+  }
 }
 
 function adminFlag(name: string, fallback: string, doc: string): Flag<Endpoint> {
   const parse = (text: string): Endpoint => {
     const endpoint = parseListenEndpoint(text)
-    if (!isLoopback(endpoint.host)) throw new UsageError('must be a loopback address: the admin endpoint has no password')
+    if (!isLoopback(endpoint.host))
+      throw new UsageError('must be a loopback address: the admin endpoint has no password')
     return endpoint
   }
-  return { name, short: null, placeholder: 'ADDRESS:PORT', fallback: parse(fallback), fallbackText: fallback, doc, parse }
+  return {
+    name,
+    short: null,
+    placeholder: 'ADDRESS:PORT',
+    fallback: parse(fallback),
+    fallbackText: fallback,
+    doc,
+    parse,
+  }
 }
 
 const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }

@@ -1,5 +1,5 @@
 /**
- * A data worker: one thread, one event loop, one Proxy. It takes what the main thread sends and answers for nothing
+ * A data worker: one thread, one event loop, one MeshProxy. It takes what the main thread sends and answers for nothing
  * else; control work (gRPC, certificates, scrapes) never runs here, so that it cannot delay a request.
  */
 import { performance } from 'node:perf_hooks'
@@ -7,7 +7,7 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { describeError } from '../base/errors.ts'
 import { Logger } from '../base/log.ts'
 import { loadAddon } from '../kernel/addon.ts'
-import { METRICS_FLUSH_MS, Proxy } from '../proxy/proxy.ts'
+import { METRICS_FLUSH_MS, MeshProxy } from '../proxy/mesh-proxy.ts'
 import { AccessLog } from '../telemetry/access-log.ts'
 import { WorkerRecorder } from '../telemetry/worker-recorder.ts'
 import { NodeTransport } from '../transport/node-transport.ts'
@@ -29,14 +29,15 @@ const accessLog = start.isLogging ? new AccessLog((lines) => send({ kind: 'acces
 const recorder = new WorkerRecorder(accessLog)
 const transport = new NodeTransport()
 const sockets = new PodSocketTable(loadAddon)
-const proxy = new Proxy({
+const proxy = new MeshProxy({
   node: start.node,
   trustDomain: start.trustDomain,
   transport,
   recorder,
   log,
   sockets,
-  nowMs: () => performance.now(),
+  // Monotonic, and yet milliseconds since the epoch, as the access log wants them.
+  nowMs: () => performance.timeOrigin + performance.now(),
   random: Math.random,
 })
 

@@ -29,10 +29,11 @@ export interface WorkersOptions {
   readonly wholeState: () => Delta
   /** Duplicates a listening descriptor, so that a worker may close its own. */
   readonly duplicate: (fd: number) => number
+  readonly closeFd: (fd: number) => void
   readonly onAccessLog: (lines: string) => void
   readonly onLogLine: (line: string) => void
   /** A worker has died and is being replaced; its totals must not be lost. */
-  readonly onCrash: (index: number) => void
+  readonly onCrash: (id: number) => void
 }
 
 interface EnrolledPod {
@@ -87,19 +88,22 @@ export class Workers {
     throw failed.reason
   }
 
+  /** The workers close their listeners, and the originals go as well. */
   removePod(uid: string): void {
+    const enrolled = this.pods.get(uid)
     this.pods.delete(uid)
     this.broadcast({ kind: 'remove-pod', uid })
+    for (const { fds } of enrolled?.pod.listeners ?? []) for (const fd of fds ?? []) this.options.closeFd(fd)
   }
 
-  /** Reports of all workers that answer in time. `connectionsMax` 0 leaves the connections out. */
+  /** Reports by worker id (never used twice) of all that answer in time. `connectionsMax` 0 leaves connections out. */
   async reports(connectionsMax: number): Promise<Map<number, WorkerReport>> {
     const reports = new Map<number, WorkerReport>()
     await Promise.all(
       this.slots.map(async (slot) => {
         try {
           const message = await slot.ask((request) => ({ kind: 'report', request, connectionsMax }), REPORT_TIMEOUT_MS)
-          if (message.kind === 'report') reports.set(slot.index, message.report)
+          if (message.kind === 'report') reports.set(slot.id, message.report)
         } catch (error) {
           this.options.log.warn('worker did not report', { worker: slot.index, error: describeError(error) })
         }
@@ -132,7 +136,7 @@ export class Workers {
       if (this.isStopping) return
       options.log.error('a data worker died; its connections are reset, a new one starts', { worker: index, reason })
       this.restartCount++
-      options.onCrash(index)
+      options.onCrash(slot.id)
       setTimeout(() => void this.replace(slot), backoff.nextMs())
     })
     slot.start()
@@ -172,9 +176,13 @@ export class Workers {
   }
 }
 
+let nextWorkerId = 1
+
 /** One worker thread and its successors. */
 class WorkerSlot {
   readonly index: number
+  /** Tells a worker from its successors. */
+  id: number
   ready: Promise<void> = Promise.resolve()
   private readonly startValues: WorkerStart
   private readonly options: WorkersOptions
@@ -187,12 +195,14 @@ class WorkerSlot {
 
   constructor(index: number, startValues: WorkerStart, options: WorkersOptions, onDeath: (reason: string) => void) {
     this.index = index
+    this.id = 0
     this.startValues = startValues
     this.options = options
     this.onDeath = onDeath
   }
 
   start(): void {
+    this.id = nextWorkerId++
     const worker = new Worker(new URL(workerFile(), import.meta.url), { workerData: this.startValues, env: {} })
     this.worker = worker
     this.deathReason = ''

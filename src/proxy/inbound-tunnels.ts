@@ -6,7 +6,7 @@ import { canonicalAddress } from '../base/address.ts'
 import type { Conn } from '../transport/conn.ts'
 import { writeBaggage } from './baggage.ts'
 import { parseForwardedHost } from './forwarded.ts'
-import type { PendingTunnel, TunnelAcceptor } from './hbone-server.ts'
+import type { AbandonListener, PendingTunnel, TunnelAcceptor } from './hbone-server.ts'
 import { type Admission, InboundConnection } from './inbound.ts'
 import type { LocalWorkload } from './local-pods.ts'
 import type { ProxyParts } from './parts.ts'
@@ -51,11 +51,12 @@ export class InboundTunnels implements TunnelAcceptor {
     const admission = new TunnelAdmission(pending, writeBaggage(workload))
     const connection = new InboundConnection(parts, pod, workload, arrival, admission)
     admission.connection = connection
+    pending.listener = admission
     connection.start()
   }
 }
 
-class TunnelAdmission implements Admission {
+class TunnelAdmission implements Admission, AbandonListener {
   connection: InboundConnection | null = null
   private readonly pending: PendingTunnel
   private readonly baggage: string
@@ -71,5 +72,9 @@ class TunnelAdmission implements Admission {
 
   refuse(status: number, reason: string): void {
     this.pending.refuse(status, reason)
+  }
+
+  onAbandoned(): void {
+    this.connection?.onHolderClosed()
   }
 }

@@ -39,8 +39,8 @@ import type { Conn, Handler } from '../transport/conn.ts'
 import type { ConnectionFacts, Decision } from './authorize.ts'
 import type { ConnectionDescription, LiveConnection } from './connections.ts'
 import { Relay, type RelayOwner } from './copy.ts'
-import { Detection, type DetectTarget } from './detect.ts'
 import { resolveTargetPort } from './destination.ts'
+import { Detection, type DetectTarget } from './detect.ts'
 import { InboundHttp } from './inbound-http.ts'
 import { addressBytes, identityOf, type LocalWorkload } from './local-pods.ts'
 import { RELAY_IDLE_MS } from './outbound-relay.ts'
@@ -362,7 +362,8 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
   recheck(): void {
     if (this.isFinished) return
     const authorizer = this.parts.policies.authorizerOf(this.parts.snapshot, this.workload)
-    const decision = this.http === null ? authorizer.authorizeConnection(this.facts) : authorizer.authorizeTransport(this.facts)
+    const decision =
+      this.http === null ? authorizer.authorizeConnection(this.facts) : authorizer.authorizeTransport(this.facts)
     if (decision.isAllowed) return
     this.parts.log.info('connection closed: a policy now denies it', { pod: this.pod.uid, policy: decision.policy })
     this.finish(FLAG_DENIED, `denied by policy ${decision.policy}`)

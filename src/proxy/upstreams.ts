@@ -6,15 +6,14 @@
  *   plain     anything else: TCP from inside the source pod's netns
  */
 import { formatHostPort } from '../base/address.ts'
-import { WeftError } from '../base/errors.ts'
+import { describeError, WeftError } from '../base/errors.ts'
 import { DEFAULT_POOL_LIMITS, type PoolLimits } from '../model/service.ts'
 import { TUNNEL_HBONE, type Workload } from '../model/workload.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
-import { writeBaggage } from './baggage.ts'
 import type { ClusterState, Endpoint } from './cluster.ts'
+import { FailedConn } from './failed-conn.ts'
 import { type Dial, HttpPool } from './http-pool.ts'
-import { HBONE_PORT } from './hbone.ts'
-import { identityOf, type LocalWorkload } from './local-pods.ts'
+import type { LocalWorkload } from './local-pods.ts'
 import type { ProxyParts } from './parts.ts'
 import { TunnelPool } from './tunnel-pool.ts'
 
@@ -55,30 +54,28 @@ export class Upstreams {
 
   /** Opens a byte stream; the outcome comes to `handler`. */
   connect(source: LocalWorkload, target: UpstreamTarget, handler: Handler): Conn {
-    const parts = this.bound()
     if (target.path === PATH_TUNNEL) return this.poolsOf(source).tunnels.open(target, handler)
     if (target.path === PATH_ONE_HOP && target.workload !== null) {
       return this.connectApp(target.workload.uid, target.address, target.port, target.connectTimeoutMs, handler)
     }
-    return parts.transport.connect(
-      {
-        address: target.address,
-        port: target.port,
-        origin: parts.sockets.originIn(source.uid, target.address),
-        timeoutMs: target.connectTimeoutMs,
-        tls: null,
-        expectedIdentities: [],
-      },
-      handler,
-    )
+    return this.dial(source.uid, target.address, target.port, target.connectTimeoutMs, handler)
   }
 
   /** Opens a byte stream to the app of a pod of this node, from inside the pod's netns. */
   connectApp(uid: string, podAddress: string, port: number, timeoutMs: number, handler: Handler): Conn {
-    const parts = this.bound()
-    const address = parts.sockets.appAddress(uid, podAddress)
-    const origin = parts.sockets.originIn(uid, address)
-    return parts.transport.connect({ address, port, origin, timeoutMs, tls: null, expectedIdentities: [] }, handler)
+    return this.dial(uid, this.bound().sockets.appAddress(uid, podAddress), port, timeoutMs, handler)
+  }
+
+  /** TCP from inside a pod's netns. */
+  private dial(uid: string, address: string, port: number, timeoutMs: number, handler: Handler): Conn {
+    const { transport, sockets } = this.bound()
+    try {
+      const origin = sockets.originIn(uid, address)
+      return transport.connect({ address, port, origin, timeoutMs, tls: null, expectedIdentities: [] }, handler)
+    } catch (error) {
+      const failure = error instanceof WeftError ? error : new WeftError('WEFT_CONNECT', describeError(error), error)
+      return new FailedConn(transport, handler, address, port, failure)
+    }
   }
 
   /** The HTTP pool from `source` to an endpoint of a cluster. */

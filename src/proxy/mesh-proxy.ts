@@ -2,6 +2,7 @@
  * The data path of one worker: listeners of the captured pods, the newest snapshot, and everything that lives as long
  * as the worker. The agent's worker thread makes one, feeds it deltas, pods and credentials, and drains it.
  */
+import { formatHostPort } from '../base/address.ts'
 import { describeError, type WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import { TICK_FINE_MS, TimerWheel } from '../base/timers.ts'
@@ -54,11 +55,13 @@ export interface ProxyOptions {
 /** Byte counters of live connections go to telemetry this often. Five seconds, as Istio's proxies do. */
 export const METRICS_FLUSH_MS = 5000
 
-export class Proxy {
+export class MeshProxy {
   private readonly parts: ProxyParts
   private readonly credentials = new CredentialStore()
   private readonly podListeners = new Map<string, ListenerHandle[]>()
   private readonly tunnelServers = new Map<string, Set<TunnelServer>>()
+  /** Listeners that several pods share (loopback capture), by address and port. */
+  private readonly shared = new Map<string, SharedListener>()
 
   constructor(options: ProxyOptions) {
     const upstreams = new Upstreams()
@@ -162,10 +165,39 @@ export class Proxy {
 
   private listen(pod: LocalWorkload, { role, target }: PodListener): Promise<ListenerHandle> {
     const { parts } = this
-    if (role === LISTEN_OUTBOUND) return parts.transport.listen(target, null, new OutboundAcceptor(parts, pod))
+    if (role === LISTEN_OUTBOUND) {
+      if ('address' in target) return this.share(target)
+      return parts.transport.listen(target, null, new OutboundAcceptor(parts, pod))
+    }
     if (role === LISTEN_INBOUND) return parts.transport.listen(target, null, new PlaintextAcceptor(parts, pod))
     const source = new PodCredential(this.credentials, pod.identity)
     return parts.transport.listen(target, source, new TunnelConnAcceptor(parts, pod, this.serversOf(pod.uid)))
+  }
+
+  /** A listener on an address that all pods of the node dial; the last one closes it. */
+  private async share(
+    target: ListenTarget & { readonly address: string; readonly port: number },
+  ): Promise<ListenerHandle> {
+    const key = formatHostPort(target.address, target.port)
+    let shared = this.shared.get(key)
+    if (shared === undefined) {
+      const opened = this.parts.transport.listen(target, null, new SharedOutboundAcceptor(this.parts))
+      shared = { opened, userCount: 0 }
+      this.shared.set(key, shared)
+    }
+    shared.userCount++
+    const use = shared
+    const handle = await shared.opened
+    return {
+      port: handle.port,
+      address: handle.address,
+      close: () => {
+        use.userCount--
+        if (use.userCount > 0) return
+        handle.close()
+        if (this.shared.get(key) === use) this.shared.delete(key)
+      },
+    }
   }
 
   private serversOf(uid: string): Set<TunnelServer> {
@@ -176,6 +208,11 @@ export class Proxy {
     }
     return servers
   }
+}
+
+interface SharedListener {
+  readonly opened: Promise<ListenerHandle>
+  userCount: number
 }
 
 // --- credentials ---
@@ -224,6 +261,34 @@ class OutboundAcceptor implements Acceptor {
   onAcceptError(error: WeftError, remoteAddress: string): void {
     logAcceptError(this.parts, this.pod, error, remoteAddress)
   }
+}
+
+/** Loopback capture only: the source is whoever has the address that the client dialled from. */
+class SharedOutboundAcceptor implements Acceptor {
+  private readonly parts: ProxyParts
+
+  constructor(parts: ProxyParts) {
+    this.parts = parts
+  }
+
+  onAccept(conn: Conn): Handler {
+    const workload = this.parts.snapshot.workloadByAddress(conn.remoteAddress)
+    const pod = workload === null ? null : this.parts.pods.get(workload.uid)
+    return pod === null ? REFUSE : new OutboundConnection(this.parts, pod, conn)
+  }
+
+  onAcceptError(error: WeftError, remoteAddress: string): void {
+    this.parts.log.warn('connection not accepted', { peer: remoteAddress, error: describeError(error) })
+  }
+}
+
+/** A client that is no pod of this node. */
+const REFUSE: Handler = {
+  onOpen: (conn) => conn.abort(),
+  onBytes: () => {},
+  onEnd: () => {},
+  onDrain: () => {},
+  onClose: () => {},
 }
 
 /** Plaintext that arrives at a pod: judged like everything else, with no identity. */
