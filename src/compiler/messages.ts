@@ -276,12 +276,6 @@ export const findings = {
       'The rules are bound to gateways only, which are not supported yet: they have no effect.',
       'Add "mesh" to gateways for clients in the mesh.',
     ),
-  slowPattern: () =>
-    warning(
-      'WEFT0203',
-      'A repetition inside a repetition can take very long on hostile input.',
-      'Write the pattern without a repeated group that itself repeats.',
-    ),
   largeBody: (bytes: number) =>
     warning('IST0133', `The body has ${bytes} bytes, which every agent keeps in memory.`, 'Serve it from a service.'),
 

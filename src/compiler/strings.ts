@@ -1,39 +1,27 @@
 /**
  * The string conditions of the APIs: StringMatch of VirtualService, the wildcard values of AuthorizationPolicy, names.
- * Regular expressions are checked and translated here (regular-expression.ts), so that agents only ever see valid ones.
+ * Regular expressions are checked here by the engine that will run them, so that agents only ever see valid ones.
  */
+import { Regex } from '../base/regex.ts'
 import type { StringMatch } from '../model/route.ts'
-import { findings, quote } from './messages.ts'
-import { translatePattern } from './regular-expression.ts'
-import { type Cursor, checked, map, object, type Shape, text } from './schema.ts'
+import { quote } from './messages.ts'
+import { checked, map, object, type Shape, text } from './schema.ts'
 
-/** Longest regular expression, as the Istio API states. */
-const PATTERN_CHARACTERS_MAX = 1024
-
-/** The JavaScript source of a pattern in RE2 syntax; null after reporting what is wrong with it. */
-function readPattern(pattern: string, cursor: Cursor): string | null {
-  if (pattern.length > PATTERN_CHARACTERS_MAX) {
-    cursor.reject(`The pattern has ${pattern.length} characters.`, `Write at most ${PATTERN_CHARACTERS_MAX}.`)
+/** Why an expression (RE2 syntax) cannot be used; null when it can. */
+function patternProblem(pattern: string): string | null {
+  try {
+    new Regex(pattern, false)
     return null
+  } catch (error) {
+    return (error as Error).message
   }
-  const translated = translatePattern(pattern)
-  if ('problem' in translated) {
-    cursor.reject(`The pattern ${quote(pattern)} is not usable: ${translated.problem}.`, 'Write it in RE2 syntax.')
-    return null
-  }
-  if (translated.isSlow) cursor.report(findings.slowPattern())
-  return translated.source
 }
 
-/** A pattern, read as the JavaScript source of it. */
-export const pattern: Shape<string | null> = {
-  absent: null,
-  isRequired: false,
-  read(value, cursor) {
-    const written = text.read(value, cursor)
-    return written === null ? null : readPattern(written, cursor)
-  },
-}
+/** A regular expression in RE2 syntax. */
+export const pattern: Shape<string | null> = checked(text, (value, cursor) => {
+  const problem = patternProblem(value)
+  if (problem !== null) cursor.reject(`The pattern cannot be used: ${problem}.`, 'Write it in RE2 syntax.')
+})
 
 const stringMatchFields = object({ exact: text, prefix: text, regex: text })
 
@@ -64,8 +52,7 @@ export function stringMatch(place: StringMatchPlace): Shape<StringMatch | null> 
       }
       if (fields.regex === null || fields.regex === '*') return { kind: 'present' }
       if (fields.regex === '') cursor.at('regex').reject('The pattern is empty.', 'Write {} for "present".')
-      const source = readPattern(fields.regex, cursor.at('regex'))
-      return source === null ? null : { kind: 'regex', value: source }
+      return { kind: 'regex', value: pattern.read(fields.regex, cursor.at('regex')) ?? '' }
     },
   }
 }

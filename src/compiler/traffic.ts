@@ -246,8 +246,8 @@ function routeOf(source: VirtualService, rule: HttpRule, matches: readonly Route
   return {
     source: source.source,
     name: rule.name,
-    // One condition-free match is the same as none, and cheaper.
-    matches: matches.some((match) => match.path === null && isCatchAll(match)) ? [] : matches,
+    // A match without conditions is the same as none, and cheaper.
+    matches: matches[0]!.path === null && isCatchAll(matches[0]!) ? [] : matches,
     clusters: targets.weighted(rule.destinations),
     redirect: rule.redirect,
     directResponse: rule.directResponse,

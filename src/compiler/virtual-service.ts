@@ -3,37 +3,29 @@
  * and percentage defaults applied, matches and edits in the model's form. Clients, ports and destinations are resolved
  * later, per scope (traffic.ts).
  */
-
-import { type Cidr, parseCidr } from '../base/address.ts'
-import {
-  DEFAULT_RETRY,
-  type DirectResponse,
-  type Fault,
-  type HeaderEdits,
-  type HeaderPair,
-  type NamedMatch,
-  type Redirect,
-  type Retry,
-  type RetryCondition,
-  type Rewrite,
-  type RouteMatch,
-  type StringMatch,
+import type {
+  DirectResponse,
+  Fault,
+  HeaderEdits,
+  NamedMatch,
+  Redirect,
+  Retry,
+  Rewrite,
+  RouteMatch,
+  StringMatch,
 } from '../model/route.ts'
 import { expandHost, type Visibility, visibilityOf } from './hosts.ts'
+import type { DestinationFields, HeadersFields } from './http-action-fields.ts'
+import { directResponseOf, faultOf, ppmOf, redirectOf, retryOf, rewriteOf, splitHostEdit } from './http-actions.ts'
 import { findings } from './messages.ts'
 import type { MeshObject, Path } from './object.ts'
 import { Cursor } from './schema.ts'
 import { SELECT_ALL, type Selector, selectorOf } from './selector.ts'
 import type { Run } from './settings.ts'
 import {
-  type DestinationFields,
-  decodeText,
-  GRPC_STATUSES,
-  type HeadersFields,
   type HttpMatchFields,
   type HttpRuleFields,
-  RETRY_CONDITIONS,
-  retryWords,
+  IGNORED_HEADER_KEYS,
   type TcpRuleFields,
   virtualServiceSpec,
 } from './virtual-service-fields.ts'
@@ -163,11 +155,10 @@ function httpRule(rule: HttpRuleFields, cursor: Cursor, expand: (host: string) =
   })
   if (rule.match.length === 0) matches.push({ client: ANYONE, port: null, match: ANY_REQUEST })
   const rewrite = rewriteOf(rule, edits.authority ?? single)
-  const replacesPrefix = (rewrite !== null && rewrite.path !== null) || rule.redirect?.prefixRewrite != null
   return {
     name: rule.name ?? '',
     path: cursor.path,
-    matches: replacesPrefix ? matches.map(withImpliedPrefix) : matches,
+    matches,
     destinations: destinations.length === 1 ? [{ ...destinations[0]!, authority: null }] : destinations,
     redirect: redirectOf(rule),
     directResponse: directResponseOf(rule),
@@ -217,7 +208,7 @@ function httpMatch(match: HttpMatchFields, cursor: Cursor): HttpMatch | null {
     [true, match.withoutHeaders],
   ] as const) {
     for (const [name, condition] of entries) {
-      if (['uri', 'scheme', 'method', 'authority'].includes(name)) continue
+      if (IGNORED_HEADER_KEYS.has(name)) continue
       headers.push({ name: name.toLowerCase(), match: condition, isNegated })
     }
   }
@@ -247,12 +238,6 @@ function pathOf(match: HttpMatchFields): RouteMatch['path'] {
   const { uri } = match
   if (uri === null || uri.kind === 'present' || uri.kind === 'suffix') return null
   return { kind: uri.kind, value: uri.value, ignoreCase: match.ignoreUriCase === true && uri.kind !== 'regex' }
-}
-
-/** A rewrite of the prefix with no path match replaces the implied prefix `/`. */
-function withImpliedPrefix(match: HttpMatch): HttpMatch {
-  if (match.match.path !== null) return match
-  return { ...match, match: { ...match.match, path: { kind: 'prefix', value: '/', ignoreCase: false } } }
 }
 
 // --- destinations ---
@@ -306,115 +291,6 @@ function mirrorsOf(rule: HttpRuleFields, cursor: Cursor, expand: (host: string) 
     })
   }
   return mirrors.filter((mirror) => mirror.ppm > 0)
-}
-
-/** Parts per million of a percentage. */
-function ppmOf(percent: number): number {
-  return Math.round(percent * 10_000)
-}
-
-// --- actions ---
-
-function redirectOf(rule: HttpRuleFields): Redirect | null {
-  const { redirect } = rule
-  if (redirect === null) return null
-  const derived = redirect.derivePort
-  return {
-    status: redirect.redirectCode ?? 301,
-    path: redirect.uri,
-    prefixRewrite: redirect.prefixRewrite,
-    authority: redirect.authority,
-    scheme: redirect.scheme,
-    port: redirect.port,
-    derivePort: derived === null ? null : derived === 'FROM_REQUEST_PORT' ? 'request' : 'protocol',
-  }
-}
-
-function directResponseOf(rule: HttpRuleFields): DirectResponse | null {
-  const { directResponse } = rule
-  if (directResponse === null) return null
-  const { body } = directResponse
-  const bytes = body?.bytes ?? null
-  return { status: directResponse.status, body: body?.string ?? (bytes === null ? '' : (decodeText(bytes) ?? '')) }
-}
-
-/** A rewrite's own authority wins over one set as a header, and the rule's over its destination's. */
-function rewriteOf(rule: HttpRuleFields, headerAuthority: string | null): Rewrite | null {
-  const authority = rule.rewrite?.authority ?? headerAuthority
-  const path = rule.rewrite?.uri ?? null
-  const regex = rule.rewrite?.uriRegexRewrite ?? null
-  if (authority === null && path === null && regex === null) return null
-  return { authority, path, regex: regex === null ? null : { pattern: regex.match, substitution: regex.rewrite } }
-}
-
-/** No block: the mesh's default. A block with attempts 0 (also `retries: {}`): off. */
-function retryOf(rule: HttpRuleFields): Retry {
-  const { retries } = rule
-  if (retries === null) return DEFAULT_RETRY
-  const words = retryWords(retries.retryOn ?? '')
-  const on = words.filter((word): word is RetryCondition => (RETRY_CONDITIONS as readonly string[]).includes(word))
-  const statuses = words.filter((word) => /^[0-9]+$/.test(word)).map(Number)
-  return {
-    attempts: retries.attempts ?? 0,
-    perTryTimeoutMs: retries.perTryTimeout,
-    on: words.length === 0 ? DEFAULT_RETRY.on : on,
-    statuses,
-    backoffBaseMs: retries.backoff ?? DEFAULT_RETRY.backoffBaseMs,
-    avoidsPreviousHosts: retries.retryIgnorePreviousHosts ?? true,
-  }
-}
-
-/** A percentage that is not given is 0: nothing is injected. */
-function faultOf(rule: HttpRuleFields): Fault | null {
-  const delay = rule.fault?.delay ?? null
-  const abort = rule.fault?.abort ?? null
-  const delayPercent =
-    delay === null ? 0 : delay.percentage === null ? (delay.percent ?? 0) : (delay.percentage.value ?? 0)
-  const hasStatus = abort !== null && (abort.httpStatus !== null || abort.grpcStatus !== null)
-  const abortPercent = hasStatus ? (abort.percentage?.value ?? 0) : 0
-  if (delayPercent === 0 && abortPercent === 0) return null
-  return {
-    delayMs: delayPercent === 0 ? 0 : (delay?.fixedDelay ?? 0),
-    delayPpm: ppmOf(delayPercent),
-    abortStatus: abortPercent === 0 ? 0 : (abort?.httpStatus ?? 0),
-    abortGrpcStatus: abortPercent === 0 || abort?.grpcStatus == null ? null : GRPC_STATUSES.indexOf(abort.grpcStatus),
-    abortPpm: ppmOf(abortPercent),
-  }
-}
-
-// --- header operations ---
-
-interface SplitEdits {
-  readonly request: HeaderEdits | null
-  readonly response: HeaderEdits | null
-  /** What `host` or `:authority` was set to. */
-  readonly authority: string | null
-}
-
-/** Setting the host is a rewrite of the authority, not a header edit. */
-function splitHostEdit(headers: HeadersFields | null): SplitEdits {
-  let authority: string | null = null
-  const pairsOf = (entries: ReadonlyMap<string, string | null>, isRequest: boolean): HeaderPair[] => {
-    const pairs: HeaderPair[] = []
-    for (const [name, value] of entries) {
-      const plain = (value ?? '').replaceAll('%%', '%')
-      if (isRequest && /^(:authority|host)$/i.test(name)) authority = plain
-      else pairs.push({ name: name.toLowerCase(), value: plain })
-    }
-    return pairs
-  }
-  const editsOf = (side: HeadersFields['request'], isRequest: boolean): HeaderEdits | null => {
-    if (side === null) return null
-    const edits: HeaderEdits = {
-      set: pairsOf(side.set, isRequest),
-      add: pairsOf(side.add, isRequest),
-      remove: side.remove.map((name) => name.toLowerCase()),
-    }
-    return edits.set.length + edits.add.length + edits.remove.length === 0 ? null : edits
-  }
-  const request = editsOf(headers?.request ?? null, true)
-  const response = editsOf(headers?.response ?? null, false)
-  return { request, response, authority }
 }
 
 // --- reachability ---
