@@ -124,7 +124,7 @@ function enclosed({ enclosure, cgroup, command }: ChildOptions): [string, ...str
       ? ['ip', 'netns', 'exec', enclosure.netns]
       : // `ip netns exec` would hide the cgroup and bpf file systems, which an agent needs.
         ['nsenter', `--net=/run/netns/${enclosure.netns}`, '--']
-  const join = cgroup === null ? 'shift' : 'echo $ >"$1/cgroup.procs" && shift'
+  const join = cgroup === null ? 'shift' : 'echo $$ >"$1/cgroup.procs" && shift'
   const steps = ['setpriv', '--pdeathsig', 'KILL', '--', ...enter, ...command]
   return ['sh', '-c', `${join} && exec "$@"`, 'sh', cgroup ?? '', ...steps]
 }

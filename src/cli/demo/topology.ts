@@ -52,20 +52,27 @@ export async function createTopology(plan: DemoPlan, runDirectory: string): Prom
 export async function removeTopology(runDirectory: string): Promise<readonly string[]> {
   const left: string[] = []
   for (const mount of mountsOf('cgroup2')) await removeCgroup(join(mount, DEMO_NAME), left)
-  for (const name of existsSync(NETNS_DIRECTORY) ? readdirSync(NETNS_DIRECTORY) : []) {
-    if (!name.startsWith(`${DEMO_NAME}-`)) continue
+  for (const name of demoEntries(NETNS_DIRECTORY)) {
     await attempt(left, `network namespace ${name}`, () => run('ip', ['netns', 'del', name]))
-    rmSync(join(NAME_FILES_DIRECTORY, name), { recursive: true, force: true })
   }
-  if (existsSync(NAME_FILES_DIRECTORY) && readdirSync(NAME_FILES_DIRECTORY).length === 0)
-    rmdirSync(NAME_FILES_DIRECTORY)
+  for (const name of demoEntries(NAME_FILES_DIRECTORY)) rmSync(join(NAME_FILES_DIRECTORY, name), { recursive: true })
+  if (entriesOf(NAME_FILES_DIRECTORY)?.length === 0) rmdirSync(NAME_FILES_DIRECTORY)
   for (const name of ['bpf', 'cgroup']) {
     const path = join(runDirectory, name)
-    if (isMountPoint(path)) await attempt(left, `mount ${path}`, () => run('umount', [path]))
+    await attempt(left, `mount ${path}`, () => unmountAll(path))
   }
   // A mount that stayed must not be emptied through its mount point.
   if (left.length === 0) rmSync(runDirectory, { recursive: true, force: true })
   return left
+}
+
+/** Names in a directory; null when it is not there. */
+function entriesOf(directory: string): readonly string[] | null {
+  return existsSync(directory) ? readdirSync(directory) : null
+}
+
+function demoEntries(directory: string): readonly string[] {
+  return (entriesOf(directory) ?? []).filter((name) => name.startsWith(`${DEMO_NAME}-`))
 }
 
 // --- cgroup ---
@@ -133,6 +140,11 @@ export function mountsOf(type: string): readonly string[] {
   return mountLines()
     .filter((line) => line.split(' - ')[1]?.split(' ')[0] === type)
     .map((line) => line.split(' ')[4]!)
+}
+
+/** Mounts lie on top of each other when several demos were killed between mounting and unmounting. */
+async function unmountAll(path: string): Promise<void> {
+  while (isMountPoint(path)) await run('umount', [path])
 }
 
 function isMountPoint(path: string): boolean {
