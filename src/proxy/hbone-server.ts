@@ -7,14 +7,14 @@
  */
 import { formatHostPort, parseHostPort } from '../base/address.ts'
 import { WeftError } from '../base/errors.ts'
-import { H2Connection, type H2Events } from '../http/h2/connection.ts'
-import { ERROR_NONE, errorName } from '../http/h2/frame.ts'
+import { ERROR_NONE } from '../http/h2/frame.ts'
 import { fieldValue } from '../http/h2/header-rules.ts'
 import { HBONE_SERVER_SETTINGS } from '../http/h2/limits.ts'
 import type { H2Receiver, H2Stream } from '../http/h2/stream.ts'
-import type { Conn, Flushable, Handler } from '../transport/conn.ts'
-import { Keepalive, type KeepaliveOwner, type TunnelParts } from './hbone.ts'
-import { type TunnelHost, TunnelStream } from './hbone-stream.ts'
+import type { Conn, Handler } from '../transport/conn.ts'
+import type { TunnelParts } from './hbone.ts'
+import { TunnelConnection } from './hbone-connection.ts'
+import { TUNNEL_ACCEPTED, TunnelStream } from './hbone-stream.ts'
 
 export interface TunnelAcceptor {
   /** A valid CONNECT arrived. The acceptor calls `accept` or `refuse`, now or later. */
@@ -80,21 +80,14 @@ export class PendingTunnel implements H2Receiver {
    */
   accept(baggage: string, handler: Handler = DEAF): Conn {
     this.isDecided = true
-    const ends = {
-      localAddress: this.host,
-      localPort: this.port,
-      remoteAddress: this.remoteAddress,
-      remotePort: this.remotePort,
-      peerIdentity: this.peerIdentity,
-      authority: formatHostPort(this.host, this.port),
-    }
-    const tunnel = new TunnelStream(this.server, ends, handler)
-    tunnel.attach(this.stream)
-    this.stream.receiver = tunnel
+    const tunnel = new TunnelStream(this.server, TUNNEL_ACCEPTED, this.host, this.port, handler)
     if (this.isAbandoned) {
-      tunnel.failLater(new WeftError('WEFT_CLOSED', `the client of the tunnel to ${ends.authority} has gone`))
+      const authority = formatHostPort(this.host, this.port)
+      tunnel.failLater(new WeftError('WEFT_CLOSED', `the client of the tunnel to ${authority} has gone`))
       return tunnel
     }
+    tunnel.attach(this.stream)
+    this.stream.receiver = tunnel
     const fields = [':status', '200']
     if (baggage !== '') fields.push('baggage', baggage)
     this.stream.sendHeaders(fields, false)
@@ -102,14 +95,19 @@ export class PendingTunnel implements H2Receiver {
     return tunnel
   }
 
-  /** Answers `status` without a body. `reason` is for our log only: the client learns no more than the status. */
+  /** Answers `status` without a body: the client learns no more than that. `reason` is for our own log. */
   refuse(status: number, reason: string): void {
     if (this.isDecided) return
     this.isDecided = true
-    if (!this.isAbandoned) this.server.refuse(this.stream, status, reason)
+    const { log } = this.server.parts
+    if (log.isDebug) {
+      const authority = formatHostPort(this.host, this.port)
+      log.debug('tunnel refused', { authority, status, reason, peer: this.peerIdentity })
+    }
+    if (!this.isAbandoned) refuse(this.stream, status)
   }
 
-  // --- H2Receiver: the stream is paused, so only its end can come ---
+  // --- H2Receiver: the stream is paused, so only its closing can come ---
 
   onHeaders(): void {}
   onData(): void {}
@@ -124,84 +122,22 @@ export class PendingTunnel implements H2Receiver {
   }
 }
 
-export class TunnelServer implements Handler, H2Events, TunnelHost, Flushable, KeepaliveOwner {
-  isFlushPending = false
-  failure: WeftError | null = null
-  readonly parts: TunnelParts
-  readonly conn: Conn
+export class TunnelServer extends TunnelConnection {
   private readonly acceptor: TunnelAcceptor
   private readonly servers: Set<TunnelServer>
-  private readonly connection: H2Connection
-  private readonly keepalive: Keepalive
-  private deferred: TunnelStream[] = []
-  private lingering: TunnelStream[] = []
-  private lingeringBefore: TunnelStream[] = []
 
-  /** Becomes the handler of `conn`, an accepted connection. Takes itself out of `servers` when it is closed. */
+  /** To be made the handler of `conn`, an accepted connection. Takes itself out of `servers` when it is closed. */
   constructor(conn: Conn, parts: TunnelParts, acceptor: TunnelAcceptor, servers: Set<TunnelServer>) {
-    this.conn = conn
-    this.parts = parts
+    super(parts, HBONE_SERVER_SETTINGS, conn, null)
     this.acceptor = acceptor
     this.servers = servers
-    this.connection = new H2Connection(HBONE_SERVER_SETTINGS, conn, this, parts.nowMs)
-    this.keepalive = new Keepalive(parts.timers, this.connection, this)
   }
 
-  get peerName(): string {
-    return formatHostPort(this.conn.remoteAddress, this.conn.remotePort)
-  }
-
-  /** Open and pending tunnels. */
-  get activeCount(): number {
-    return this.connection.activeCount
-  }
-
-  /** No new tunnels; closes when the last one has ended. */
-  drain(): void {
-    this.connection.drain()
-  }
-
-  /** Ends now: open tunnels are reset. */
-  close(): void {
-    this.failure ??= new WeftError('WEFT_CLOSED', `the HBONE connection from ${this.peerName} was closed by this proxy`)
-    this.connection.close(ERROR_NONE, '')
-  }
-
-  // --- Handler: the TLS connection ---
-
-  onOpen(): void {
-    this.connection.start()
-    this.keepalive.start()
-  }
-
-  onBytes(_conn: Conn, bytes: Uint8Array, offset: number, end: number): void {
-    this.connection.receive(bytes, offset, end)
-  }
-
-  /** A client that ends its side takes its tunnels with it. */
-  onEnd(): void {
-    this.connection.receiveClose()
-    this.conn.close()
-  }
-
-  onDrain(): void {
-    this.connection.receiveDrain()
-  }
-
-  onClose(_conn: Conn, error: WeftError | null): void {
-    this.failure ??= error
-    this.keepalive.stop()
-    this.connection.receiveClose()
-    this.servers.delete(this)
-  }
-
-  // --- H2Events ---
-
-  onStream(stream: H2Stream, fields: string[]): H2Receiver {
+  override onStream(stream: H2Stream, fields: string[]): H2Receiver {
     const authority = fieldValue(fields, ':authority')
     const target = authority === null ? null : parseHostPort(authority)
     if (fieldValue(fields, ':method') !== 'CONNECT' || target === null) {
-      this.refuse(stream, 400, 'not CONNECT to host:port')
+      refuse(stream, 400)
       return stream.receiver
     }
     stream.pauseReading()
@@ -211,63 +147,20 @@ export class TunnelServer implements Handler, H2Events, TunnelHost, Flushable, K
     return stream.receiver
   }
 
-  onFlushWanted(): void {
-    this.parts.transport.atBatchEnd(this)
+  override onStreamEnded(): void {}
+
+  override onClose(conn: Conn, error: WeftError | null): void {
+    super.onClose(conn, error)
+    this.servers.delete(this)
   }
 
-  onPong(): void {
-    this.keepalive.onPong()
-  }
+  protected override onUnusable(): void {}
+}
 
-  onRoom(): void {}
-
-  onGoAway(): void {}
-
-  onFailed(code: number, reason: string): void {
-    const message = `the client at ${this.peerName} broke HTTP/2 rules (${errorName(code)}: ${reason})`
-    this.failure ??= new WeftError('WEFT_PROTOCOL', message)
-  }
-
-  /** Answers without a body and asks the client to stop (RFC 9113 section 8.1). */
-  refuse(stream: H2Stream, status: number, _reason: string): void {
-    stream.sendHeaders([':status', String(status)], true)
-    stream.reset(ERROR_NONE)
-  }
-
-  // --- TunnelHost, Flushable ---
-
-  deferTunnel(tunnel: TunnelStream): void {
-    this.deferred.push(tunnel)
-    this.parts.transport.atBatchEnd(this)
-  }
-
-  lingerTunnel(tunnel: TunnelStream): void {
-    this.lingering.push(tunnel)
-  }
-
-  flush(): void {
-    this.isFlushPending = false
-    const deferred = this.deferred
-    if (deferred.length > 0) {
-      this.deferred = []
-      for (let i = 0; i < deferred.length; i++) deferred[i]!.runDeferred()
-    }
-    this.connection.flush()
-  }
-
-  // --- KeepaliveOwner ---
-
-  onKeepaliveTick(): void {
-    for (const tunnel of this.lingeringBefore) tunnel.sweep()
-    this.lingeringBefore = this.lingering
-    this.lingering = []
-  }
-
-  onKeepaliveLost(): void {
-    this.failure ??= new WeftError('WEFT_TIMEOUT', `the proxy at ${this.peerName} has not answered a ping for 20 s`)
-    this.conn.abort()
-    this.connection.receiveClose()
-  }
+/** Answers without a body and asks the client to stop (RFC 9113 section 8.1). */
+function refuse(stream: H2Stream, status: number): void {
+  stream.sendHeaders([':status', String(status)], true)
+  stream.reset(ERROR_NONE)
 }
 
 /** Handler of a tunnel whose owner has not said yet who it is. */

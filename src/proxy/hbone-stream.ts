@@ -6,6 +6,7 @@
  * the end that arrive before are kept by the stream. After `close` the peer's bytes are dropped for a while instead of
  * being answered with a reset, which could destroy at the peer what we sent last.
  */
+import { formatHostPort } from '../base/address.ts'
 import { WeftError } from '../base/errors.ts'
 import { TimerEntry, type TimerTarget } from '../base/timers.ts'
 import { ERROR_CANCEL, ERROR_NONE, errorName } from '../http/h2/frame.ts'
@@ -21,7 +22,7 @@ import {
   type H2Stream,
 } from '../http/h2/stream.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
-import { TunnelError, type TunnelParts } from './hbone.ts'
+import { refusalError, TunnelError, type TunnelParts } from './hbone.ts'
 
 const STATE_OPENING = 0
 const STATE_OPEN = 1
@@ -33,28 +34,23 @@ type State = typeof STATE_OPENING | typeof STATE_OPEN | typeof STATE_CLOSING | t
 /** Bytes dropped after `close` before the stream is reset. Enough for what was in flight on most paths. */
 const LINGER_BYTES_MAX = 1_048_576
 
+/** Which end of the tunnel we are. */
+export const TUNNEL_DIALLED = 0
+export const TUNNEL_ACCEPTED = 1
+export type TunnelSide = typeof TUNNEL_DIALLED | typeof TUNNEL_ACCEPTED
+
 /** The tunnel connection that a tunnel belongs to. */
 export interface TunnelHost {
   readonly parts: TunnelParts
+  readonly conn: Conn
   /** Address and port of the peer proxy, for messages. */
   readonly peerName: string
   /** Why the whole connection ended; null while it has not. */
   readonly failure: WeftError | null
   /** Calls `runDeferred` at the end of the batch. */
   deferTunnel(tunnel: TunnelStream): void
-  /** The tunnel was closed by us while the peer has not ended yet; `sweep` is called within a keepalive interval or two. */
+  /** We have closed the tunnel and the peer has not ended yet: `sweep` is called after a keepalive interval or two. */
   lingerTunnel(tunnel: TunnelStream): void
-}
-
-/** Where a tunnel leads and whence. */
-export interface TunnelEnds {
-  readonly localAddress: string
-  readonly localPort: number
-  readonly remoteAddress: string
-  readonly remotePort: number
-  readonly peerIdentity: string | null
-  /** The CONNECT authority, for messages. */
-  readonly authority: string
 }
 
 export class TunnelStream implements Conn, H2Receiver, TimerTarget {
@@ -62,7 +58,10 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
   /** What the destination's proxy said of its workload with the 200; empty when it said nothing. */
   peerBaggage = ''
   private readonly host: TunnelHost
-  private readonly ends: TunnelEnds
+  private readonly side: TunnelSide
+  /** Of the CONNECT authority. */
+  private readonly targetHost: string
+  private readonly targetPort: number
   /** Null when there was no room for the tunnel: then it is closed from the start. */
   private stream: H2Stream | null = null
   private state: State = STATE_OPENING
@@ -72,9 +71,11 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
   private lastActiveMs = 0
   private idleEntry: TimerEntry | null = null
 
-  constructor(host: TunnelHost, ends: TunnelEnds, handler: Handler) {
+  constructor(host: TunnelHost, side: TunnelSide, targetHost: string, targetPort: number, handler: Handler) {
     this.host = host
-    this.ends = ends
+    this.side = side
+    this.targetHost = targetHost
+    this.targetPort = targetPort
     this.handler = handler
   }
 
@@ -83,24 +84,25 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
     this.stream = stream
   }
 
+  /** The far end is the target of the CONNECT for the one who dialled, the near end for the one who accepted. */
   get localAddress(): string {
-    return this.ends.localAddress
+    return this.side === TUNNEL_ACCEPTED ? this.targetHost : this.host.conn.localAddress
   }
 
   get localPort(): number {
-    return this.ends.localPort
+    return this.side === TUNNEL_ACCEPTED ? this.targetPort : this.host.conn.localPort
   }
 
   get remoteAddress(): string {
-    return this.ends.remoteAddress
+    return this.side === TUNNEL_DIALLED ? this.targetHost : this.host.conn.remoteAddress
   }
 
   get remotePort(): number {
-    return this.ends.remotePort
+    return this.side === TUNNEL_DIALLED ? this.targetPort : this.host.conn.remotePort
   }
 
   get peerIdentity(): string | null {
-    return this.ends.peerIdentity
+    return this.host.conn.peerIdentity
   }
 
   get backlog(): number {
@@ -172,7 +174,7 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
       return
     }
     this.stream!.reset(ERROR_CANCEL)
-    this.fail(new WeftError('WEFT_TIMEOUT', `the tunnel to ${this.ends.authority} was idle for too long`))
+    this.fail(new WeftError('WEFT_TIMEOUT', `the tunnel to ${this.authority} was idle for too long`))
   }
 
   // --- for the owner of the tunnel connection ---
@@ -210,7 +212,7 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
     if (status < 200 || this.state !== STATE_OPENING) return
     if (status !== 200) {
       stream.reset(ERROR_CANCEL)
-      this.fail(refusal(status, this.ends.authority, this.host.peerName))
+      this.fail(refusalError(status, this.authority, this.host.peerName))
       return
     }
     this.peerBaggage = fieldValue(fields, 'baggage') ?? ''
@@ -266,8 +268,12 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
     this.idleEntry = null
   }
 
+  private get authority(): string {
+    return formatHostPort(this.targetHost, this.targetPort)
+  }
+
   private describe(cause: CloseCause, code: number): WeftError {
-    const { authority } = this.ends
+    const authority = this.authority
     const { peerName, failure } = this.host
     const isOpening = this.state === STATE_OPENING
     if (cause === CLOSED_UNPROCESSED) {
@@ -291,29 +297,5 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
     // A connection that never came up failed for a reason of its own (a refusal, TLS, the peer's identity).
     if (isOpening && failure !== null) return new TunnelError(failure.code, failure.message, 0, false, failure.cause)
     return new TunnelError(isOpening ? 'WEFT_CONNECT' : 'WEFT_RESET', message, 0, false, failure ?? undefined)
-  }
-}
-
-/** What a status other than 200 means, in the words of someone who must act on it. */
-function refusal(status: number, authority: string, peerName: string): TunnelError {
-  return new TunnelError(
-    'WEFT_CONNECT',
-    `${refusalText(status, authority)} (HTTP ${status} from ${peerName})`,
-    status,
-    false,
-  )
-}
-
-function refusalText(status: number, authority: string): string {
-  switch (status) {
-    case 400:
-      return `the destination's proxy does not serve ${authority}: it may belong to another pod now`
-    case 401:
-    case 403:
-      return `access to ${authority} is denied: look at the authorization policies of the destination`
-    case 503:
-      return `the destination's proxy cannot reach ${authority}: check that the application listens there`
-    default:
-      return `the destination's proxy refused the tunnel to ${authority}`
   }
 }

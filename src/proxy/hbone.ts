@@ -1,10 +1,10 @@
 /**
- * What both ends of HBONE share: the mesh's tunnel of one byte stream per HTTP/2 CONNECT, inside mutual TLS.
- * The client is hbone-client.ts, the server hbone-server.ts, one tunnel (a Conn) hbone-stream.ts.
+ * HBONE, the mesh's tunnel: one byte stream per HTTP/2 CONNECT inside mutual TLS. What both ends share; the client is
+ * hbone-client.ts, the server hbone-server.ts, their connection hbone-connection.ts, one tunnel hbone-stream.ts.
  */
 import { type ErrorCode, WeftError } from '../base/errors.ts'
-import { TimerEntry, type TimerTarget, type TimerWheel } from '../base/timers.ts'
-import type { H2Connection } from '../http/h2/connection.ts'
+import type { Logger } from '../base/log.ts'
+import type { TimerWheel } from '../base/timers.ts'
 import type { Transport } from '../transport/conn.ts'
 
 /** Where proxies listen for tunnels, on every pod's address. */
@@ -13,13 +13,14 @@ export const HBONE_PORT = 15_008
 /** What tunnels need of the proxy's parts. */
 export interface TunnelParts {
   readonly transport: Transport
+  readonly log: Logger
   /** Coarse wheel. */
   readonly timers: TimerWheel
   /** Milliseconds of a monotonic clock. */
   readonly nowMs: () => number
 }
 
-/** A tunnel that was not opened, or a reason that it ended. */
+/** A tunnel that was not opened, or why it ended early. */
 export class TunnelError extends WeftError {
   /** HTTP status of the refusal; 0 when it was not refused by an answer. */
   readonly status: number
@@ -34,55 +35,22 @@ export class TunnelError extends WeftError {
   }
 }
 
-/** PING after this long, and again. As ztunnel. */
-const PING_INTERVAL_MS = 10_000
-
-/** Pings that may be without answer when the next is due: two intervals are the 20 s after which ztunnel gives up. */
-const UNANSWERED_MAX = 2
-
-/** The owner of a connection that is kept alive. */
-export interface KeepaliveOwner {
-  /** Every interval. */
-  onKeepaliveTick(): void
-  /** The peer has not answered in time. */
-  onKeepaliveLost(): void
+/** What a status other than 200 means, in the words of someone who must act on it. */
+export function refusalError(status: number, authority: string, peerName: string): TunnelError {
+  const message = `${refusalText(status, authority)} (HTTP ${status} from ${peerName})`
+  return new TunnelError('WEFT_CONNECT', message, status, false)
 }
 
-/** Pings the peer of one connection as long as it is open. */
-export class Keepalive implements TimerTarget {
-  private readonly entry: TimerEntry
-  private readonly timers: TimerWheel
-  private readonly connection: H2Connection
-  private readonly owner: KeepaliveOwner
-  private unanswered = 0
-
-  constructor(timers: TimerWheel, connection: H2Connection, owner: KeepaliveOwner) {
-    this.timers = timers
-    this.connection = connection
-    this.owner = owner
-    this.entry = new TimerEntry(this)
-  }
-
-  start(): void {
-    this.timers.start(this.entry, PING_INTERVAL_MS)
-  }
-
-  stop(): void {
-    this.timers.clear(this.entry)
-  }
-
-  onPong(): void {
-    this.unanswered = 0
-  }
-
-  onTimer(): void {
-    if (this.unanswered === UNANSWERED_MAX) {
-      this.owner.onKeepaliveLost()
-      return
-    }
-    this.unanswered++
-    this.connection.ping()
-    this.timers.start(this.entry, PING_INTERVAL_MS)
-    this.owner.onKeepaliveTick()
+function refusalText(status: number, authority: string): string {
+  switch (status) {
+    case 400:
+      return `the destination's proxy does not serve ${authority}: it may belong to another pod now`
+    case 401:
+    case 403:
+      return `access to ${authority} is denied: look at the authorization policies of the destination`
+    case 503:
+      return `the destination's proxy cannot reach ${authority}: check that the application listens there`
+    default:
+      return `the destination's proxy refused the tunnel to ${authority}`
   }
 }

@@ -9,7 +9,8 @@
  */
 import { assert } from '../../base/assert.ts'
 import type { ByteSink } from '../codec.ts'
-import { ReceiveWindow, SendWindow } from './flow.ts'
+import { ConnectionOutput } from './connection-output.ts'
+import { ReceiveWindow } from './flow.ts'
 import {
   ERROR_CANCEL,
   ERROR_ENHANCE_YOUR_CALM,
@@ -29,15 +30,13 @@ import {
 } from './frame.ts'
 import { FrameIntake, type IntakeEvents, LIST_GOOD, LIST_OVERSIZED, type ListState } from './frame-intake.ts'
 import { FrameReader } from './frame-reader.ts'
-import { DATA_BYTES_MAX, FrameWriter, type OutputListener } from './frame-writer.ts'
+import type { OutputListener } from './frame-writer.ts'
 import { checkRequest, checkResponse, checkTrailers, contentLengthOf, statusOf } from './header-rules.ts'
-import { HpackEncoder } from './hpack-encoder.ts'
 import {
   type H2Settings,
   HELD_BYTES_FREE,
   IDLE_FRAMES_BURST,
   IDLE_FRAMES_PER_SECOND,
-  RECENT_RESETS_MAX,
   RESETS_BURST,
   RESETS_PER_SECOND,
   ROLE_CLIENT,
@@ -55,18 +54,14 @@ export interface H2Events {
   onFlushWanted(): void
   /** Our `ping` was answered. */
   onPong(): void
-  /** The peer's limits changed, or a stream ended: there may be room for another. */
-  onRoom(): void
+  /** A stream takes no part any more: there may be room for another. May come inside a call (`reset`, `end`). */
+  onStreamEnded(): void
   /** The peer opens an end: no new streams; open ones go on. */
   onGoAway(code: number): void
   /** The peer broke the rules: it was told, all streams are closed, the sink is closing. */
   onFailed(code: number, reason: string): void
 }
 
-/** Bytes that one stream sends in its turn. 16 KiB: one TLS record. */
-const QUANTUM_BYTES = 16_384
-
-const EMPTY = new Uint8Array(0)
 const PING_KEEPALIVE: Uint8Array = Buffer.from('weftlive', 'latin1')
 const PING_DRAIN: Uint8Array = Buffer.from('weftdrai', 'latin1')
 
@@ -79,12 +74,9 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   private readonly settings: H2Settings
   private readonly sink: ByteSink
   private readonly events: H2Events
-  private readonly writer: FrameWriter
+  readonly output: ConnectionOutput
   private readonly reader: FrameReader
-  private readonly encoder = new HpackEncoder()
   private readonly streams = new Map<number, H2Stream>()
-  private readonly recentResets = new Set<number>()
-  private readonly sendWindow = new SendWindow(WINDOW_BYTES_DEFAULT)
   private readonly receiveWindow: ReceiveWindow
   private readonly resets: RateBudget
   private readonly idleFrames: RateBudget
@@ -94,9 +86,6 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   private hasSentGoAway = false
   private dataStream: H2Stream | null = null
   private isDataEnd = false
-  private firstReady: H2Stream | null = null
-  private lastReady: H2Stream | null = null
-  private isPumping = false
   private isFlushWanted = false
   private deferred: H2Stream[] = []
 
@@ -106,7 +95,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     this.sink = sink
     this.events = events
     this.peer = new PeerSettings(settings.role)
-    this.writer = new FrameWriter(sink, this)
+    this.output = new ConnectionOutput(sink, this, this.peer)
     this.reader = new FrameReader(new FrameIntake(this, settings), settings.role === ROLE_SERVER)
     this.receiveWindow = new ReceiveWindow(settings.connectionWindowBytes)
     this.resets = new RateBudget(RESETS_BURST, RESETS_PER_SECOND, now)
@@ -141,14 +130,14 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       settings.headerListBytesMax,
     ]
     if (settings.role === ROLE_CLIENT) {
-      this.writer.raw(PREFACE)
+      this.output.writer.raw(PREFACE)
       pairs.push(SETTING_ENABLE_PUSH, 0)
     } else {
       pairs.push(SETTING_MAX_CONCURRENT_STREAMS, settings.peerStreamsMax)
     }
-    this.writer.settings(pairs)
+    this.output.writer.settings(pairs)
     const increment = settings.connectionWindowBytes - WINDOW_BYTES_DEFAULT
-    if (increment > 0) this.writer.windowUpdate(0, increment)
+    if (increment > 0) this.output.writer.windowUpdate(0, increment)
   }
 
   /** Client: opens a stream with a request. Only while `canOpen`. */
@@ -167,8 +156,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
   /** The sink's backlog is sent. */
   receiveDrain(): void {
-    this.writer.isBlocked = false
-    this.pump()
+    this.output.drained()
   }
 
   /** The transport is gone, in order or not: streams that are open cannot be completed. */
@@ -182,13 +170,13 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     this.isFlushWanted = false
     if (this.deferred.length > 0) this.runDeferred()
     if (this.isClosed) return
-    this.writer.flush()
+    this.output.writer.flush()
     if (this.isDraining && this.hasSentGoAway && this.streams.size === 0 && this.deferred.length === 0) this.closeSink()
   }
 
   /** Keepalive; `onPong` follows, or the owner's patience ends. */
   ping(): void {
-    if (!this.isClosed) this.writer.ping(PING_KEEPALIVE, 0, false)
+    if (!this.isClosed) this.output.writer.ping(PING_KEEPALIVE, 0, false)
   }
 
   /**
@@ -203,62 +191,19 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     }
     if (this.isDraining) return
     this.isDraining = true
-    this.writer.goAway(WINDOW_BYTES_LARGEST, ERROR_NONE, '')
-    this.writer.ping(PING_DRAIN, 0, false)
+    this.output.writer.goAway(WINDOW_BYTES_LARGEST, ERROR_NONE, '')
+    this.output.writer.ping(PING_DRAIN, 0, false)
   }
 
   /** Ends now: GOAWAY, streams are closed under their owners, the sink is closed. */
   close(code: number, reason: string): void {
     if (this.isClosed) return
-    this.writer.goAway(this.lastPeerStreamId, code, reason)
+    this.output.writer.goAway(this.lastPeerStreamId, code, reason)
     this.closeSink()
     this.shut(code)
   }
 
   // --- StreamHost: what streams ask for ---
-
-  get canSendDirectly(): boolean {
-    return this.firstReady === null && !this.writer.isBlocked && !this.isClosed
-  }
-
-  sendData(stream: H2Stream, bytes: Uint8Array, offset: number, length: number, isEnd: boolean): number {
-    const frameMax = Math.min(this.peer.frameBytesMax, DATA_BYTES_MAX)
-    let sent = 0
-    while (sent < length && !this.writer.isBlocked) {
-      const count = Math.min(length - sent, frameMax, this.sendWindow.available, stream.sendWindow.available)
-      if (count <= 0) break
-      this.sendWindow.take(count)
-      stream.sendWindow.take(count)
-      this.writer.data(stream.id, bytes, offset + sent, count, isEnd && sent + count === length)
-      sent += count
-    }
-    return sent
-  }
-
-  sendEnd(stream: H2Stream): void {
-    if (!this.isClosed) this.writer.data(stream.id, EMPTY, 0, 0, true)
-  }
-
-  sendHeaders(stream: H2Stream, fields: readonly string[], isEnd: boolean): void {
-    if (this.isClosed) return
-    const length = this.encoder.encode(fields)
-    this.writer.headers(stream.id, this.encoder.block, length, this.peer.frameBytesMax, isEnd)
-  }
-
-  sendReset(stream: H2Stream, code: number, isPeersFault: boolean): void {
-    if (this.isClosed) return
-    this.resetStream(stream.id, code)
-    if (isPeersFault) this.countReset()
-  }
-
-  sendWindowUpdate(stream: H2Stream, increment: number): void {
-    if (!this.isClosed) this.writer.windowUpdate(stream.id, increment)
-  }
-
-  markReady(stream: H2Stream): void {
-    this.appendReady(stream)
-    this.pump()
-  }
 
   defer(stream: H2Stream): void {
     if (stream.isDeferred) return
@@ -276,7 +221,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     if (!this.streams.delete(stream.id) || this.isClosed) return
     // The owner may have been waiting for room; a drain may be complete.
     this.onOutput()
-    this.events.onRoom()
+    this.events.onStreamEnded()
   }
 
   /** OutputListener: the first output of a batch. */
@@ -335,7 +280,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
         this.acceptStream(streamId, fields, isEnd, state)
       } else if (this.isIdle(streamId)) {
         this.onConnectionError(ERROR_PROTOCOL, 'headers on an idle stream')
-      } else if (!this.recentResets.has(streamId)) {
+      } else if (!this.output.wasReset(streamId)) {
         this.onConnectionError(ERROR_STREAM_CLOSED, 'headers on a closed stream')
       }
       return
@@ -378,12 +323,11 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       this.onConnectionError(error, 'bad setting')
       return
     }
-    this.encoder.setTableLimit(this.peer.headerTableBytes)
+    this.output.setHeaderTableLimit(this.peer.headerTableBytes)
     const change = this.peer.windowBytes - windowBefore
     if (change !== 0 && !this.changeWindows(change)) return
-    this.writer.settingsAck()
-    this.pump()
-    this.events.onRoom()
+    this.output.writer.settingsAck()
+    this.output.pump()
   }
 
   onSettingsAck(): void {
@@ -391,7 +335,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   }
 
   onPing(bytes: Uint8Array, offset: number): void {
-    if (this.takeIdleFrame()) this.writer.ping(bytes, offset, true)
+    if (this.takeIdleFrame()) this.output.writer.ping(bytes, offset, true)
   }
 
   onPingAck(bytes: Uint8Array, offset: number): void {
@@ -413,7 +357,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
   onWindowUpdate(streamId: number, increment: number): void {
     if (streamId === 0) {
-      if (this.sendWindow.add(increment)) this.pump()
+      if (this.output.sendWindow.add(increment)) this.output.pump()
       else this.onConnectionError(ERROR_FLOW_CONTROL, 'connection window overflow')
       return
     }
@@ -467,7 +411,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     else if (checkRequest(fields) !== null || contentLength === -2) error = ERROR_PROTOCOL
     else if (this.streams.size >= this.settings.peerStreamsMax) error = ERROR_REFUSED_STREAM
     if (error !== ERROR_NONE) {
-      this.resetStream(streamId, error)
+      this.output.sendReset(streamId, error)
       this.countReset()
       return
     }
@@ -505,8 +449,8 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       this.onConnectionError(ERROR_PROTOCOL, 'frame on an idle stream')
       return
     }
-    if (this.recentResets.has(streamId)) return
-    this.resetStream(streamId, ERROR_STREAM_CLOSED)
+    if (this.output.wasReset(streamId)) return
+    this.output.sendReset(streamId, ERROR_STREAM_CLOSED)
     this.countReset()
   }
 
@@ -515,50 +459,14 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     return streamId % 2 === 0 || (streamId > this.lastPeerStreamId && !this.hasSentGoAway)
   }
 
-  private resetStream(streamId: number, code: number): void {
-    if (this.isClosed) return
-    this.writer.reset(streamId, code)
-    this.recentResets.add(streamId)
-    if (this.recentResets.size <= RECENT_RESETS_MAX) return
-    for (const oldest of this.recentResets) {
-      this.recentResets.delete(oldest)
-      return
-    }
-  }
-
   private changeWindows(change: number): boolean {
     for (const stream of this.streams.values()) {
       if (stream.sendWindow.add(change)) continue
       this.onConnectionError(ERROR_FLOW_CONTROL, 'initial window overflow')
       return false
     }
-    for (const stream of this.streams.values()) if (!stream.isReady && stream.canSend) this.appendReady(stream)
+    for (const stream of this.streams.values()) stream.wake()
     return true
-  }
-
-  // --- turns ---
-
-  private appendReady(stream: H2Stream): void {
-    stream.isReady = true
-    if (this.lastReady === null) this.firstReady = stream
-    else this.lastReady.nextReady = stream
-    this.lastReady = stream
-  }
-
-  /** Streams that have something to send take turns until windows or the sink stop them. */
-  private pump(): void {
-    if (this.isPumping) return
-    this.isPumping = true
-    while (this.firstReady !== null && !this.writer.isBlocked && !this.isClosed && this.sendWindow.available > 0) {
-      const stream: H2Stream = this.firstReady
-      this.firstReady = stream.nextReady
-      if (this.firstReady === null) this.lastReady = null
-      stream.nextReady = null
-      stream.isReady = false
-      stream.sendQuantum(QUANTUM_BYTES)
-      stream.wake()
-    }
-    this.isPumping = false
   }
 
   private runDeferred(): void {
@@ -575,7 +483,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   private announce(): void {
     if (this.isClosed || this.heldBytes > HELD_BYTES_FREE) return
     const increment = this.receiveWindow.announce()
-    if (increment > 0) this.writer.windowUpdate(0, increment)
+    if (increment > 0) this.output.writer.windowUpdate(0, increment)
   }
 
   // --- budgets and ends ---
@@ -585,6 +493,11 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     if (this.idleFrames.take()) return true
     this.onConnectionError(ERROR_ENHANCE_YOUR_CALM, 'too many frames that carry nothing')
     return false
+  }
+
+  /** StreamHost: the peer broke a rule on a stream. */
+  countViolation(): void {
+    this.countReset()
   }
 
   private countReset(): boolean {
@@ -597,13 +510,13 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     if (this.hasSentGoAway) return
     this.isDraining = true
     this.hasSentGoAway = true
-    this.writer.goAway(this.lastPeerStreamId, ERROR_NONE, '')
+    this.output.writer.goAway(this.lastPeerStreamId, ERROR_NONE, '')
   }
 
   private closeSink(): void {
     this.isClosed = true
     this.reader.stop()
-    this.writer.flush()
+    this.output.writer.flush()
     this.sink.close()
   }
 
@@ -611,9 +524,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   private shut(code: number): void {
     this.isClosed = true
     this.reader.stop()
-    this.writer.discard()
-    this.firstReady = null
-    this.lastReady = null
+    this.output.shut()
     for (const stream of [...this.streams.values()]) stream.closeNow(CLOSED_WITH_CONNECTION, code)
   }
 }

@@ -11,6 +11,7 @@
  * bytes, the closing) is reported at the next flush of the connection, never inside the call.
  */
 import { ByteQueue } from '../../base/byte-queue.ts'
+import type { ConnectionOutput, TurnTaker } from './connection-output.ts'
 import { ReceiveWindow, SendWindow } from './flow.ts'
 import { ERROR_NONE, ERROR_PROTOCOL } from './frame.ts'
 import { BACKLOG_HIGH, SEND_QUEUE_BYTES_MAX } from './limits.ts'
@@ -52,26 +53,18 @@ export interface H2Receiver {
 
 /** What a stream needs of its connection. */
 export interface StreamHost {
-  /** True when DATA may be written now and no other stream waits for its turn. */
-  readonly canSendDirectly: boolean
-  /** Writes DATA as far as both windows and the sink allow; returns how much. `isEnd` marks the last frame if all goes. */
-  sendData(stream: H2Stream, bytes: Uint8Array, offset: number, length: number, isEnd: boolean): number
-  sendEnd(stream: H2Stream): void
-  sendHeaders(stream: H2Stream, fields: readonly string[], isEnd: boolean): void
-  /** `isPeersFault`: it counts against the peer's budget. */
-  sendReset(stream: H2Stream, code: number, isPeersFault: boolean): void
-  sendWindowUpdate(stream: H2Stream, increment: number): void
-  /** The stream has something to send and window for it. */
-  markReady(stream: H2Stream): void
+  readonly output: ConnectionOutput
   /** Calls `runDeferred` at the next flush. */
   defer(stream: H2Stream): void
   /** Bytes held for paused receivers changed. */
   addHeld(delta: number): void
   /** The stream takes no part in the connection any more. */
   forget(stream: H2Stream): void
+  /** The peer broke a rule on this stream: it counts against its budget. */
+  countViolation(): void
 }
 
-export class H2Stream {
+export class H2Stream implements TurnTaker {
   readonly id: number
   receiver: H2Receiver
   /** The peer's final head is here: from the start on the server's side. */
@@ -84,7 +77,7 @@ export class H2Stream {
   readonly sendWindow: SendWindow
   readonly receiveWindow: ReceiveWindow
   /** @internal links of the connection's ring of streams that wait for their turn */
-  nextReady: H2Stream | null = null
+  nextReady: TurnTaker | null = null
   /** @internal */
   isReady = false
   /** @internal */
@@ -134,7 +127,7 @@ export class H2Stream {
     if (this.isClosed || this.isEnding) return
     if (isEnd) this.isEnding = true
     if (fields[0] === ':status' && fields[1]!.charCodeAt(0) !== 0x31) this.isAnswered = true
-    this.host.sendHeaders(this, fields, isEnd)
+    this.host.output.sendHeaders(this.id, fields, isEnd)
     if (isEnd) this.localEnded()
   }
 
@@ -142,8 +135,8 @@ export class H2Stream {
   write(bytes: Uint8Array, offset: number, length: number): number {
     if (this.isClosed || this.isEnding || length === 0) return this.backlog
     let sent = 0
-    if (!this.isCorked && this.backlog === 0 && this.host.canSendDirectly) {
-      sent = this.host.sendData(this, bytes, offset, length, false)
+    if (!this.isCorked && this.backlog === 0 && this.host.output.canSendDirectly) {
+      sent = this.host.output.sendData(this, bytes, offset, length, false)
       if (sent === length) return 0
     }
     const queue = this.sendQueue ?? this.makeSendQueue()
@@ -172,7 +165,7 @@ export class H2Stream {
   /** Gives the stream up: RST_STREAM; nothing more is reported of it. */
   reset(code: number): void {
     if (this.isClosed) return
-    if (!this.isLocalEnded || !this.isRemoteEnded) this.host.sendReset(this, code, false)
+    if (!this.isLocalEnded || !this.isRemoteEnded) this.host.output.sendReset(this.id, code)
     this.drop()
   }
 
@@ -197,7 +190,7 @@ export class H2Stream {
     while (left > 0 && queue.length > 0) {
       const count = Math.min(left, queue.headLength)
       const isEnd = this.isEnding && this.trailersToSend === null && count === queue.length
-      const sent = this.host.sendData(this, queue.headBytes, queue.headStart, count, isEnd)
+      const sent = this.host.output.sendData(this, queue.headBytes, queue.headStart, count, isEnd)
       if (sent === 0) return
       queue.shift(sent)
       left -= sent
@@ -222,13 +215,13 @@ export class H2Stream {
 
   /** Asks for a turn if there is something to send. */
   wake(): void {
-    if (!this.isReady && this.canSend) this.host.markReady(this)
+    if (!this.isReady && this.canSend) this.host.output.markReady(this)
   }
 
   private finishSending(): void {
     if (this.isLocalEnded) return
-    if (this.trailersToSend === null) this.host.sendEnd(this)
-    else this.host.sendHeaders(this, this.trailersToSend, true)
+    if (this.trailersToSend === null) this.host.output.sendEnd(this.id)
+    else this.host.output.sendHeaders(this.id, this.trailersToSend, true)
     this.localEnded()
   }
 
@@ -307,7 +300,8 @@ export class H2Stream {
   /** The peer broke a rule that concerns this stream alone. */
   violate(code: number): void {
     if (this.isClosed) return
-    this.host.sendReset(this, code, true)
+    this.host.output.sendReset(this.id, code)
+    this.host.countViolation()
     this.closeNow(CLOSED_BY_VIOLATION, code)
   }
 
@@ -320,7 +314,7 @@ export class H2Stream {
   private announce(): void {
     if (this.isClosed || this.isRemoteEnded) return
     const increment = this.receiveWindow.announce()
-    if (increment > 0) this.host.sendWindowUpdate(this, increment)
+    if (increment > 0) this.host.output.sendWindowUpdate(this.id, increment)
   }
 
   private reportEnd(): void {
@@ -381,7 +375,7 @@ export class H2Stream {
 
   /** A failure inside a call of the owner: resets the stream and reports it at the next flush. */
   private closeBy(cause: CloseCause, code: number): void {
-    this.host.sendReset(this, code, false)
+    this.host.output.sendReset(this.id, code)
     this.dropHeld()
     this.isRemoteEnded = true
     this.isEndReported = true
