@@ -5,8 +5,9 @@
  *  - `normalizeTarget` is what the mesh itself goes by (Istio's pathNormalization BASE, RFC 3986 section 6.2.2): percent
  *    codes of unreserved characters are decoded, `\` is `/`, `.` and `..` segments are resolved. Slashes are not merged
  *    and `%2F` stays. The exchange does it once, before routing, so that routes, policies and the upstream see one path.
- *  - `lenientPath` is what the most forgiving server could take the same bytes for: everything is decoded once, path
- *    parameters (`;...`) and a fragment are dropped, slashes merged. Policies are held against both (authorize.ts).
+ *  - `lenientPath` is what the most forgiving server could take the same bytes for: everything is decoded, codes of
+ *    codes too, path parameters (`;...`) and a fragment are dropped, slashes merged. Policies are held against both
+ *    (policy-match.ts).
  *
  * Both return their argument when there is nothing to do, after one scan.
  */
@@ -77,23 +78,24 @@ function readLeniently(path: string): string {
   return resolveDots(mergeSlashes(dropParameters(decoded.replaceAll('\\', '/'))))
 }
 
-/** Decodes `%xx` once where `accepts` takes the character; other and broken codes stay as written. */
+/**
+ * Decodes every `%xx` whose character `accepts` takes; other and broken codes stay as written. A code that decoding puts
+ * together (`%%361` gives `%61`) is decoded as well: what is left has none that the next reader would decode.
+ */
 function decode(path: string, accepts: (code: number) => boolean): string {
-  let percent = path.indexOf('%')
-  if (percent < 0) return path
-  let text = ''
-  let start = 0
-  while (percent >= 0) {
-    const code = hexPair(path.charCodeAt(percent + 1), path.charCodeAt(percent + 2))
-    if (code >= 0 && accepts(code)) {
-      text += path.slice(start, percent) + String.fromCharCode(code)
-      start = percent + 3
-      percent = path.indexOf('%', start)
-    } else {
-      percent = path.indexOf('%', percent + 1)
+  if (!path.includes('%')) return path
+  const units: number[] = []
+  for (let i = 0; i < path.length; i++) {
+    units.push(path.charCodeAt(i))
+    for (;;) {
+      const end = units.length
+      const code = end >= 3 && units[end - 3] === PERCENT ? hexPair(units[end - 2]!, units[end - 1]!) : -1
+      if (code < 0 || !accepts(code)) break
+      units.length = end - 3
+      units.push(code)
     }
   }
-  return text + path.slice(start)
+  return units.reduce((text, unit) => text + String.fromCharCode(unit), '')
 }
 
 /** `-1` unless both are hexadecimal digits. */
