@@ -15,11 +15,8 @@ export interface Streams {
 }
 
 export interface Command {
-  readonly name: string
-  /** One line for the list of commands. */
-  readonly summary: string
   /** Complete text of `--help`, made when it is asked for. */
-  help(): Promise<string>
+  help(): string
   /** Resolves with the exit code. Throws UsageError for a wrong command line, WeftError for other failures. */
   run(args: readonly string[], streams: Streams, environment: NodeJS.ProcessEnv): Promise<number>
 }

@@ -10,13 +10,34 @@ import { describeError, WeftError } from '../base/errors.ts'
 import { didYouMean, UsageError } from '../base/flags.ts'
 import { type Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, type Streams } from './command.ts'
 
+interface CommandEntry {
+  /** One line for the list of commands. */
+  readonly summary: string
+  readonly load: () => Promise<Command>
+}
+
 /** In the order of the list that `weft --help` prints. */
-const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
-  demo: async () => (await import('./commands/demo.ts')).demoCommand,
-  check: async () => (await import('./commands/check.ts')).checkCommand,
-  controller: async () => (await import('./commands/controller.ts')).controllerCommand,
-  agent: async () => (await import('./commands/agent.ts')).agentCommand,
-  version: async () => (await import('./commands/version.ts')).versionCommand,
+const COMMANDS: Readonly<Record<string, CommandEntry>> = {
+  demo: {
+    summary: 'Run a two-node mesh on this machine.',
+    load: async () => (await import('./commands/demo.ts')).demoCommand,
+  },
+  check: {
+    summary: 'Check whether this machine can run an agent. Changes nothing.',
+    load: async () => (await import('./commands/check.ts')).checkCommand,
+  },
+  controller: {
+    summary: 'Run the controller, or issue the credential of a node.',
+    load: async () => (await import('./commands/controller.ts')).controllerCommand,
+  },
+  agent: {
+    summary: 'Run the agent of this node: capture, proxy, metrics.',
+    load: async () => (await import('./commands/agent.ts')).agentCommand,
+  },
+  version: {
+    summary: 'Print the version.',
+    load: async () => (await import('./commands/version.ts')).versionCommand,
+  },
 }
 
 /** Runs one command line (without `node` and the script). Resolves with the exit code; never rejects. */
@@ -24,17 +45,17 @@ export async function main(args: readonly string[], streams: Streams, environmen
   const name = args[0]
   try {
     if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
-      streams.out(await overview())
+      streams.out(overview())
       return name === undefined ? EXIT_USAGE : EXIT_OK
     }
-    const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
-    if (load === undefined) {
+    const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+    if (entry === undefined) {
       throw new UsageError(`unknown command "${name}"${didYouMean(name, Object.keys(COMMANDS))}`)
     }
-    const command = await load()
+    const command = await entry.load()
     const rest = args.slice(1)
     if (rest.includes('--help') || rest.includes('-h')) {
-      streams.out(await command.help())
+      streams.out(command.help())
       return EXIT_OK
     }
     return await command.run(rest, streams, environment)
@@ -48,9 +69,10 @@ export async function main(args: readonly string[], streams: Streams, environmen
   }
 }
 
-async function overview(): Promise<string> {
-  const commands = await Promise.all(Object.values(COMMANDS).map((load) => load()))
-  const list = commands.map((command) => `  ${command.name.padEnd(12)}${command.summary}\n`).join('')
+function overview(): string {
+  const list = Object.entries(COMMANDS)
+    .map(([name, { summary }]) => `  ${name.padEnd(12)}${summary}\n`)
+    .join('')
   return (
     'A sidecarless service mesh: one proxy per node, eBPF underneath.\n\n' +
     `Usage: weft COMMAND [flags]\n\nCommands:\n${list}\n` +

@@ -17,6 +17,7 @@ import { takeLock } from '../demo/lock.ts'
 import { type CaptureKind, DEMO_NAME } from '../demo/plan.ts'
 import { removeTopology } from '../demo/topology.ts'
 import { demoRequirements } from '../machine.ts'
+import { onEndSignals } from '../signals.ts'
 
 /** All checks take some five seconds beside the load. */
 const DURATION_MIN_MS = 5000
@@ -41,10 +42,7 @@ const FLAGS = {
 }
 
 export const demoCommand: Command = {
-  name: 'demo',
-  summary: 'Run a two-node mesh on this machine.',
-
-  async help() {
+  help() {
     return helpText({
       summary:
         'Runs a two-node mesh on this machine: real processes in network namespaces, the real agent, controller and eBPF.\n' +
@@ -67,19 +65,15 @@ export const demoCommand: Command = {
     if (isJson && duration === null) throw new UsageError('-o json needs --duration: the JSON is printed at the end')
     const kind = await chooseCapture(capture, streams)
     const stop = new AbortController()
-    const onSignal = () => stop.abort()
-    for (const signal of SIGNALS) process.on(signal, onSignal)
+    const forgetSignals = onEndSignals(() => stop.abort())
     try {
       const runDirectory = runDirectoryOf(kind)
       return await runDemo({ kind, runDirectory, durationMs: duration, isJson }, streams, stop.signal)
     } finally {
-      for (const signal of SIGNALS) process.off(signal, onSignal)
+      forgetSignals()
     }
   },
 }
-
-/** All of them end the demo in order. A terminal that goes away sends the last. */
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
 function runDirectoryOf(kind: CaptureKind): string {
   return kind === 'ebpf' ? `/run/${DEMO_NAME}` : join(tmpdir(), `${DEMO_NAME}-${userInfo().uid}`)

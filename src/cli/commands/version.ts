@@ -7,10 +7,7 @@ import { jsonText } from '../output.ts'
 const FLAGS = { output: outputFlag }
 
 export const versionCommand: Command = {
-  name: 'version',
-  summary: 'Print the version.',
-
-  async help() {
+  help() {
     return helpText({
       summary: 'Prints the version of Weft, and of the runtime it runs on.',
       usage: 'weft version [flags]',

@@ -3,7 +3,7 @@
  * inside them. Order matters twice: the wire is watched before anybody can use it, and pods start only when their
  * agents are ready, so that every connection of theirs goes through the mesh from the first packet.
  */
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -28,6 +28,7 @@ const POLL_MS = 100
 const METRICS_PORT = 15_020
 const READINESS_PORT = 15_021
 const ADMIN_PORT = 15_000
+const CONTROLLER_ADMIN_PORT = 15_014
 /** Ports on which TCP between the nodes may be seen: tunnels, and the agents' stream to the controller. */
 const WIRE_PORTS = [15_008, 15_012]
 
@@ -71,6 +72,7 @@ export class Stage {
     }
     this.writeMesh()
     signal.throwIfAborted()
+    for (const node of this.plan.nodes) this.handsByName.set(node.name, this.startHands(node.name, null, node))
     await this.startController(signal)
     for (const node of this.plan.nodes) await this.startAgent(node, signal)
     await this.waitForAgents(signal)
@@ -154,6 +156,10 @@ export class Stage {
     chmodSync(path, 0o755)
   }
 
+  private get controllerState(): string {
+    return join(this.runDirectory, 'controller')
+  }
+
   get enterScript(): string {
     return join(this.runDirectory, 'in')
   }
@@ -185,24 +191,16 @@ export class Stage {
   private async startController(signal: AbortSignal): Promise<void> {
     this.progress('controller')
     const node = this.plan.nodes[0]!
-    const state = join(this.runDirectory, 'controller')
-    const child = this.startWeft('controller', node, [
-      'controller',
-      '--directory',
-      this.meshDirectory,
-      '--listen',
-      this.plan.controller,
-      '--state',
-      state,
-    ])
-    const isUp = () => existsSync(join(state, 'root-cert.pem')) || child.lastLines().includes('listening')
-    await waitUntil(signal, isUp, 'the controller', () => child.lastLines())
+    const places = ['--source-directory', this.meshDirectory, '--state', this.controllerState]
+    const ports = ['--listen', this.plan.controller, '--admin', `${nodeHost(node)}:${CONTROLLER_ADMIN_PORT}`]
+    this.startWeft('controller', node, ['controller', ...places, ...ports])
+    await this.waitForAnswer(node, CONTROLLER_ADMIN_PORT, 'the controller', signal)
   }
 
   private async startAgent(node: DemoNode, signal: AbortSignal): Promise<void> {
     const credentials = join(this.runDirectory, 'credentials', node.name)
     const issue = ['controller', 'issue', '--node', node.name, '--out', credentials]
-    await run(process.execPath, [weftScript(), ...issue, '--state', join(this.runDirectory, 'controller')])
+    await run(process.execPath, [weftScript(), ...issue, '--state', this.controllerState])
     signal.throwIfAborted()
     this.progress(`agent of ${node.name}`)
     const places: string[] = []
@@ -219,22 +217,25 @@ export class Stage {
       ...['--metrics', `${host}:${METRICS_PORT}`, '--readiness', `${host}:${READINESS_PORT}`],
       ...['--admin', `${host}:${ADMIN_PORT}`],
       // Two agents, their controller and ten programs share this machine.
-      ...['--workers', '1'],
+      ...['--workers', '1', '--drain', '2s'],
     ])
-    this.handsByName.set(node.name, this.startHands(node.name, null, node))
   }
 
   private async waitForAgents(signal: AbortSignal): Promise<void> {
     for (const node of this.plan.nodes) {
-      let reason = ''
-      const isReady = async () => {
-        const order = { host: nodeHost(node), port: READINESS_PORT, path: '/healthz/ready', timeoutMs: 1000 }
-        const answer = await this.hands(node.name).get(order)
-        reason = answer.error ?? `${answer.status} ${answer.body}`
-        return answer.status === 200
-      }
-      await waitUntil(signal, isReady, `the agent of ${node.name}`, () => reason)
+      await this.waitForAnswer(node, READINESS_PORT, `the agent of ${node.name}`, signal)
     }
+  }
+
+  private async waitForAnswer(node: DemoNode, port: number, what: string, signal: AbortSignal): Promise<void> {
+    let reason = ''
+    const isReady = async () => {
+      const order = { host: nodeHost(node), port, path: '/healthz/ready', timeoutMs: 1000, isFresh: true }
+      const answer = await this.hands(node.name).get(order)
+      reason = answer.error ?? `${answer.status} ${answer.body}`
+      return answer.status === 200
+    }
+    await waitUntil(signal, isReady, what, () => reason)
   }
 
   /** The first whole page is the proof that everything is in place. */

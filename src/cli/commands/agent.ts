@@ -1,0 +1,37 @@
+/** `weft agent`: the proxy of one node. */
+import { Agent } from '../../agent/app.ts'
+import { agentFlags, parseAgentConfig } from '../../agent/config.ts'
+import { describeFlags } from '../../base/flags.ts'
+import { Logger } from '../../base/log.ts'
+import { type Command, EXIT_OK, helpText } from '../command.ts'
+import { endSignal } from '../signals.ts'
+
+export const agentCommand: Command = {
+  help() {
+    return helpText({
+      summary:
+        'Runs the agent of this node until SIGTERM, then removes its capture. Every flag may also come from a variable:\n' +
+        '--log-level from WEFT_LOG_LEVEL; the flag wins.',
+      usage: 'weft agent --controller HOST:PORT --credentials DIR [flags]',
+      flags: describeFlags(agentFlags),
+      examples: [
+        ['weft controller issue --node node1 --out /etc/weft/node1', 'the credential, made where the controller is'],
+        ['weft agent --node node1 --controller weft:15012 --credentials /etc/weft/node1', 'as root'],
+        ['weft agent ... --access-log --log-level debug', 'see what it does'],
+      ],
+    })
+  },
+
+  async run(args, streams, environment) {
+    const config = parseAgentConfig(args, environment)
+    const logLine = (line: string): void => streams.err(`${line}\n`)
+    const log = new Logger('agent', config.logLevel, logLine)
+    const agent = await Agent.start(config, log, { accessLog: streams.out, logLine })
+    const quit = new Promise<void>((resolve) => {
+      agent.quitListener = resolve
+    })
+    await Promise.race([endSignal(), quit])
+    await agent.stop()
+    return EXIT_OK
+  },
+}

@@ -1,0 +1,66 @@
+/** `weft controller`: compiles and publishes the mesh's configuration; `weft controller issue`: a node's credential. */
+
+import { describeFlags, didYouMean, type Flag, parseFlags, UsageError } from '../../base/flags.ts'
+import { Logger } from '../../base/log.ts'
+import { startController } from '../../controller/app.ts'
+import { authorityFlags, controllerFlags, givenRoot, parseControllerConfig } from '../../controller/config.ts'
+import { issueNodeCredential } from '../../controller/node-credential.ts'
+import { type Command, EXIT_OK, helpText, type Streams } from '../command.ts'
+import { endSignal } from '../signals.ts'
+
+const ISSUE_FLAGS = {
+  node: requiredFlag('node', 'NAME', 'Name of the node, as pods name it in spec.nodeName. Required.'),
+  out: requiredFlag('out', 'DIR', 'Directory that gets cert.pem, key.pem (mode 0600) and root.pem. Required.'),
+  ...authorityFlags,
+}
+
+export const controllerCommand: Command = {
+  help() {
+    return helpText({
+      summary:
+        'Compiles the YAML of a directory, publishes it to the agents and signs their certificates, until SIGTERM. Every\n' +
+        'flag may also come from a variable: --state from WEFT_STATE; the flag wins.\n\n' +
+        '`weft controller issue` makes the first credential of a node, beside a running controller or before it.',
+      usage:
+        'weft controller --source-directory DIR [flags]\n       weft controller issue --node NAME --out DIR [flags]',
+      flags: `${describeFlags(controllerFlags)}\nFlags of issue:\n${describeFlags(ISSUE_FLAGS)}`,
+      examples: [
+        ['weft controller --source-directory /etc/weft/mesh', 'serve that directory'],
+        ['weft controller issue --node node1 --out /etc/weft/node1', 'then carry the directory to the node'],
+        ['curl http://127.0.0.1:15014/status', 'what agents have, and what is wrong with the YAML'],
+      ],
+    })
+  },
+
+  async run(args, streams, environment) {
+    if (args[0] === 'issue') return await issue(args.slice(1), streams)
+    if (args[0] !== undefined && !args[0].startsWith('-')) {
+      throw new UsageError(`unknown command "controller ${args[0]}"${didYouMean(args[0], ['issue'])}`)
+    }
+    const config = parseControllerConfig(args, environment)
+    const log = new Logger('controller', config.logLevel, (line) => streams.err(`${line}\n`))
+    const controller = await startController(config, log)
+    await endSignal()
+    await controller.stop()
+    return EXIT_OK
+  },
+}
+
+async function issue(args: readonly string[], streams: Streams): Promise<number> {
+  const { node, out, state, caRoot, caKey, trustDomain } = parseFlags(ISSUE_FLAGS, args)
+  if (node === null) throw new UsageError('flag --node is required: the name of the node')
+  if (out === null) throw new UsageError('flag --out is required: the directory for the credential')
+  const log = new Logger('issue', 'warn', (line) => streams.err(`${line}\n`))
+  const order = { node, outDirectory: out, stateDirectory: state, given: givenRoot(caRoot, caKey), trustDomain }
+  const files = await issueNodeCredential(order, log)
+  streams.out(`${files.identity} until ${new Date(files.notAfterMs).toISOString()}: ${out}\n`)
+  return EXIT_OK
+}
+
+function requiredFlag(name: string, placeholder: string, doc: string): Flag<string | null> {
+  const parse = (text: string): string => {
+    if (text === '') throw new UsageError('must not be empty')
+    return text
+  }
+  return { name, short: null, placeholder, fallback: null, fallbackText: null, doc, parse }
+}
