@@ -1,0 +1,185 @@
+/**
+ * The controller, put together: source -> compiler -> publisher, and the certificate authority beside it.
+ *
+ * It serves agents only once the first state is compiled: an agent that came earlier would be told of an empty mesh.
+ */
+import { type Clock, systemClock } from '../base/clock.ts'
+import { describeError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
+import { formatMessage, type Message } from '../compiler/messages.ts'
+import { formatControllerIdentity } from '../model/identity.ts'
+import type { Credential } from '../security/credential.ts'
+import type { Credential as ServerCredential } from '../wire/channel.ts'
+import { ControlServer } from '../wire/server.ts'
+import { AdminServer } from './admin.ts'
+import { CertificateAuthority } from './authority.ts'
+import { CertificateServer } from './ca-server.ts'
+import type { ControllerConfig } from './config.ts'
+import { DirectorySource } from './directory-source.ts'
+import { LastGood } from './last-good.ts'
+import { nodeOf } from './peer-node.ts'
+import { Publisher } from './publisher.ts'
+
+/** Lifetime of the controller's own certificate, which it renews by itself. */
+const CREDENTIAL_LIFETIME_MS = 86_400_000
+
+export interface Controller {
+  /** Where agents connect. */
+  readonly port: number
+  readonly adminPort: number
+  /** What is wrong with the source right now, newest state. */
+  messages(): readonly Message[]
+  /** What /status shows. */
+  status(): unknown
+  stop(): Promise<void>
+}
+
+/** Starts a controller; when it cannot start, nothing of it is left behind. Rejects with WeftError. */
+export async function startController(
+  config: ControllerConfig,
+  log: Logger,
+  clock: Clock = systemClock,
+): Promise<Controller> {
+  const { stateDirectory, givenRoot, trustDomain } = config
+  const authority = await CertificateAuthority.open({ stateDirectory, given: givenRoot, trustDomain }, log, clock.now)
+  const app = new App(config, authority, log, clock)
+  try {
+    await app.start()
+  } catch (error) {
+    await app.stop()
+    throw error
+  }
+  return app
+}
+
+class App implements Controller {
+  port = 0
+  adminPort = 0
+  private readonly config: ControllerConfig
+  private readonly authority: CertificateAuthority
+  private readonly log: Logger
+  private readonly clock: Clock
+  private readonly source: DirectorySource
+  private readonly lastGood: LastGood
+  private readonly publisher: Publisher
+  private readonly certificates: CertificateServer
+  private readonly server: ControlServer
+  private readonly admin: AdminServer
+  private credential: Credential
+  private cancelRenewal: (() => void) | null = null
+  private compileMessages: readonly Message[] = []
+  private reported: ReadonlySet<string> = new Set()
+  private isReady = false
+
+  constructor(config: ControllerConfig, authority: CertificateAuthority, log: Logger, clock: Clock) {
+    const { trustDomain, clusterDomain, rootNamespace, clusterId } = config
+    this.config = config
+    this.authority = authority
+    this.log = log
+    this.clock = clock
+    this.lastGood = new LastGood({ trustDomain, clusterDomain, rootNamespace, clusterId })
+    this.publisher = new Publisher(log.child('publisher'), clock.now)
+    this.certificates = new CertificateServer({
+      authority,
+      trustDomain,
+      workloadLifetimeMs: config.certificateLifetimeMs,
+      nodeLifetimeMs: config.nodeLifetimeMs,
+      log: log.child('certificates'),
+      now: clock.now,
+    })
+    this.source = new DirectorySource({
+      directory: config.sourceDirectory,
+      clock,
+      log: log.child('source'),
+      onChange: () => this.update(),
+    })
+    this.credential = this.issueCredential()
+    this.server = new ControlServer(this.serverCredential(), {
+      onStream: (stream) => this.publisher.accept(stream, nodeOf(stream.peer, trustDomain, clock.now())),
+      onSigningRequest: (request, peer) => this.certificates.sign(request, peer),
+    })
+    this.admin = new AdminServer({ isReady: () => this.isReady, status: () => this.status() })
+  }
+
+  async start(): Promise<void> {
+    const { listen, admin } = this.config
+    await this.source.start()
+    this.update()
+    this.port = await this.server.listen(listen.address, listen.port)
+    this.adminPort = await this.admin.listen(admin)
+    this.renewLater()
+    this.isReady = true
+    this.log.info('listening', { address: listen.address, port: this.port, adminPort: this.adminPort })
+  }
+
+  async stop(): Promise<void> {
+    this.isReady = false
+    this.cancelRenewal?.()
+    this.source.stop()
+    this.server.stop()
+    await this.admin.stop()
+  }
+
+  messages(): readonly Message[] {
+    return [...this.source.messages, ...this.compileMessages]
+  }
+
+  status(): unknown {
+    return {
+      generation: this.publisher.generation,
+      agents: this.publisher.status(),
+      certificates: this.certificates.status(),
+      messages: this.messages(),
+      unpublished: this.publisher.problems,
+    }
+  }
+
+  /** Compiles what the source has now and publishes it. */
+  private update(): void {
+    try {
+      const { state, messages } = this.lastGood.compile(this.source.objects)
+      this.compileMessages = messages
+      this.certificates.setWorkloads(state.workloads)
+      this.publisher.publish(state)
+    } catch (error) {
+      this.log.error('compiling failed, the last state stays in force; please report this', {
+        error: describeError(error),
+        stack: error instanceof Error ? error.stack : undefined,
+      })
+    }
+    this.report()
+  }
+
+  /** Logs messages that were not there before. */
+  private report(): void {
+    const current = new Set<string>()
+    for (const message of this.messages()) {
+      const text = formatMessage(message)
+      current.add(text)
+      if (this.reported.has(text)) continue
+      if (message.severity === 'error') this.log.error(text)
+      else if (message.severity === 'warning') this.log.warn(text)
+      else this.log.info(text)
+    }
+    this.reported = current
+  }
+
+  // --- the controller's own certificate ---
+
+  private issueCredential(): Credential {
+    return this.authority.issue(formatControllerIdentity(this.config.trustDomain), CREDENTIAL_LIFETIME_MS)
+  }
+
+  private serverCredential(): ServerCredential {
+    const { chain, bundle } = this.credential
+    return { certificateChain: chain, key: this.credential.keyPem(), bundle }
+  }
+
+  private renewLater(): void {
+    this.cancelRenewal = this.clock.after(this.credential.renewAtMs - this.clock.now(), () => {
+      this.credential = this.issueCredential()
+      this.server.replaceCredential(this.serverCredential())
+      this.renewLater()
+    })
+  }
+}

@@ -1,0 +1,39 @@
+/**
+ * Compiles, and keeps the last good version of every object in force: an object with an error is replaced by the newest
+ * version of it that had none, and the errors are reported all the same.
+ */
+import { type CompileResult, type CompileSettings, compile } from '../compiler/compile.ts'
+import type { MeshObject } from '../compiler/object.ts'
+
+/**
+ * Errors of objects that are in force in spite of them: policies that deny more than was written, because the compiler
+ * cannot express what they say. An older version, which denied something else, would not be safer.
+ */
+const IN_FORCE_CODES: ReadonlySet<string> = new Set(['WEFT0303', 'WEFT0304'])
+
+export class LastGood {
+  private readonly settings: CompileSettings
+  private good: ReadonlyMap<string, MeshObject> = new Map()
+
+  constructor(settings: CompileSettings) {
+    this.settings = settings
+  }
+
+  /** The state to publish, and the messages about the objects as they are now. */
+  compile(objects: readonly MeshObject[]): CompileResult {
+    const result = compile(objects, this.settings)
+    const failed = new Set<string>()
+    for (const { severity, code, object } of result.messages) {
+      if (severity === 'error' && !IN_FORCE_CODES.has(code)) failed.add(object)
+    }
+    const replaced = objects.map((object) => (failed.has(object.key) ? (this.good.get(object.key) ?? object) : object))
+    const isReplaced = replaced.some((object, i) => object !== objects[i])
+    this.good = new Map(
+      replaced.flatMap((object, i) =>
+        failed.has(object.key) && object === objects[i] ? [] : [[object.key, object] as const],
+      ),
+    )
+    if (!isReplaced) return result
+    return { state: compile(replaced, this.settings).state, messages: result.messages }
+  }
+}
