@@ -9,6 +9,7 @@ import { BALANCE_LEAST_REQUEST, type Cluster, clusterKey, DEFAULT_POOL_LIMITS, t
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
 import { ClusterState } from './cluster.ts'
+import { isSameDetection } from './outlier.ts'
 
 /** A state and what it was last updated from. */
 class Entry {
@@ -87,9 +88,8 @@ export class ClusterRegistry {
     if (entry.snapshot !== null && snapshot.version < entry.snapshot.version) return entry.state
     const service = snapshot.services.get(cluster.service) ?? null
     const workloads = snapshot.endpointsOf(cluster.service)
+    // `workloads` of a new entry is null, which no list is.
     if (entry.cluster !== cluster || entry.service !== service || entry.workloads !== workloads) {
-      entry.state.update(cluster, service, workloads)
-    } else if (entry.snapshot === null) {
       entry.state.update(cluster, service, workloads)
     }
     if (entry.cluster !== cluster) {
@@ -168,11 +168,7 @@ function hasEqualSettings(a: Cluster, b: Cluster): boolean {
   return (
     a.balance === b.balance &&
     a.isMutualTls === b.isMutualTls &&
-    hasEqualFields(a.limits, b.limits) &&
-    (a.outlier === null || b.outlier === null ? a.outlier === b.outlier : hasEqualFields(a.outlier, b.outlier))
+    isSameDetection(a.outlier, b.outlier) &&
+    (Object.keys(a.limits) as (keyof PoolLimits)[]).every((limit) => a.limits[limit] === b.limits[limit])
   )
-}
-
-function hasEqualFields<T extends object>(a: T, b: T): boolean {
-  return (Object.keys(a) as (keyof T)[]).every((key) => a[key] === b[key])
 }

@@ -10,7 +10,7 @@ import { assert } from '../base/assert.ts'
 import type { Cluster, PoolLimits, Service } from '../model/service.ts'
 import type { Workload } from '../model/workload.ts'
 import { Endpoint } from './endpoint.ts'
-import { OutlierDetector, type OutlierOwner } from './outlier.ts'
+import { isSameDetection, OutlierDetector, type OutlierOwner } from './outlier.ts'
 import { createPicker, type Picker } from './picker.ts'
 
 export { Endpoint } from './endpoint.ts'
@@ -75,7 +75,7 @@ export class ClusterState implements OutlierOwner {
    */
   update(cluster: Cluster, service: Service | null, workloads: readonly Workload[]): void {
     assert(cluster.key === this.key, 'a cluster state serves one key')
-    const isOutlierNew = this.outlier === null || this.cluster.outlier !== cluster.outlier
+    const isOutlierNew = this.outlier === null || !isSameDetection(this.cluster.outlier, cluster.outlier)
     this.cluster = cluster
     this.limits = cluster.limits
     if (isOutlierNew) this.outlier = cluster.outlier === null ? null : new OutlierDetector(cluster.outlier, this)
@@ -86,6 +86,7 @@ export class ClusterState implements OutlierOwner {
       const endpoint = this.endpointOf(cluster, service, workload)
       if (endpoint !== null) endpoints.push(endpoint)
     }
+    for (const endpoint of this.endpoints) endpoint.observer = null
     this.byKey.clear()
     for (const endpoint of endpoints) {
       this.byKey.set(endpoint.key, endpoint)

@@ -116,3 +116,9 @@ export class OutlierDetector implements EndpointObserver {
     return ejected === 0 || (ejected + 1) * 100 <= percent * endpoints.length
   }
 }
+
+/** True when both ask for the same, so that what was counted under one holds under the other. */
+export function isSameDetection(a: OutlierDetection | null, b: OutlierDetection | null): boolean {
+  if (a === null || b === null) return a === b
+  return (Object.keys(a) as (keyof OutlierDetection)[]).every((key) => a[key] === b[key])
+}
