@@ -35,20 +35,21 @@ static __always_inline int pass(struct bpf_sock_addr* ctx) {
  * put one. From any other the connection would leave the pod uncaptured.
  */
 static __always_inline int can_steer_from(const struct pod* pod, __u32 ifindex) {
-  if (ifindex == 0 || ifindex == LOOPBACK_IFINDEX) return 1;
+  if (ifindex == 0) return 1;
   for (int i = 0; i < POD_INTERFACES_MAX; i++)
     if (pod->interfaces[i] == ifindex) return 1;
   return 0;
 }
 
 static __always_inline int steer(struct bpf_sock_addr* ctx, struct bpf_sock* sk) {
-  struct steered_socket fresh = {.previous_mark = sk->mark};
   __u32 mark = STEER_MARK;
   /* A repeated connect() of a steered socket must not record our own mark as the previous one. */
-  if (sk->mark != STEER_MARK &&
-      !bpf_sk_storage_get(&steered_sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
-    return REFUSE;
-  if (bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark))) return REFUSE;
+  if (sk->mark != STEER_MARK) {
+    struct steered_socket* steered = bpf_sk_storage_get(&steered_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    if (!steered) return REFUSE;
+    steered->previous_mark = sk->mark;
+    if (bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark))) return REFUSE;
+  }
   count(STAT_OUTBOUND_CAPTURED);
   return PROCEED;
 }
@@ -64,6 +65,8 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
   /* A link-local destination names its interface itself, which overrules the mark; no service has such an
    * address. */
   if (address_is_link_local(destination)) return pass(ctx);
+  /* What is sent over lo cannot leave the pod. */
+  if (sk->bound_dev_if == LOOPBACK_IFINDEX) return pass(ctx);
   __u32 family_flag = address_is_mapped(destination) ? POD_STEER_IPV4 : POD_STEER_IPV6;
   if (!(pod->flags & family_flag)) return pass(ctx);
   if (bpf_sk_storage_get(&exempt_sockets, sk, 0, 0)) return PROCEED;

@@ -9,7 +9,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { mkdirSync, readFileSync, rmdirSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import { findCgroup2Mount } from '../../src/kernel/cgroup.ts'
+import { findCgroup2Mount } from '../../src/kernel/probe.ts'
 
 /**
  * Option for tests that need root: skipped with the reason without it, but not in CI, where they fail instead.

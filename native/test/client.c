@@ -1,0 +1,141 @@
+/*
+ * Test client: does to one TCP socket what applications may do, step by step, and prints one line per step.
+ *
+ *      test-client 4|6|mptcp STEP...
+ *
+ * Steps: connect ADDRESS PORT | fastopen ADDRESS PORT | disconnect | bind ADDRESS | bind-device NAME |
+ * set-mark NUMBER | mark | read | write TEXT | wait (for a line on standard input) | unprivileged
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <grp.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+
+static int family;
+static int fd;
+
+static void report(const char* step, int result) {
+  if (result < 0)
+    printf("%s %s\n", step, strerrorname_np(errno));
+  else
+    printf("%s ok\n", step);
+  fflush(stdout);
+}
+
+static socklen_t parse(const char* address, const char* port, struct sockaddr_storage* out) {
+  memset(out, 0, sizeof(*out));
+  out->ss_family = (sa_family_t)family;
+  if (family == AF_INET6) {
+    struct sockaddr_in6* in6 = (struct sockaddr_in6*)out;
+    in6->sin6_port = htons((uint16_t)atoi(port));
+    if (inet_pton(AF_INET6, address, &in6->sin6_addr) != 1) exit(2);
+    return sizeof(*in6);
+  }
+  struct sockaddr_in* in = (struct sockaddr_in*)out;
+  in->sin_port = htons((uint16_t)atoi(port));
+  if (inet_pton(AF_INET, address, &in->sin_addr) != 1) exit(2);
+  return sizeof(*in);
+}
+
+static void print_name(const char* label, int (*name)(int, struct sockaddr*, socklen_t*)) {
+  struct sockaddr_storage found;
+  socklen_t length = sizeof(found);
+  char text[INET6_ADDRSTRLEN] = "?";
+  if (name(fd, (struct sockaddr*)&found, &length) != 0) return;
+  const void* address = found.ss_family == AF_INET6 ? (void*)&((struct sockaddr_in6*)&found)->sin6_addr
+                                                    : (void*)&((struct sockaddr_in*)&found)->sin_addr;
+  inet_ntop(found.ss_family, address, text, sizeof(text));
+  printf(" %s %s:%d", label, text, ntohs(((struct sockaddr_in*)&found)->sin_port));
+}
+
+static void on_connected(const char* step, long result) {
+  if (result < 0) {
+    report(step, -1);
+    return;
+  }
+  printf("%s ok", step);
+  print_name("local", getsockname);
+  print_name("remote", getpeername);
+  printf("\n");
+  fflush(stdout);
+}
+
+static void read_line(void) {
+  char line[512];
+  size_t length = 0;
+  while (length < sizeof(line) - 1) {
+    ssize_t got = read(fd, line + length, 1);
+    if (got < 0) {
+      report("read", -1);
+      return;
+    }
+    if (got == 0 || line[length] == '\n') break;
+    length++;
+  }
+  line[length] = 0;
+  printf("read %s\n", length == 0 ? "END" : line);
+  fflush(stdout);
+}
+
+int main(int argc, char** argv) {
+  if (argc < 3) return 2;
+  family = strcmp(argv[1], "6") == 0 ? AF_INET6 : AF_INET;
+  fd = socket(family, SOCK_STREAM, strcmp(argv[1], "mptcp") == 0 ? IPPROTO_MPTCP : 0);
+  if (fd < 0) return 2;
+  for (int i = 2; i < argc; i++) {
+    const char* step = argv[i];
+    struct sockaddr_storage address;
+    if (strcmp(step, "connect") == 0) {
+      socklen_t length = parse(argv[i + 1], argv[i + 2], &address);
+      on_connected(step, connect(fd, (struct sockaddr*)&address, length));
+      i += 2;
+    } else if (strcmp(step, "fastopen") == 0) {
+      socklen_t length = parse(argv[i + 1], argv[i + 2], &address);
+      on_connected(step, sendto(fd, "x\n", 2, MSG_FASTOPEN, (struct sockaddr*)&address, length));
+      i += 2;
+    } else if (strcmp(step, "disconnect") == 0) {
+      struct sockaddr nothing = {.sa_family = AF_UNSPEC};
+      report(step, connect(fd, &nothing, sizeof(nothing)));
+    } else if (strcmp(step, "bind") == 0) {
+      socklen_t length = parse(argv[++i], "0", &address);
+      report(step, bind(fd, (struct sockaddr*)&address, length));
+    } else if (strcmp(step, "bind-device") == 0) {
+      const char* name = argv[++i];
+      report(step, setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, (socklen_t)strlen(name)));
+    } else if (strcmp(step, "set-mark") == 0) {
+      unsigned mark = (unsigned)strtoul(argv[++i], NULL, 0);
+      report(step, setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)));
+    } else if (strcmp(step, "mark") == 0) {
+      unsigned mark = 0;
+      socklen_t length = sizeof(mark);
+      getsockopt(fd, SOL_SOCKET, SO_MARK, &mark, &length);
+      printf("mark %u\n", mark);
+      fflush(stdout);
+    } else if (strcmp(step, "read") == 0) {
+      read_line();
+    } else if (strcmp(step, "write") == 0) {
+      dprintf(fd, "%s\n", argv[++i]);
+      report(step, 0);
+    } else if (strcmp(step, "wait") == 0) {
+      while (getchar() != '\n') {
+        if (feof(stdin)) return 3;
+      }
+    } else if (strcmp(step, "unprivileged") == 0) {
+      if (setgroups(0, NULL) != 0 || setgid(65534) != 0) return 2;
+      report(step, setuid(65534));
+    } else {
+      fprintf(stderr, "test-client: unknown step %s\n", step);
+      return 2;
+    }
+  }
+  return 0;
+}
