@@ -313,18 +313,24 @@ export class H1ClientConnection implements HttpClientConnection, ClientStreamOwn
     stream.receiver.onResponseReset(reason, wasProcessed)
   }
 
+  /** Resets the connection before anyone hears of it: whoever does may close it, which would send what is gathered. */
   private abandon(): void {
     this.output.discard()
-    this.giveUp()
+    this.close()
     this.sink.abort()
+    this.events.onUnusable()
   }
 
   private giveUp(): void {
+    this.close()
+    this.events.onUnusable()
+  }
+
+  private close(): void {
     this.phase = PHASE_CLOSED
     this.isLast = true
     if (this.parser !== null) returnParser(this.parser)
     this.parser = null
-    this.events.onUnusable()
   }
 
   private detach(stream: H1ClientStream): void {

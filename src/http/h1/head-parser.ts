@@ -28,6 +28,7 @@ import {
   LEADING_EMPTY_LINES_MAX,
   LINE_BYTES_MAX,
   METHOD_BYTES_MAX,
+  NOMINATIONS_MAX,
   TRAILER_BYTES_MAX,
 } from './limits.ts'
 import * as violations from './violations.ts'
@@ -115,6 +116,7 @@ export class HeadParser {
   repeated: number
   readonly firstOf: Uint8Array
 
+  private nominations: number
   private kind: HeadKind
   private state: number
   private scanned: number
@@ -143,6 +145,7 @@ export class HeadParser {
     this.seen = 0
     this.repeated = 0
     this.firstOf = new Uint8Array(KIND_COUNT)
+    this.nominations = 0
     this.kind = HEAD_REQUEST
     this.state = STATE_START
     this.scanned = 0
@@ -163,6 +166,7 @@ export class HeadParser {
     this.count = 0
     this.seen = 0
     this.repeated = 0
+    this.nominations = 0
     this.state = kind === HEAD_REQUEST ? STATE_START : kind === HEAD_RESPONSE ? STATE_VERSION : STATE_FIELD_START
     this.scanned = 0
     this.limit = kind === HEAD_TRAILERS ? TRAILER_BYTES_MAX : LINE_BYTES_MAX
@@ -201,6 +205,8 @@ export class HeadParser {
 
   /** Keeps fields of that name (lower case) from being forwarded. False when Connection must not name it. */
   nominate(name: string): boolean {
+    this.nominations++
+    if (this.nominations > NOMINATIONS_MAX) return false
     for (let i = 0; i < this.count; i++) {
       const start = this.slots[i * SLOT_INTS]!
       if (this.slots[i * SLOT_INTS + 1]! - start !== name.length) continue

@@ -9,6 +9,9 @@ export const HEAD_BYTES_MAX = 65_536
 /** Fields of a head. 128: Envoy takes 100; each costs a look in every search by name. */
 export const FIELD_COUNT_MAX = 128
 
+/** Headers that Connection may name. 32: nobody names five; each one is searched among all headers of the head. */
+export const NOMINATIONS_MAX = 32
+
 /** Bytes of a method. 32: the longest registered one (UPDATEREDIRECTREF) has 17. */
 export const METHOD_BYTES_MAX = 32
 

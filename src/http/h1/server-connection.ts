@@ -247,8 +247,12 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
       this.linger()
       return end
     }
-    if (outcome === BODY_END) this.nextExchange()
-    return body.position
+    const position = body.position
+    if (outcome === BODY_END) {
+      this.isFollowed = position < end
+      this.nextExchange(!this.isDraining)
+    }
+    return position
   }
 
   private endInput(): void {
@@ -361,9 +365,7 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     this.detach(stream)
     const mayLiveOn = stream.keepsAlive && !this.isDraining
     if (stream.isRequestDone) {
-      if (mayLiveOn) this.nextExchange()
-      else if (this.hasUnreadInput) this.linger()
-      else this.closeNow()
+      this.nextExchange(mayLiveOn)
     } else if (mayLiveOn && this.body.remaining <= DRAIN_BYTES_MAX) {
       this.phase = PHASE_DRAIN
       this.dropBytesLeft = DRAIN_BYTES_MAX
@@ -402,9 +404,16 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
 
   // --- endings ---
 
-  private nextExchange(): void {
-    this.phase = PHASE_HEAD
-    this.resumeInBatch()
+  /** An exchange is over and its request is read. A client that may still be sending must not be met by a reset. */
+  private nextExchange(mayLiveOn: boolean): void {
+    if (mayLiveOn) {
+      this.phase = PHASE_HEAD
+      this.resumeInBatch()
+    } else if (this.hasUnreadInput) {
+      this.linger()
+    } else {
+      this.closeNow()
+    }
   }
 
   /** Both directions have ended, so the Conn closes of itself. */

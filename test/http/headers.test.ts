@@ -1,0 +1,171 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { latin1Slice } from '../../src/base/bytes.ts'
+import { type FieldOutput, HeaderList } from '../../src/http/headers.ts'
+import { RecordingServer } from '../support/h1-recorders.ts'
+import { SeededRandom } from '../support/seeded-random.ts'
+
+class TextOutput implements FieldOutput {
+  text = ''
+  pieces = 0
+
+  writeBytes(bytes: Uint8Array, offset: number, length: number): void {
+    this.text += latin1Slice(bytes, offset, offset + length)
+    this.pieces++
+  }
+
+  writeText(text: string): void {
+    this.text += text
+  }
+}
+
+function written(list: HeaderList): string {
+  const output = new TextOutput()
+  list.writeTo(output)
+  return output.text
+}
+
+function pairs(list: HeaderList): [string, string][] {
+  return Array.from({ length: list.length }, (_, index) => [list.nameAt(index), list.valueAt(index)])
+}
+
+/** A list that came from the wire. */
+function parsed(...lines: string[]): HeaderList {
+  const server = new RecordingServer()
+  server.receive(`GET / HTTP/1.1\r\nHost: h\r\n${lines.map((line) => `${line}\r\n`).join('')}\r\n`)
+  return server.last.head.headers
+}
+
+test('a list from the wire is read by position and by name', () => {
+  const list = parsed('Accept: a', 'X-Id: 7', 'ACCEPT:  b ')
+  assert.deepEqual(pairs(list), [
+    ['accept', 'a'],
+    ['x-id', '7'],
+    ['accept', 'b'],
+  ])
+  assert.equal(list.get('accept'), 'a')
+  assert.equal(list.getJoined('accept'), 'a, b')
+  assert.equal(list.get('x-i'), null)
+  assert.equal(list.getJoined('x-none'), null)
+  assert.equal(list.has('x-id'), true)
+  assert.equal(list.has('x-none'), false)
+})
+
+test('an empty list has nothing and writes nothing', () => {
+  const list = new HeaderList()
+  assert.equal(list.length, 0)
+  assert.equal(list.get('a'), null)
+  list.remove('a')
+  assert.equal(written(list), '')
+})
+
+test('set replaces every field of that name and leaves the others in order', () => {
+  const list = parsed('A: 1', 'B: 2', 'a: 3', 'C: 4')
+  list.set('A', 'new')
+  assert.deepEqual(pairs(list), [
+    ['b', '2'],
+    ['c', '4'],
+    ['a', 'new'],
+  ])
+  list.set('a', 'newer')
+  assert.equal(list.getJoined('a'), 'newer')
+})
+
+test('add keeps what is there, remove takes all of a name', () => {
+  const list = parsed('A: 1', 'B: 2')
+  list.add('a', '2')
+  list.add('X', '')
+  assert.equal(list.getJoined('a'), '1, 2')
+  list.remove('A')
+  assert.deepEqual(pairs(list), [
+    ['b', '2'],
+    ['x', ''],
+  ])
+})
+
+test('a clone shares no edits with its original', () => {
+  const list = parsed('A: 1', 'B: 2', 'C: 3')
+  list.add('d', '4')
+  const copy = list.clone()
+  copy.remove('a')
+  copy.set('d', '5')
+  list.remove('b')
+  assert.equal(written(copy), 'b: 2\r\nc: 3\r\nd: 5\r\n')
+  assert.equal(written(list), 'a: 1\r\nc: 3\r\nd: 4\r\n')
+})
+
+test('lists of different heads do not disturb each other', () => {
+  const first = parsed('A: 1', 'B: 2')
+  const second = parsed('C: 3', 'D: 4')
+  first.remove('a')
+  second.remove('c')
+  first.add('e', '5')
+  assert.equal(written(first), 'b: 2\r\ne: 5\r\n')
+  assert.equal(written(second), 'd: 4\r\n')
+})
+
+test('unedited fields go out as one run of bytes, oddly spaced ones in normal form', () => {
+  const output = new TextOutput()
+  parsed('A: 1', 'Bee: two words').writeTo(output)
+  assert.equal(output.text, 'a: 1\r\nbee: two words\r\n')
+  assert.equal(output.pieces, 1)
+  assert.equal(
+    written(parsed('A:1', 'B: 2', 'C:\t3', 'D: 4 ', 'E:', 'F: ', 'G: 7')),
+    'a: 1\r\nb: 2\r\nc: 3\r\nd: 4\r\ne: \r\nf: \r\ng: 7\r\n',
+  )
+})
+
+test('names that concern one connection are never written, however they came into the list', () => {
+  const list = HeaderList.of([
+    ['Connection', 'close'],
+    ['keep-alive', 'x'],
+    ['proxy-connection', 'x'],
+    ['te', 'gzip'],
+    ['transfer-encoding', 'chunked'],
+    ['upgrade', 'h2c'],
+    ['host', 'evil'],
+    ['content-length', '7'],
+    ['expect', '100-continue'],
+    ['x-stays', '1'],
+  ])
+  assert.equal(written(list), 'x-stays: 1\r\n')
+})
+
+test('a value or name that could end a line is refused', () => {
+  const list = new HeaderList()
+  for (const value of ['a\r\nb: c', 'a\nb', 'a\rb', 'a\0b', 'a\u007f', 'snow \u2603', 'a\u010ab']) {
+    assert.throws(() => list.set('x', value), { code: 'WEFT_PROTOCOL' }, JSON.stringify(value))
+    assert.throws(() => list.add('x', value), { code: 'WEFT_PROTOCOL' })
+    assert.throws(() => HeaderList.of([['x', value]]), { code: 'WEFT_PROTOCOL' })
+  }
+  for (const name of ['', 'a b', 'a:', 'a\r\n', 'h\u00e9', '\u2603']) {
+    assert.throws(() => list.set(name, 'x'), { code: 'WEFT_PROTOCOL' }, JSON.stringify(name))
+  }
+  assert.equal(list.length, 0)
+  list.set('x', 'caf\u00e9\tok')
+  assert.equal(list.get('x'), 'caf\u00e9\tok')
+})
+
+test('random edits leave what a plain list of pairs would have', () => {
+  const random = new SeededRandom(7)
+  const names = ['a', 'b', 'c', 'dd', 'ee', 'x-long-name']
+  for (let round = 0; round < 200; round++) {
+    const start = random.list(8, () => [random.pick(names), String(random.integer(0, 99))] as [string, string])
+    const list = parsed(...start.map(([name, value]) => `${name}: ${value}`))
+    let model = start
+    for (let edit = 0; edit < 10; edit++) {
+      const name = random.pick(names)
+      const value = String(random.integer(0, 99))
+      const choice = random.integer(0, 2)
+      if (choice === 0) list.add(name, value)
+      else if (choice === 1) list.set(name, value)
+      else list.remove(name)
+      if (choice !== 0) model = model.filter(([other]) => other !== name)
+      if (choice !== 2) model = [...model, [name, value]]
+      assert.deepEqual(pairs(list), model)
+      const values = model.filter(([other]) => other === name).map((pair) => pair[1])
+      assert.equal(list.getJoined(name), values.length === 0 ? null : values.join(', '))
+      assert.equal(written(list), model.map(([other, text]) => `${other}: ${text}\r\n`).join(''))
+    }
+  }
+})
