@@ -100,10 +100,10 @@ export class MeshProxy {
     this.parts.upstreams.rotate(context.identity)
   }
 
-  /** Listens for a pod. Rejects when one listener cannot be had; then none of the pod's stays open. */
+  /** Listens for a pod; may be called again with more listeners. Rejects when one cannot be had; then none stays open. */
   async addPod(pod: LocalWorkload, listeners: readonly PodListener[]): Promise<void> {
     this.parts.pods.add(pod)
-    const handles: ListenerHandle[] = []
+    const handles = this.podListeners.get(pod.uid) ?? []
     this.podListeners.set(pod.uid, handles)
     try {
       for (const listener of listeners) handles.push(await this.listen(pod, listener))

@@ -1,0 +1,258 @@
+/**
+ * A mesh inside the test process: real proxies on real sockets and real mutual TLS, on loopback addresses.
+ *
+ * Every "node" is one MeshProxy. A pod has an address where its proxy listens (127.2x.N.P), an address where its app
+ * listens (127.2y.N.P), and dials from the first. Services have one virtual IP per node. Ports are free ones per mesh,
+ * except 15008, so every mesh has an address block of its own.
+ */
+import { performance } from 'node:perf_hooks'
+import { Logger, silentLog } from '../../src/base/log.ts'
+import { type Delta, EMPTY_DELTA } from '../../src/model/delta.ts'
+import { formatIdentity } from '../../src/model/identity.ts'
+import type { Policy } from '../../src/model/policy.ts'
+import { type Traffic, trafficKey } from '../../src/model/route.ts'
+import { type Protocol, type Service, serviceKey } from '../../src/model/service.ts'
+import { TUNNEL_HBONE, TUNNEL_NONE, type Workload } from '../../src/model/workload.ts'
+import {
+  LISTEN_HBONE,
+  LISTEN_INBOUND,
+  LISTEN_OUTBOUND,
+  MeshProxy,
+  type PodListener,
+} from '../../src/proxy/mesh-proxy.ts'
+import type { AccessRecord, EdgeKey, EdgeMetrics, Recorder } from '../../src/telemetry/recorder.ts'
+import { NodeTransport } from '../../src/transport/node-transport.ts'
+import { TestAuthority } from './certificates.ts'
+
+/** Blocks of 127.0.0.0/8 that are taken by meshes of this process; the process id keeps processes apart. */
+let nextBlock = 0
+
+export interface TestPodOptions {
+  readonly node?: number
+  readonly namespace?: string
+  readonly serviceAccount?: string
+  readonly isEnrolled?: boolean
+  readonly policies?: readonly string[]
+}
+
+export interface TestPod {
+  readonly name: string
+  readonly uid: string
+  readonly node: number
+  readonly identity: string
+  /** Where clients of other pods reach it, and where it dials from. */
+  readonly address: string
+  /** Where its app listens. */
+  readonly appAddress: string
+  workload: Workload
+}
+
+export interface TestPort {
+  readonly number: number
+  readonly targetPort: number
+  readonly protocol: Protocol
+}
+
+/** What the proxies recorded. */
+export class TestRecorder implements Recorder {
+  isLogging = true
+  readonly records: AccessRecord[] = []
+  readonly edges: EdgeKey[] = []
+  opened = 0
+  closed = 0
+  received = 0
+  sent = 0
+
+  edge(key: EdgeKey): EdgeMetrics {
+    this.edges.push(key)
+    return {
+      exchangeFinished: () => {},
+      connectionOpened: () => {
+        this.opened++
+      },
+      connectionClosed: () => {
+        this.closed++
+      },
+      connectionBytes: (received, sent) => {
+        this.received += received
+        this.sent += sent
+      },
+    }
+  }
+
+  log(record: AccessRecord): void {
+    this.records.push(record)
+  }
+}
+
+class TestNode {
+  readonly recorder = new TestRecorder()
+  readonly transport = new NodeTransport()
+  readonly proxy: MeshProxy
+  readonly pods = new Map<string, TestPod>()
+
+  constructor(index: number) {
+    const { pods } = this
+    this.proxy = new MeshProxy({
+      node: `node${index}`,
+      trustDomain: 'cluster.local',
+      transport: this.transport,
+      recorder: this.recorder,
+      log: process.env['WEFT_TEST_LOG'] === undefined ? silentLog : new Logger('node' + index, 'debug', console.error),
+      sockets: {
+        originIn: (uid) => ({ fd: null, localAddress: pods.get(uid)!.address }),
+        appAddress: (uid) => pods.get(uid)!.appAddress,
+      },
+      nowMs: () => performance.now(),
+      random: Math.random,
+    })
+  }
+}
+
+export class TestMesh {
+  readonly nodes: TestNode[]
+  readonly pods: TestPod[] = []
+  readonly services: Service[] = []
+  readonly authority = new TestAuthority()
+  private readonly block: string
+
+  constructor(nodeCount = 2) {
+    this.block = `127.${1 + ((process.pid + nextBlock) % 100)}.${(process.pid >> 4) % 256}`
+    nextBlock += 7
+    this.nodes = Array.from({ length: nodeCount }, (_, index) => new TestNode(index))
+  }
+
+  /** Enrols a pod (unless told not to): its proxy listens for it, and every proxy knows its workload. */
+  async pod(name: string, options: TestPodOptions = {}): Promise<TestPod> {
+    const { node = 0, namespace = 'default', serviceAccount = name, isEnrolled = true, policies = [] } = options
+    const host = this.pods.length * 2 + 2
+    const pod: TestPod = {
+      name,
+      uid: `Kubernetes//Pod/${namespace}/${name}`,
+      node,
+      identity: formatIdentity('cluster.local', namespace, serviceAccount),
+      address: `${this.block}.${host}`,
+      appAddress: isEnrolled ? `${this.block}.${host + 1}` : `${this.block}.${host}`,
+      workload: {
+        uid: `Kubernetes//Pod/${namespace}/${name}`,
+        name,
+        namespace,
+        addresses: [`${this.block}.${host}`],
+        node: `node${node}`,
+        trustDomain: 'cluster.local',
+        serviceAccount,
+        tunnelProtocol: isEnrolled ? TUNNEL_HBONE : TUNNEL_NONE,
+        isHealthy: true,
+        services: [],
+        policies,
+        clusterId: 'Kubernetes',
+        locality: { region: '', zone: '', subzone: '' },
+        workloadName: name,
+        workloadType: 'deployment',
+        canonicalName: name,
+        canonicalRevision: 'v1',
+        capacity: 1,
+      },
+    }
+    this.pods.push(pod)
+    this.nodes[node]!.pods.set(pod.uid, pod)
+    this.apply({ workloads: [pod.workload] })
+    if (isEnrolled) {
+      this.issue(pod)
+      this.nodes[node]!.proxy.applyDelta({ ...EMPTY_DELTA, pods: [{ uid: pod.uid, netns: '', scope: 'all' }] })
+      const target = { address: pod.address, port: 15_008, isShared: false }
+      await this.listen(pod, [{ role: LISTEN_HBONE, target }])
+    }
+    return pod
+  }
+
+  /** A new certificate for the pod, as at a rotation. */
+  issue(pod: TestPod, lifetimeMs?: number): void {
+    const node = this.nodes[pod.node]!
+    const material = this.authority.leafFor(pod.identity, lifetimeMs === undefined ? {} : { lifetimeMs })
+    node.proxy.setCredential(node.transport.tlsContext(material))
+  }
+
+  /**
+   * A service in front of pods. Clients on node N dial `vip(service, N)`. Inbound plaintext is captured on the target
+   * ports of enrolled pods.
+   */
+  async service(name: string, ports: readonly TestPort[], pods: readonly TestPod[]): Promise<Service> {
+    const namespace = pods[0]?.workload.namespace ?? 'default'
+    const hostname = `${name}.${namespace}.svc.cluster.local`
+    const host = 200 + this.services.length
+    const service: Service = {
+      key: serviceKey(namespace, hostname),
+      name,
+      namespace,
+      hostname,
+      addresses: this.nodes.map((_, index) => `${this.vipBlock(index)}.${host}`),
+      ports: ports.map(({ number, targetPort, protocol }) => ({ number, targetPort, name: '', protocol })),
+    }
+    this.services.push(service)
+    for (const pod of pods) {
+      const mapping = ports.map(({ number, targetPort }) => ({ servicePort: number, targetPort }))
+      const listed = pod.workload.services
+      pod.workload = { ...pod.workload, services: [...listed, { service: service.key, ports: mapping }] }
+    }
+    this.apply({ services: [service], workloads: pods.map((pod) => pod.workload) })
+    for (const [index, node] of this.nodes.entries()) {
+      const first = [...node.pods.values()].find((pod) => pod.workload.tunnelProtocol === TUNNEL_HBONE)
+      if (first === undefined) continue
+      await this.listen(
+        first,
+        ports.map(({ number }) => ({
+          role: LISTEN_OUTBOUND,
+          target: { address: service.addresses[index]!, port: number, isShared: false },
+        })),
+      )
+    }
+    for (const pod of pods) {
+      if (pod.workload.tunnelProtocol === TUNNEL_NONE) continue
+      await this.listen(
+        pod,
+        ports.map(({ targetPort }) => ({
+          role: LISTEN_INBOUND,
+          target: { address: pod.address, port: targetPort, isShared: false },
+        })),
+      )
+    }
+    return service
+  }
+
+  /** The virtual IP of a service as pods of `node` dial it. */
+  vip(service: Service, node: number): string {
+    return service.addresses[node]!
+  }
+
+  apply(delta: Partial<Delta>): void {
+    for (const node of this.nodes) node.proxy.applyDelta({ ...EMPTY_DELTA, ...delta })
+  }
+
+  policies(...policies: Policy[]): void {
+    this.apply({ policies })
+  }
+
+  traffic(
+    service: Service,
+    port: number,
+    fields: Pick<Traffic, 'routes' | 'clusters' | 'defaultCluster'> & Partial<Traffic>,
+  ): void {
+    const key = trafficKey('all', service.key, port)
+    const protocol = service.ports.find(({ number }) => number === port)!.protocol
+    this.apply({ traffic: [{ key, scope: 'all', service: service.key, port, protocol, tcpClusters: [], ...fields }] })
+  }
+
+  close(): void {
+    for (const node of this.nodes) node.proxy.close()
+  }
+
+  private vipBlock(node: number): string {
+    const [a, b, c] = this.block.split('.')
+    return `${a}.${b}.${(Number(c) + 1 + node) % 256}`
+  }
+
+  private async listen(pod: TestPod, listeners: readonly PodListener[]): Promise<void> {
+    await this.nodes[pod.node]!.proxy.addPod({ uid: pod.uid, identity: pod.identity }, listeners)
+  }
+}
