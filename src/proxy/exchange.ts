@@ -48,9 +48,6 @@ import type { CompiledDestination, CompiledRoute } from './route-table.ts'
 /** Request body kept for another try. 64 KiB as in Linkerd: more costs memory and is seldom idempotent. */
 export const REPLAY_BYTES_MAX = 65_536
 
-/** Tries on a fresh connection when a kept-alive one turned out dead before it answered; not counted as retries. */
-const STALE_TRIES_MAX = 3
-
 const STATE_ROUTING = 0
 const STATE_WAITING = 1
 const STATE_TRYING = 2
@@ -101,7 +98,6 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   private isReused: boolean
   private isCounted: boolean
   private isRetryCounted: boolean
-  private staleCount: number
   private held: Uint8Array[] | null
   private heldBytes: number
   private trailers: HeaderList | null
@@ -143,7 +139,6 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.isReused = false
     this.isCounted = false
     this.isRetryCounted = false
-    this.staleCount = 0
     this.held = null
     this.heldBytes = 0
     this.trailers = null
@@ -346,10 +341,10 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
       return
     }
     if (this.state !== STATE_TRYING) return
-    if (!wasProcessed && this.isReused && this.canReplay() && this.staleCount < STALE_TRIES_MAX) {
-      this.staleCount++
+    if (!wasProcessed && this.isReused && this.canReplay() && isIdempotent(this.head.method)) {
+      // A kept-alive connection that the app closed just then: once more, on a fresh one, not counted as a retry.
       this.state = STATE_WAITING
-      this.pool?.acquire(this)
+      this.pool?.acquireFresh(this)
       if (this.state === STATE_WAITING) this.holdRequest()
       return
     }
@@ -490,6 +485,11 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     if (this.isRetryCounted) this.cluster?.releaseRetry()
     this.origin.record(this)
   }
+}
+
+/** RFC 9110 section 9.2.2: repeating such a request does no more than sending it once. */
+function isIdempotent(method: string): boolean {
+  return method === 'GET' || method === 'HEAD' || method === 'OPTIONS' || method === 'PUT' || method === 'DELETE'
 }
 
 const AFTER_WAIT_ROUTE = 0

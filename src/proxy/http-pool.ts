@@ -74,12 +74,16 @@ export class HttpPool {
       waiter.onUpstream(upstream)
       return
     }
+    this.acquireFresh(waiter)
+  }
+
+  /** Like `acquire`, but on a connection that has not been idle. */
+  acquireFresh(waiter: PoolWaiter): void {
     if (this.waiting.length >= WAITING_MAX || this.cluster?.tryAcquirePending() === false) {
       waiter.onUpstreamFailed(new WeftError('WEFT_LIMIT', 'too many requests wait for a connection'), true)
       return
     }
-    const isAllowed =
-      this.all.size < CONNECTIONS_MAX && (this.cluster === null || this.cluster.tryAcquireConnection())
+    const isAllowed = this.all.size < CONNECTIONS_MAX && (this.cluster === null || this.cluster.tryAcquireConnection())
     if (!isAllowed && this.all.size === 0) {
       // Nothing of ours will ever be given back to this waiter.
       this.cluster?.releasePending()
