@@ -90,7 +90,7 @@ export class ControlServer {
       'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
       'grpc.max_connection_age_ms': CONNECTION_AGE_MS_MAX,
       'grpc.max_connection_age_grace_ms': CONNECTION_AGE_GRACE_MS,
-      'grpc.enable_channelz': 0,
+      // Channelz stays on, its default: without it grpc-js 1.14 does not know its sessions, and stopping leaves them open.
     })
     this.server.addService(DISCOVERY_SERVICE, { deltaAggregatedResources: discoveryCall(handlers) })
     this.server.addService(CERTIFICATE_SERVICE, { createCertificate: certificateCall(handlers) })
