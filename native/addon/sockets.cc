@@ -3,6 +3,7 @@
  * thread goes there for the call and comes back.
  */
 #include <bpf/bpf.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -115,9 +116,19 @@ static Napi::Value SocketInNetns(const Napi::CallbackInfo& info) {
   return Napi::Number::New(env, opened.release());
 }
 
+/* duplicateFd(fd): another descriptor of the same socket, for a thread that closes its own. */
+static Napi::Value DuplicateFd(const Napi::CallbackInfo& info) {
+  int fd = IntArgument(info, 0);
+  int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0)
+    throw SyscallError(info.Env(), "fcntl(F_DUPFD_CLOEXEC)", errno, "descriptor " + std::to_string(fd));
+  return Napi::Number::New(info.Env(), copy);
+}
+
 void RegisterSockets(Napi::Env env, Napi::Object exports) {
   exports.Set("listenInNetns", Napi::Function::New(env, ListenInNetns));
   exports.Set("socketInNetns", Napi::Function::New(env, SocketInNetns));
+  exports.Set("duplicateFd", Napi::Function::New(env, DuplicateFd));
 }
 
 }  // namespace weft

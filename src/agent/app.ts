@@ -79,7 +79,7 @@ export class Agent {
       logLevel: config.logLevel,
       log: log.child('workers'),
       wholeState: () => wholeState(this.snapshot),
-      duplicate: (fd) => (addon === null ? fd : addon.duplicate(fd)),
+      duplicate: (fd) => (addon === null ? fd : addon.duplicateFd(fd)),
       closeFd: closeSync,
       onAccessLog: output.accessLog,
       onLogLine: output.logLine,

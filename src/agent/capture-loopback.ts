@@ -31,7 +31,9 @@ export class LoopbackCapture implements Capture {
   }
 
   async enrol({ pod, displayName, addresses, serviceAddresses, inboundPorts }: PodToCapture): Promise<CapturedPod> {
-    const appAddress = pod.netns.startsWith(NETNS_PREFIX) ? canonicalAddress(pod.netns.slice(NETNS_PREFIX.length)) : null
+    const appAddress = pod.netns.startsWith(NETNS_PREFIX)
+      ? canonicalAddress(pod.netns.slice(NETNS_PREFIX.length))
+      : null
     if (appAddress === null || !isLoopback(appAddress)) {
       throw new WeftError(
         'WEFT_CONFIG',

@@ -2,7 +2,7 @@
 import type { LogLevel } from '../base/log.ts'
 import type { Delta } from '../model/delta.ts'
 import type { ConnectionDescription } from '../proxy/connections.ts'
-import type { MetricsReport } from '../telemetry/worker-recorder.ts'
+import type { MetricsReport } from '../telemetry/report.ts'
 import type { TlsMaterial } from '../transport/conn.ts'
 import type { CapturedPod } from './capture.ts'
 

@@ -74,6 +74,9 @@ export interface Addon {
   /** An unconnected socket that the capture lets by. ESTALE when the descriptor is not of the netns with that cookie. */
   socketInNetns(netnsFd: number, netnsCookie: bigint, family: number, exemptMapFd: number): number
 
+  /** Another descriptor of the same socket. */
+  duplicateFd(fd: number): number
+
   mountBpfFilesystem(path: string): void
   unmount(path: string): void
   /** Fails with EAGAIN while another program holds the lock; closing the descriptor unlocks. */

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { Agent, createServer, type IncomingMessage, request, type Server } from 'node:http'
 import { after, before, test } from 'node:test'
 import { PROTOCOL_HTTP1, type Service } from '../../src/model/service.ts'
-import { TestMesh, type TestPod } from '../support/mesh.ts'
+import { TestMesh, type TestPod, type TestPort } from '../support/mesh.ts'
 
 const PORT = 9080
 
@@ -44,7 +44,7 @@ before(async () => {
   client = await mesh.pod('client', { node: 0 })
   local = await mesh.pod('local', { node: 0 })
   remote = await mesh.pod('remote', { node: 1 })
-  const port = { number: 80, targetPort: PORT, protocol: PROTOCOL_HTTP1 }
+  const port: TestPort = { number: 80, targetPort: PORT, protocol: PROTOCOL_HTTP1 }
   localService = await mesh.service('local', [port], [local])
   remoteService = await mesh.service('remote', [port], [remote])
   await serve(local)
