@@ -18,7 +18,8 @@ const volatile __u64 netns_cookie = 0;
 
 /* The default flags of bpf_sk_assign let the kernel choose within the SO_REUSEPORT group: one member per data
  * worker. */
-static __always_inline int assign(struct bpf_sk_lookup* ctx, __u32 role, int is_refused_without) {
+static __always_inline int assign(struct bpf_sk_lookup* ctx, enum listener_role role,
+                                  int is_refused_without) {
   struct bpf_sock* listener = find_listener(netns_cookie, role);
   if (!listener) {
     count(is_refused_without ? STAT_REFUSED : STAT_BYPASSED);

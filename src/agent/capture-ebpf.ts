@@ -3,8 +3,8 @@
  * (native/bpf has the programs, kernel/steering.ts the routes).
  *
  * Enrolling prepares everything and then inserts the pod into the map `pods`: that one insert switches both directions
- * on, and deleting it switches both off. Descriptors of listeners belong to the data workers as soon as `enrol` has
- * resolved; the capture keeps none of them, because a listener that nobody accepts from must leave the kernel.
+ * on, and deleting it switches both off. The listeners' descriptors are the caller's as soon as `enrol` has resolved: when
+ * the last of them is closed the kernel drops the listener, and the pod's connections are let by, or refused if strict.
  */
 import { closeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -15,7 +15,6 @@ import type { Logger } from '../base/log.ts'
 import { type Addon, hasCode, kernelError, loadAddon } from '../kernel/addon.ts'
 import { CapturePrograms, type PodLink } from '../kernel/capture-programs.ts'
 import {
-  LISTENER_SLOTS,
   PORT_HBONE,
   PORT_INBOUND,
   PORT_OUTBOUND,
@@ -78,8 +77,6 @@ interface EnrolledPod {
   readonly netnsCookie: bigint
   readonly plan: SteeringPlan
   readonly link: PodLink
-  /** Slots of the listener map that were filled, per role. */
-  readonly slots: number
   isStrict: boolean
 }
 
@@ -148,6 +145,10 @@ export class EbpfCapture implements Capture {
     }
   }
 
+  drain(): void {
+    for (const pod of this.enrolled.values()) this.programs.pods.delete(pod.netnsCookie)
+  }
+
   async close(): Promise<void> {
     const pods = [...this.enrolled.values()]
     this.enrolled.clear()
@@ -195,10 +196,7 @@ export class EbpfCapture implements Capture {
       undo.push(() => this.programs.ownAddresses.delete(netnsCookie, address))
       this.programs.ownAddresses.insert(netnsCookie, address)
     }
-    const slots = Math.min(workerCount, LISTENER_SLOTS)
-    for (const { role, fds } of listeners) {
-      for (let slot = 0; slot < slots; slot++) this.programs.listeners.insert(netnsCookie, role, slot, fds![slot]!)
-    }
+    for (const { role, fds } of listeners) this.programs.listeners.insert(netnsCookie, role, fds![0]!)
     const link = this.programs.attachPod(netnsFd, netnsCookie, displayName)
     undo.push(() => this.programs.detachPod(link))
 
@@ -211,7 +209,7 @@ export class EbpfCapture implements Capture {
       appAddress: null,
     }
     return {
-      record: { displayName, netnsFd, netnsCookie, plan, link, slots, isStrict },
+      record: { displayName, netnsFd, netnsCookie, plan, link, isStrict },
       captured: { uid: pod.pod.uid, listeners, dialing },
     }
   }
@@ -278,9 +276,7 @@ export class EbpfCapture implements Capture {
   /** Removes what captured a pod that is switched off. The netns may be gone; our descriptor keeps it usable. */
   private release(pod: EnrolledPod): void {
     this.programs.detachPod(pod.link)
-    for (const [role] of ROLE_PORTS) {
-      for (let slot = 0; slot < pod.slots; slot++) this.programs.listeners.delete(pod.netnsCookie, role, slot)
-    }
+    for (const [role] of ROLE_PORTS) this.programs.listeners.delete(pod.netnsCookie, role)
     for (const address of pod.plan.ownAddresses) this.programs.ownAddresses.delete(pod.netnsCookie, address)
     this.lingering.push(pod)
     this.checkLingering()

@@ -27,7 +27,7 @@ export interface PodToCapture {
 
 /**
  * One listening point of a pod. With descriptors, one per data worker; else every worker binds the address itself. The
- * descriptors belong to the workers once `enrol` has resolved: a withdrawn pod's are closed by them, never by the capture.
+ * descriptors are the caller's once `enrol` has resolved: a withdrawn pod's are closed by the caller, not by the capture.
  */
 export interface CapturedListener {
   readonly role: ListenerRole
@@ -76,6 +76,8 @@ export interface Capture {
   /** Stops capturing; open proxied connections live on until the data workers close them. Unknown uids are ignored. */
   withdraw(uid: string): Promise<void>
   stats(): CaptureStats
-  /** Withdraws everything and removes programs, links and pins. */
+  /** Stops capturing in every pod, and leaves everything that open connections need, so that they can end in order. */
+  drain?(): void
+  /** Withdraws everything and removes programs, links, routes and pins: steered connections that are open end. */
   close(): Promise<void>
 }

@@ -8,8 +8,7 @@ export const PORT_INBOUND = 15006
 export const PORT_HBONE = 15008
 export const PODS_MAX = 1024
 export const OWN_ADDRESSES_MAX = 8192
-export const LISTENER_SLOTS = 8
-export const LISTENERS_MAX = 24576
+export const LISTENERS_MAX = 8192
 export const POD_INTERFACES_MAX = 4
 
 export const ROLE_OUTBOUND = 0
@@ -52,6 +51,5 @@ export const LISTENER_KEY = {
   bytes: 16,
   netns_cookie: 0,
   role: 8,
-  slot: 12,
 } as const
 

@@ -98,7 +98,7 @@ export class OwnAddressMap {
   }
 }
 
-/** The agent's listeners by pod, role and slot (one slot per data worker). */
+/** One listener by pod and role: a member of the SO_REUSEPORT group that the data workers share. */
 export class ListenerMap {
   private readonly map: BpfMap
 
@@ -106,15 +106,15 @@ export class ListenerMap {
     this.map = map
   }
 
-  insert(netnsCookie: bigint, role: number, slot: number, listenerFd: number): void {
+  insert(netnsCookie: bigint, role: number, listenerFd: number): void {
     const value = new Uint8Array(8)
     new DataView(value.buffer).setBigUint64(0, BigInt(listenerFd), IS_LITTLE_ENDIAN)
-    this.map.update(encodeListenerKey(netnsCookie, role, slot), value)
+    this.map.update(encodeListenerKey(netnsCookie, role), value)
   }
 
   /** False when it was not there: the kernel removes closed sockets itself. */
-  delete(netnsCookie: bigint, role: number, slot: number): boolean {
-    return this.map.delete(encodeListenerKey(netnsCookie, role, slot))
+  delete(netnsCookie: bigint, role: number): boolean {
+    return this.map.delete(encodeListenerKey(netnsCookie, role))
   }
 }
 
@@ -177,12 +177,11 @@ export function encodeOwnAddressKey(netnsCookie: bigint, address: string): Uint8
   return key
 }
 
-export function encodeListenerKey(netnsCookie: bigint, role: number, slot: number): Uint8Array {
+export function encodeListenerKey(netnsCookie: bigint, role: number): Uint8Array {
   const key = new Uint8Array(LISTENER_KEY.bytes)
   const view = new DataView(key.buffer)
   view.setBigUint64(LISTENER_KEY.netns_cookie, netnsCookie, IS_LITTLE_ENDIAN)
-  view.setUint32(LISTENER_KEY.role, role, IS_LITTLE_ENDIAN)
-  view.setUint32(LISTENER_KEY.slot, slot, IS_LITTLE_ENDIAN)
+  view.setBigUint64(LISTENER_KEY.role, BigInt(role), IS_LITTLE_ENDIAN)
   return key
 }
 

@@ -15,18 +15,10 @@ static __always_inline int is_own_address(__u64 netns_cookie, const struct addre
   return address_is_loopback(address) || bpf_map_lookup_elem(&own_addresses, &key) != NULL;
 }
 
-/*
- * A live listener of `role`, or NULL. The caller must release it. Each data worker has a slot: when one dies,
- * its sockets leave the map and the next worker's stand for the group.
- */
-static __always_inline struct bpf_sock* find_listener(__u64 netns_cookie, __u32 role) {
+/* The live listener of `role`, or NULL. The caller must release it. */
+static __always_inline struct bpf_sock* find_listener(__u64 netns_cookie, enum listener_role role) {
   struct listener_key key = {.netns_cookie = netns_cookie, .role = role};
-  for (__u32 slot = 0; slot < LISTENER_SLOTS; slot++) {
-    key.slot = slot;
-    struct bpf_sock* listener = bpf_map_lookup_elem(&listeners, &key);
-    if (listener) return listener;
-  }
-  return NULL;
+  return bpf_map_lookup_elem(&listeners, &key);
 }
 
 #endif

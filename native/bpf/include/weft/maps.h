@@ -25,10 +25,8 @@ enum capture_constants {
   PODS_MAX = 1024,
   /* Addresses of all pods, link-local ones included: eight a pod. */
   OWN_ADDRESSES_MAX = 8192,
-  /* Listeners per pod and role that the kernel knows. Further ones serve too: they share the SO_REUSEPORT
-     group. */
-  LISTENER_SLOTS = 8,
-  LISTENERS_MAX = 24576,
+  /* Three roles a pod, and room for a second agent's during an upgrade. */
+  LISTENERS_MAX = 8192,
   /* Interfaces per pod to which a socket may be bound (SO_BINDTODEVICE) and still be steered. */
   POD_INTERFACES_MAX = 4,
 };
@@ -70,10 +68,10 @@ struct own_address_key {
   struct address address;
 };
 
+/* The role has 64 bits so that the key has no padding. */
 struct listener_key {
   __u64 netns_cookie;
-  __u32 role;
-  __u32 slot;
+  __u64 role;
 };
 
 /* What a steered socket had before, so that its next connect() can undo the steering. */
@@ -99,7 +97,10 @@ struct {
   __type(value, __u32);
 } own_addresses SEC(".maps");
 
-/* The agent's listeners. The kernel removes a socket that is closed, also when the agent is killed. */
+/*
+ * The agent's listeners: one member of each SO_REUSEPORT group stands for all. The kernel removes a socket
+ * when its last descriptor is closed, also when the agent is killed.
+ */
 struct {
   __uint(type, BPF_MAP_TYPE_SOCKHASH);
   __uint(max_entries, LISTENERS_MAX);
