@@ -10,24 +10,15 @@ import type { Policy } from '../model/policy.ts'
 import type { Traffic } from '../model/route.ts'
 import type { Service } from '../model/service.ts'
 import type { LocalPod, Workload } from '../model/workload.ts'
-import { type AuthorizationPolicy, readAuthorizationPolicy, selectPolicies } from './authorization-policy.ts'
-import {
-  type CoreService,
-  type EndpointSlice,
-  isMeshNamespace,
-  localityOf,
-  type Pod,
-  readEndpointSlice,
-  readPod,
-  readService,
-} from './core.ts'
+import { readAuthorizationPolicy, selectPolicies } from './authorization-policy.ts'
+import { isMeshNamespace, localityOf, netnsOf, readEndpointSlice, readPod, readService } from './core.ts'
 import { type DestinationRule, type MergedRule, mergeRules, readDestinationRule } from './destination-rule.ts'
 import { isWildcard, unknownHostFix, wildcardCovers } from './hosts.ts'
 import { buildInventory, type Inventory } from './inventory.ts'
 import { checkKind } from './kinds.ts'
 import { compareText, findings, type Message, MessageLog } from './messages.ts'
 import { compareAge, type MeshObject } from './object.ts'
-import { buildPeerPolicies, type PeerAuthentication, readPeerAuthentication } from './peer-authentication.ts'
+import { buildPeerPolicies, readPeerAuthentication } from './peer-authentication.ts'
 import { buildScopes } from './scopes.ts'
 import { selects } from './selector.ts'
 import type { CompileSettings, Run } from './settings.ts'
@@ -56,8 +47,6 @@ export interface CompileResult {
   readonly messages: readonly Message[]
 }
 
-const NETNS_ANNOTATION = 'weft.dev/netns'
-
 /** Compiles everything. Never throws on any input that `parseObject` accepted. */
 export function compile(objects: readonly MeshObject[], settings: CompileSettings): CompileResult {
   const log = new MessageLog()
@@ -65,18 +54,10 @@ export function compile(objects: readonly MeshObject[], settings: CompileSetting
   const kinds = sortByKind(objects, run)
   const inventory = readInventory(kinds, run)
 
-  const virtualServices = readAll(kinds, 'VirtualService', (object): VirtualService | null =>
-    readVirtualService(object, run),
-  )
-  const destinationRules = readAll(kinds, 'DestinationRule', (object): DestinationRule | null =>
-    readDestinationRule(object, run),
-  )
-  const peers = readAll(kinds, 'PeerAuthentication', (object): PeerAuthentication | null =>
-    readPeerAuthentication(object, run),
-  )
-  const authorizations = readAll(kinds, 'AuthorizationPolicy', (object): AuthorizationPolicy | null =>
-    readAuthorizationPolicy(object, run),
-  )
+  const virtualServices = readAll(kinds, 'VirtualService', readVirtualService, run)
+  const destinationRules = readAll(kinds, 'DestinationRule', readDestinationRule, run)
+  const peers = readAll(kinds, 'PeerAuthentication', readPeerAuthentication, run)
+  const authorizations = readAll(kinds, 'AuthorizationPolicy', readAuthorizationPolicy, run)
 
   const merged = mergeRules(destinationRules, run)
   virtualServices.sort((a, b) => compareAge(a.object, b.object))
@@ -92,7 +73,7 @@ export function compile(objects: readonly MeshObject[], settings: CompileSetting
   })
   const policies = [...peerPolicies.policies, ...authorizations.map(({ policy }) => policy)]
   policies.sort((a, b) => compareText(a.key, b.key))
-  const state = { workloads, services: inventory.services, policies, traffic, pods: localPods(inventory, scopeOf) }
+  const state = { workloads, services: inventory.services, policies, traffic, pods: localPods(inventory, scopeOf, run) }
   return { state, messages: log.sorted() }
 }
 
@@ -133,10 +114,15 @@ function placeOf(object: MeshObject): string {
 }
 
 /** The normal forms of one kind, without those that have errors. */
-function readAll<T>(kinds: ObjectsByKind, kind: string, read: (object: MeshObject) => T | null): T[] {
+function readAll<T>(
+  kinds: ObjectsByKind,
+  kind: string,
+  read: (object: MeshObject, run: Run) => T | null,
+  run: Run,
+): T[] {
   const result: T[] = []
   for (const object of kinds.get(kind) ?? []) {
-    const one = read(object)
+    const one = read(object, run)
     if (one !== null) result.push(one)
   }
   return result
@@ -148,20 +134,21 @@ function readInventory(kinds: ObjectsByKind, run: Run): Inventory {
     {
       meshNamespaces: new Set(namespaces.map((object) => object.name)),
       localities: new Map((kinds.get('Node') ?? []).map((node) => [node.name, localityOf(node)])),
-      pods: readAll(kinds, 'Pod', (object): Pod | null => readPod(object, run)),
-      services: readAll(kinds, 'Service', (object): CoreService | null => readService(object, run)),
-      slices: readAll(kinds, 'EndpointSlice', (object): EndpointSlice | null => readEndpointSlice(object, run)),
+      pods: readAll(kinds, 'Pod', readPod, run),
+      services: readAll(kinds, 'Service', readService, run),
+      slices: readAll(kinds, 'EndpointSlice', readEndpointSlice, run),
     },
     run,
   )
 }
 
 /** What the agents of the enrolled pods' nodes are told. */
-function localPods(inventory: Inventory, scopeOf: ReadonlyMap<string, string>): NodePod[] {
+function localPods(inventory: Inventory, scopeOf: ReadonlyMap<string, string>, run: Run): NodePod[] {
   const pods: NodePod[] = []
   for (const member of inventory.members) {
     if (!member.isEnrolled) continue
-    const netns = member.object?.annotations[NETNS_ANNOTATION] ?? ''
+    // Only pods are ever enrolled, and pods have an object.
+    const netns = netnsOf(member.object!, run)
     pods.push({ node: member.workload.node, pod: { uid: member.uid, netns, scope: scopeOf.get(member.uid)! } })
   }
   return pods

@@ -110,6 +110,19 @@ export function readPod(object: MeshObject, run: Run): Pod | null {
   }
 }
 
+const NETNS_ANNOTATION = 'weft.dev/netns'
+
+/** The network namespace that a pod's annotation names; empty when it names none, and the agent must find it. */
+export function netnsOf(object: MeshObject, run: Run): string {
+  const written = object.annotations[NETNS_ANNOTATION]
+  if (written === undefined) return ''
+  const isPath = /^\/[\x21-\x7e]+$/.test(written) && !written.split('/').includes('..')
+  const isLoopback = written.startsWith('loopback:') && canonicalAddress(written.slice('loopback:'.length)) !== null
+  if (isPath || isLoopback) return written
+  run.log.add(object, ['metadata', 'annotations', NETNS_ANNOTATION], findings.badNetns(written))
+  return ''
+}
+
 /** True when deletion has begun: the pod finishes what it has and takes nothing new. */
 export function isTerminating(object: MeshObject): boolean {
   const metadata = isTree(object.raw) ? own(object.raw, 'metadata') : undefined

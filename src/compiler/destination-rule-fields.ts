@@ -117,10 +117,9 @@ const policyFields = {
   retryBudget: unsupported('retryBudget', 'retries are limited by maxRetries alone'),
 }
 
-const trafficPolicy = checked(object(policyFields), (policy, cursor) => {
+const trafficPolicy = checked(object(policyFields), (_policy, cursor) => {
   // Fields that are not supported read as null: look at what was written.
-  const isEmpty = policy.portLevelSettings.length === 0 && Object.keys(cursor.written() ?? {}).length === 0
-  if (isEmpty) cursor.reject('The trafficPolicy is empty.', 'Remove it.')
+  if (Object.keys(cursor.written() ?? {}).length === 0) cursor.reject('The trafficPolicy is empty.', 'Remove it.')
 })
 
 /** The spec of a DestinationRule. */

@@ -72,7 +72,7 @@ interface Draft {
 export function buildInventory(core: CoreObjects, run: Run): Inventory {
   const drafts = new Map<string, Draft>()
   const addresses = new Map<string, Draft>()
-  for (const pod of claimAddresses(core.pods, run)) {
+  for (const pod of claimAddresses(core, run)) {
     const draft = draftPod(pod, core, run)
     drafts.set(draft.uid, draft)
     if (!pod.isHostNetwork) for (const address of pod.addresses) addresses.set(address, draft)
@@ -153,14 +153,17 @@ function claimVirtualIps(services: readonly CoreService[], run: Run): CoreServic
  * Pods that have an address of their own. Of two pods with one address the newer keeps it: addresses are used again as
  * soon as a pod is gone, and the object of the old one may linger.
  */
-function claimAddresses(pods: readonly Pod[], run: Run): Pod[] {
+function claimAddresses({ pods, meshNamespaces }: CoreObjects, run: Run): Pod[] {
   const owners = new Map<string, Pod>()
   const newestFirst = [...pods].sort(
     (a, b) =>
       (b.object.creationTimestamp ?? 0) - (a.object.creationTimestamp ?? 0) || compareText(a.object.key, b.object.key),
   )
   return newestFirst.filter((pod) => {
-    if (pod.addresses.length === 0) return false
+    if (pod.addresses.length === 0) {
+      if (meshNamespaces.has(pod.object.namespace)) run.log.add(pod.object, ['status'], findings.noAddress())
+      return false
+    }
     if (pod.isHostNetwork) return true
     for (const address of pod.addresses) {
       const owner = owners.get(address)

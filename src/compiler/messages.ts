@@ -198,6 +198,13 @@ export const findings = {
       `The pod is not enrolled in the mesh: ${reason}.`,
       'Opt it out with the label weft.dev/mesh=disabled.',
     ),
+  noAddress: () => info('WEFT0109', 'The pod has no address yet: it is not enrolled until it has one.', ''),
+  badNetns: (value: string) =>
+    warning(
+      'WEFT0110',
+      `The annotation weft.dev/netns is ${quote(value)}, which names no network namespace: it is not used.`,
+      'Write an absolute path (/var/run/netns/NAME), or loopback:ADDRESS.',
+    ),
   duplicateAddress: (address: string, other: string) =>
     error('WEFT0103', `The address ${address} already belongs to ${other}.`, 'Give each its own address.'),
   externalName: () =>

@@ -3,6 +3,7 @@
  * and percentage defaults applied, matches and edits in the model's form. Clients, ports and destinations are resolved
  * later, per scope (traffic.ts).
  */
+import { type Cidr, parseCidr } from '../base/address.ts'
 import type {
   DirectResponse,
   Fault,

@@ -1,0 +1,393 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { TUNNEL_HBONE, TUNNEL_NONE } from '../../src/model/workload.ts'
+import {
+  assertQuiet,
+  CART,
+  compileTrees,
+  messagesWith,
+  namespace,
+  pod,
+  service,
+  shop,
+  type Tree,
+  tree,
+  uid,
+  workloadOf,
+} from './builders.ts'
+
+function slice(name: string, service: string, content: Tree): Tree {
+  return {
+    apiVersion: 'discovery.k8s.io/v1',
+    kind: 'EndpointSlice',
+    metadata: { name, namespace: 'shop', labels: { 'kubernetes.io/service-name': service } },
+    addressType: 'IPv4',
+    ...content,
+  }
+}
+
+test('a shop compiles without a word', () => {
+  const result = compileTrees(shop())
+  assertQuiet(result)
+  assert.deepEqual(
+    result.state.workloads.map((workload) => workload.uid),
+    [uid('cart-v1'), uid('cart-v2'), uid('web-1')],
+  )
+  assert.deepEqual(
+    result.state.services.map((one) => one.key),
+    [CART, 'shop/web.shop.svc.cluster.local'],
+  )
+  assert.deepEqual(result.state.traffic, [])
+  assert.deepEqual(
+    result.state.pods.map(({ node, pod }) => [node, pod.uid, pod.netns, pod.scope]),
+    [
+      ['node1', uid('cart-v1'), '', '*'],
+      ['node1', uid('cart-v2'), '', '*'],
+      ['node1', uid('web-1'), '', '*'],
+    ],
+  )
+})
+
+test('a workload has its identity, place and telemetry names', () => {
+  const result = compileTrees([
+    namespace('shop'),
+    {
+      apiVersion: 'v1',
+      kind: 'Node',
+      metadata: {
+        name: 'node1',
+        labels: {
+          'topology.kubernetes.io/region': 'r',
+          'topology.kubernetes.io/zone': 'z',
+          'topology.istio.io/subzone': 's',
+        },
+      },
+    },
+    pod('cart', { app: 'cart', version: 'v3' }, {}, { serviceAccountName: 'cashier' }, { podIPs: [{ ip: 'FD00::1' }] }),
+  ])
+  assertQuiet(result)
+  const workload = workloadOf(result, 'cart')
+  assert.equal(workload.uid, 'Kubernetes//Pod/shop/cart')
+  assert.equal(workload.serviceAccount, 'cashier')
+  assert.equal(workload.trustDomain, 'cluster.local')
+  assert.equal(workload.addresses.length, 2)
+  assert.equal(workload.addresses[1], 'fd00::1')
+  assert.deepEqual(workload.locality, { region: 'r', zone: 'z', subzone: 's' })
+  assert.equal(workload.canonicalName, 'cart')
+  assert.equal(workload.canonicalRevision, 'v3')
+  assert.equal(workload.isHealthy, true)
+})
+
+// --- enrolment ---
+
+for (const [what, namespaceLabels, podLabels, spec, isEnrolled, codes] of [
+  ['in a mesh namespace', { 'weft.dev/mesh': 'enabled' }, {}, {}, true, []],
+  ['in a namespace without the label', {}, {}, {}, false, []],
+  ['in a namespace that opts out', { 'weft.dev/mesh': 'disabled' }, {}, {}, false, []],
+  ['in a namespace with a misspelled value', { 'weft.dev/mesh': 'true' }, {}, {}, false, ['WEFT0101']],
+  ['that opts out', { 'weft.dev/mesh': 'enabled' }, { 'weft.dev/mesh': 'disabled' }, {}, false, []],
+  ['that opts in outside the mesh', {}, { 'weft.dev/mesh': 'enabled' }, {}, false, []],
+  ['with a misspelled value', { 'weft.dev/mesh': 'enabled' }, { 'weft.dev/mesh': 'off' }, {}, true, ['WEFT0101']],
+  ['on the host network', { 'weft.dev/mesh': 'enabled' }, {}, { hostNetwork: true }, false, ['WEFT0102']],
+  ['without a node', { 'weft.dev/mesh': 'enabled' }, {}, { nodeName: null }, false, ['WEFT0102']],
+] as const) {
+  test(`a pod ${what} is ${isEnrolled ? '' : 'not '}enrolled`, () => {
+    const result = compileTrees([namespace('shop', namespaceLabels), pod('a', podLabels, {}, spec)])
+    assert.equal(workloadOf(result, 'a').tunnelProtocol, isEnrolled ? TUNNEL_HBONE : TUNNEL_NONE)
+    assert.equal(result.state.pods.length, isEnrolled ? 1 : 0)
+    assert.deepEqual(
+      result.messages.map(({ code }) => code),
+      codes,
+    )
+  })
+}
+
+test('a pod without an address is left out until it has one', () => {
+  const result = compileTrees([namespace('shop'), pod('a', {}, {}, {}, { podIP: '' })])
+  assert.deepEqual(result.state.workloads, [])
+  assert.deepEqual(
+    result.messages.map(({ code }) => code),
+    ['WEFT0109'],
+  )
+})
+
+for (const phase of ['Succeeded', 'Failed']) {
+  test(`a pod that has ${phase} is dropped`, () => {
+    assert.deepEqual(compileTrees([namespace('shop'), pod('a', {}, {}, {}, { phase })]).state.workloads, [])
+  })
+}
+
+for (const [what, status, isHealthy] of [
+  ['ready', { conditions: [{ type: 'Ready', status: 'True' }] }, true],
+  ['not ready', { conditions: [{ type: 'Ready', status: 'False' }] }, false],
+  ['of unknown readiness', { conditions: [{ type: 'Ready', status: 'Unknown' }] }, false],
+  ['without conditions', { conditions: [{ type: 'Initialized', status: 'True' }] }, true],
+  ['pending', { phase: 'Pending' }, false],
+] as const) {
+  test(`a pod that is ${what} is ${isHealthy ? '' : 'not '}healthy`, () => {
+    assert.equal(workloadOf(compileTrees([namespace('shop'), pod('a', {}, {}, {}, status)]), 'a').isHealthy, isHealthy)
+  })
+}
+
+test('a pod that is being deleted is not healthy', () => {
+  const dying = pod('a', {})
+  ;(dying['metadata'] as Tree)['deletionTimestamp'] = '2026-01-01T00:00:00Z'
+  assert.equal(workloadOf(compileTrees([namespace('shop'), dying]), 'a').isHealthy, false)
+})
+
+for (const [what, owner, labels, name, type] of [
+  [
+    'a ReplicaSet of a Deployment',
+    { kind: 'ReplicaSet', name: 'cart-7f9' },
+    { 'pod-template-hash': '7f9' },
+    'cart',
+    'deployment',
+  ],
+  ['a bare ReplicaSet', { kind: 'ReplicaSet', name: 'cart-7f9' }, {}, 'cart-7f9', 'deployment'],
+  ['a Job of a CronJob', { kind: 'Job', name: 'bill-28394850' }, {}, 'bill', 'cronjob'],
+  ['a Job', { kind: 'Job', name: 'bill-1' }, {}, 'bill-1', 'job'],
+  ['a StatefulSet', { kind: 'StatefulSet', name: 'db' }, {}, 'db', 'pod'],
+] as const) {
+  test(`a pod of ${what} is called ${name}, a ${type}`, () => {
+    const owned = pod('x', labels)
+    ;(owned['metadata'] as Tree)['ownerReferences'] = [{ ...owner, controller: true }]
+    const workload = workloadOf(compileTrees([namespace('shop'), owned]), 'x')
+    assert.deepEqual([workload.workloadName, workload.workloadType], [name, type])
+    assert.equal(workload.canonicalName, name)
+  })
+}
+
+for (const [annotation, netns, isReported] of [
+  ['/var/run/netns/a', '/var/run/netns/a', false],
+  ['loopback:127.0.1.1', 'loopback:127.0.1.1', false],
+  ['var/run', '', true],
+  ['/var/run/../etc', '', true],
+  ['/var/run/a b', '', true],
+  ['loopback:here', '', true],
+] as const) {
+  test(`the annotation weft.dev/netns ${annotation} gives ${netns === '' ? 'nothing' : 'a namespace'}`, () => {
+    const result = compileTrees([namespace('shop'), pod('a', {}, { annotations: { 'weft.dev/netns': annotation } })])
+    assert.equal(result.state.pods[0]!.pod.netns, netns)
+    assert.equal(messagesWith(result, 'WEFT0110').length, isReported ? 1 : 0)
+  })
+}
+
+test('of two pods with one address the newer keeps it', () => {
+  const status = { podIP: '198.18.9.9' }
+  const result = compileTrees([
+    namespace('shop'),
+    pod('new', {}, { age: 2 }, {}, status),
+    pod('old', {}, { age: 1 }, {}, status),
+  ])
+  assert.deepEqual(
+    result.state.workloads.map(({ name }) => name),
+    ['new'],
+  )
+  assert.deepEqual(
+    result.messages.map(({ code, object }) => [code, object]),
+    [['WEFT0103', 'Pod/shop/old']],
+  )
+})
+
+test('pods on the host network share the address of their node', () => {
+  const host = { hostNetwork: true }
+  const status = { podIP: '198.18.0.1' }
+  const result = compileTrees([pod('a', {}, {}, host, status), pod('b', {}, {}, host, status)])
+  assert.equal(result.state.workloads.length, 2)
+  assertQuiet(result)
+})
+
+test('a bad address is an error with its place, and the pod is left out', () => {
+  const result = compileTrees([namespace('shop'), pod('a', {}, {}, {}, { podIP: '10.0.0.300' })])
+  assert.deepEqual(result.state.workloads, [])
+  assert.deepEqual(
+    result.messages.map(({ severity, field }) => [severity, field]),
+    [['error', 'status.podIP']],
+  )
+})
+
+// --- services ---
+
+test('a service has canonical virtual IPs and ports in order', () => {
+  const result = compileTrees([
+    service(
+      'dns',
+      [
+        { name: 'dns', port: 53, protocol: 'UDP' },
+        { name: 'dns-tcp', port: 53, protocol: 'TCP' },
+        { name: 'http', port: 8080, targetPort: 'web' },
+        { name: 'a', port: 80 },
+      ],
+      {},
+      { clusterIP: '198.19.9.1', clusterIPs: ['198.19.9.1', 'FD00:0::5'] },
+    ),
+  ])
+  assertQuiet(result)
+  const [one] = result.state.services
+  assert.deepEqual(one!.addresses, ['198.19.9.1', 'fd00::5'])
+  assert.equal(one!.hostname, 'dns.shop.svc.cluster.local')
+  assert.deepEqual(
+    one!.ports.map(({ number, name, targetPort }) => [number, name, targetPort]),
+    [
+      [53, 'dns-tcp', 53],
+      [80, 'a', 80],
+      [8080, 'http', 8080],
+    ],
+  )
+})
+
+test('a headless service has no virtual IP', () => {
+  const result = compileTrees([service('db', [{ port: 5432 }], {}, { clusterIP: 'None' })])
+  assert.deepEqual(result.state.services[0]!.addresses, [])
+  assertQuiet(result)
+})
+
+test('a service without clusterIP is headless, and says so', () => {
+  const result = compileTrees([service('db', [{ port: 5432 }], {}, { clusterIP: null })])
+  assert.deepEqual(result.state.services[0]!.addresses, [])
+  assert.equal(messagesWith(result, 'WEFT0105').length, 1)
+})
+
+test('an ExternalName service is reported and left out', () => {
+  const result = compileTrees([service('db', [], {}, { type: 'ExternalName', clusterIP: null })])
+  assert.deepEqual(result.state.services, [])
+  assert.deepEqual(
+    result.messages.map(({ code, severity }) => [code, severity]),
+    [['WEFT0104', 'warning']],
+  )
+})
+
+test('of two services with one virtual IP the older keeps it', () => {
+  const ip = { clusterIP: '198.19.7.7' }
+  const result = compileTrees([
+    service('a', [{ port: 80 }], { age: 2 }, ip),
+    service('b', [{ port: 80 }], { age: 1 }, ip),
+  ])
+  assert.deepEqual(
+    result.state.services.map(({ name }) => name),
+    ['b'],
+  )
+  assert.deepEqual(
+    result.messages.map(({ code, object }) => [code, object]),
+    [['WEFT0103', 'Service/shop/a']],
+  )
+})
+
+for (const [what, spec, field] of [
+  ['a bad virtual IP', { clusterIP: '1.2.3' }, 'spec.clusterIP'],
+  ['a port without a number', { ports: [{ name: 'http' }] }, 'spec.ports[0]'],
+  ['a port beyond 65535', { ports: [{ port: 70_000 }] }, 'spec.ports[0].port'],
+  ['a port listed twice', { ports: [{ port: 80 }, { port: 80 }] }, 'spec.ports[1]'],
+  ['a selector that is no text', { selector: { app: 1 } }, 'spec.selector.app'],
+] as const) {
+  test(`a service with ${what} is left out, the field is named`, () => {
+    const result = compileTrees([service('a', [{ port: 80 }], {}, spec)])
+    assert.deepEqual(result.state.services, [])
+    assert.deepEqual(
+      result.messages.map(({ severity, field }) => [severity, field]),
+      [['error', field]],
+    )
+  })
+}
+
+// --- endpoints ---
+
+test('without slices the endpoints are the pods that the selector selects, with named target ports resolved', () => {
+  const ports = { containers: [{ ports: [{ name: 'web', containerPort: 8443 }] }] }
+  const result = compileTrees([
+    namespace('shop'),
+    service('cart', [{ name: 'http', port: 80, targetPort: 'web' }]),
+    pod('a', { app: 'cart' }, {}, ports),
+    pod('b', { app: 'cart' }),
+    pod('c', { app: 'other' }),
+    pod('d', { app: 'cart' }, { namespace: 'elsewhere' }),
+  ])
+  assert.deepEqual(workloadOf(result, 'a').services, [
+    { service: CART, ports: [{ servicePort: 80, targetPort: 8443 }] },
+  ])
+  assert.deepEqual(workloadOf(result, 'b').services, [{ service: CART, ports: [] }])
+  assert.deepEqual(workloadOf(result, 'c').services, [])
+  assert.deepEqual(workloadOf(result, 'd').services, [])
+  assert.equal(messagesWith(result, 'WEFT0106').length, 1)
+})
+
+test('a service without selector and slices has no endpoints', () => {
+  const result = compileTrees([
+    namespace('shop'),
+    service('cart', [{ port: 80 }], {}, { selector: null }),
+    pod('a', { app: 'cart' }),
+  ])
+  assert.deepEqual(workloadOf(result, 'a').services, [])
+})
+
+test('slices, where there are any, decide about endpoints, ports and readiness', () => {
+  const result = compileTrees([
+    namespace('shop'),
+    service('cart', [{ name: 'http', port: 80 }]),
+    pod('a', { app: 'cart' }),
+    pod('b', { app: 'cart' }),
+    pod('c', { app: 'cart' }),
+    slice('cart-1', 'cart', {
+      endpoints: [
+        { addresses: ['198.18.200.1'], targetRef: { kind: 'Pod', name: 'a' } },
+        { addresses: ['198.18.200.2'], targetRef: { kind: 'Pod', name: 'b' }, conditions: { ready: false } },
+      ],
+      ports: [
+        { name: 'http', port: 8080 },
+        { name: 'other', port: 1 },
+      ],
+    }),
+  ])
+  assert.deepEqual(workloadOf(result, 'a').services, [
+    { service: CART, ports: [{ servicePort: 80, targetPort: 8080 }] },
+  ])
+  assert.equal(workloadOf(result, 'a').isHealthy, true)
+  assert.equal(workloadOf(result, 'b').isHealthy, false)
+  assert.deepEqual(workloadOf(result, 'c').services, [])
+})
+
+test('an endpoint that is no pod is a workload outside the mesh', () => {
+  const result = compileTrees([
+    namespace('shop'),
+    service('cart', [{ name: 'http', port: 80 }], {}, { selector: null }),
+    slice('cart-1', 'cart', {
+      endpoints: [{ addresses: ['198.18.200.1'], nodeName: 'n', zone: 'z' }],
+      ports: [{ name: 'http', port: 8080 }],
+    }),
+  ])
+  const [workload] = result.state.workloads
+  assert.equal(workload!.uid, 'Kubernetes/discovery.k8s.io/EndpointSlice/shop/cart-1/198.18.200.1')
+  assert.deepEqual(workload!.addresses, ['198.18.200.1'])
+  assert.equal(workload!.tunnelProtocol, TUNNEL_NONE)
+  assert.equal(workload!.locality.zone, 'z')
+  assert.deepEqual(workload!.services, [{ service: CART, ports: [{ servicePort: 80, targetPort: 8080 }] }])
+})
+
+test('a pod in two slices of one service (two address families) is one endpoint', () => {
+  const ports = [{ name: 'http', port: 8080 }]
+  const targetRef = { kind: 'Pod', name: 'a' }
+  const result = compileTrees([
+    namespace('shop'),
+    service('cart', [{ name: 'http', port: 80 }]),
+    pod('a', { app: 'cart' }),
+    slice('cart-4', 'cart', { endpoints: [{ addresses: ['198.18.200.1'], targetRef }], ports }),
+    slice('cart-6', 'cart', { endpoints: [{ addresses: ['fd00::1'], targetRef }], ports, addressType: 'IPv6' }),
+  ])
+  assert.deepEqual(workloadOf(result, 'a').services, [
+    { service: CART, ports: [{ servicePort: 80, targetPort: 8080 }] },
+  ])
+  assert.equal(result.state.workloads.length, 1)
+})
+
+test('a slice with a bad address is left out, one without a service is reported', () => {
+  const bad = slice('bad', 'cart', { endpoints: [{ addresses: ['x'] }], ports: [] })
+  const orphan = tree('discovery.k8s.io/v1', 'EndpointSlice', 'orphan', null)
+  const result = compileTrees([bad, { ...orphan, endpoints: [], ports: [] }])
+  assert.deepEqual(
+    result.messages.map(({ object, field }) => [object, field]),
+    [
+      ['EndpointSlice.discovery.k8s.io/shop/bad', 'endpoints[0].addresses[0]'],
+      ['EndpointSlice.discovery.k8s.io/shop/orphan', 'metadata.labels'],
+    ],
+  )
+})
