@@ -40,7 +40,11 @@ export function readFixtures(name: string, actual: (fixture: Fixture) => readonl
     return `## ${title}\n${prose}\`\`\`bytes${options === '' ? '' : ` ${options}`}\n${source}\`\`\`\n\n\`\`\`events\n${produced.map((line) => `${line}\n`).join('')}\`\`\``
   })
   assert.ok(fixtures.length > 0, `${name} has no fixtures`)
-  assert.equal(fixtures.length, text.split('\n').filter((line) => line.startsWith('## ')).length, `${name} is malformed`)
+  assert.equal(
+    fixtures.length,
+    text.split('\n').filter((line) => line.startsWith('## ')).length,
+    `${name} is malformed`,
+  )
   if (updated !== text) writeFileSync(path, updated)
   return fixtures
 }
@@ -49,12 +53,12 @@ function decode(source: string): Uint8Array {
   let text = ''
   for (const line of source.split('\n').slice(0, -1)) {
     const isOpen = line.endsWith('\\') && !line.endsWith('\\\\')
-    text += unescape(isOpen ? line.slice(0, -1) : line) + (isOpen ? '' : '\r\n')
+    text += resolveEscapes(isOpen ? line.slice(0, -1) : line) + (isOpen ? '' : '\r\n')
   }
   return new Uint8Array(Buffer.from(text, 'latin1'))
 }
 
-function unescape(line: string): string {
+function resolveEscapes(line: string): string {
   return line.replace(/\\(x[0-9a-f]{2}|[rnt0\\])/g, (_whole, code: string) => {
     if (code.startsWith('x')) return String.fromCharCode(Number.parseInt(code.slice(1), 16))
     return { r: '\r', n: '\n', t: '\t', '0': '\0', '\\': '\\' }[code] ?? ''

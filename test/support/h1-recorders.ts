@@ -24,10 +24,7 @@ export function latin1(text: string): Uint8Array {
 
 /** Printable form of bytes: everything but visible ASCII and spaces is escaped. */
 export function printable(text: string): string {
-  return JSON.stringify(text).replace(
-    /[\u007f-\u00ff]/g,
-    (character) => `\\u00${character.charCodeAt(0).toString(16)}`,
-  )
+  return JSON.stringify(text).replace(/[\u007f-\u00ff]/g, (character) => `\\u00${character.charCodeAt(0).toString(16)}`)
 }
 
 /** Lines in order; neighbouring pieces of a body become one line, so that the log does not depend on how input was cut. */
@@ -131,7 +128,10 @@ export class RecordingServer implements HttpServerEvents {
   onRequest(stream: ServerStream, head: RequestHead): RequestReceiver {
     const exchange = new RecordedExchange(this, stream, head)
     this.exchanges.push(exchange)
-    const parts = [`${head.method} ${head.target === '' ? '(none)' : head.target}`, `HTTP/${(head.version / 10).toFixed(1)}`]
+    const parts = [
+      `${head.method} ${head.target === '' ? '(none)' : head.target}`,
+      `HTTP/${(head.version / 10).toFixed(1)}`,
+    ]
     parts.push(`authority=${head.authority}`)
     if (head.scheme !== 'http') parts.push(`scheme=${head.scheme}`)
     parts.push(bodyText(head.bodyLength))

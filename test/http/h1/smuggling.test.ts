@@ -83,7 +83,7 @@ for (const [head, body, reason] of REFUSED) {
     server.receive(`POST / HTTP/1.1\r\n${HOST}${head}\r\n${body}${SECOND}`)
     const status = reason === 'unsupported_transfer_encoding' ? 501 : 400
     assert.deepEqual(server.takeLog(), [`violation ${status} ${reason}`])
-    assert.match(server.sink.text, new RegExp(`^HTTP/1\\.1 ${status} [^]*connection: close\r\n[^]*${reason}`))
+    assert.match(server.sink.text, new RegExp(`^HTTP/1\\.1 ${status} [\\s\\S]*connection: close\r\n[\\s\\S]*${reason}`))
     assert.deepEqual(server.sink.endings, ['end'])
   })
 }
@@ -133,7 +133,7 @@ for (const [body, reason] of REFUSED_CHUNKS) {
     assert.equal(server.exchanges.length, 1)
     assert.equal(server.takeLog().at(-1), `reset ${reason}`)
     assert.equal(server.last.isEnded, false)
-    assert.match(server.sink.text, new RegExp(`^HTTP/1\\.1 400 [^]*${reason}`))
+    assert.match(server.sink.text, new RegExp(`^HTTP/1\\.1 400 [\\s\\S]*${reason}`))
     assert.deepEqual(server.sink.endings, ['end'])
   })
 
