@@ -5,7 +5,14 @@
  * states. When a snapshot brings a new object for a key, it takes over the state of an object that is gone, at best one
  * with equal settings, so that counters, ejections and connections survive a change of configuration.
  */
-import { BALANCE_LEAST_REQUEST, type Cluster, clusterKey, DEFAULT_POOL_LIMITS, type Service } from '../model/service.ts'
+import {
+  BALANCE_LEAST_REQUEST,
+  type Cluster,
+  clusterKey,
+  DEFAULT_POOL_LIMITS,
+  type PoolLimits,
+  type Service,
+} from '../model/service.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
 import { ClusterState } from './cluster.ts'

@@ -90,7 +90,7 @@ describe('round robin', () => {
 })
 
 describe('random and idle least request', () => {
-  for (const balance of [BALANCE_RANDOM, BALANCE_LEAST_REQUEST]) {
+  for (const balance of [BALANCE_RANDOM, BALANCE_LEAST_REQUEST] as const) {
     for (const weights of [
       [1, 1, 1, 1],
       [1, 2, 5],
