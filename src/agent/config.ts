@@ -16,6 +16,9 @@ export interface Endpoint {
   readonly port: number
 }
 
+/** Marks a value that must be given; never seen outside this file. */
+const REQUIRED = Symbol('required')
+
 export const agentFlags = {
   node: textFlag(
     'node',
@@ -107,9 +110,6 @@ function variableOf(flag: Flag<unknown>): string {
 }
 
 // --- kinds of rows ---
-
-/** Marks a value that must be given; never seen outside this file. */
-const REQUIRED = Symbol('required')
 
 function requiredFlag<T>(name: string, placeholder: string, doc: string, parse: (text: string) => T): Flag<T> {
   return { name, short: null, placeholder, fallback: REQUIRED as never, fallbackText: null, doc, parse }

@@ -12,16 +12,21 @@ export class Policies {
     // Older snapshots are asked for only by connections that are being re-checked: compile those without keeping.
     if (snapshot !== this.snapshot) {
       if (this.snapshot !== null && snapshot.version < this.snapshot.version) {
-        return Authorizer.compile(snapshot.policiesOf(workload))
+        return compile(snapshot, workload)
       }
       this.byWorkload.clear()
       this.snapshot = snapshot
     }
     let authorizer = this.byWorkload.get(workload.uid)
     if (authorizer === undefined) {
-      authorizer = Authorizer.compile(snapshot.policiesOf(workload))
+      authorizer = compile(snapshot, workload)
       this.byWorkload.set(workload.uid, authorizer)
     }
     return authorizer
   }
+}
+
+/** Who asks may hold the workload of an older snapshot (an endpoint, a tunnel): what selects it is read anew. */
+function compile(snapshot: Snapshot, workload: Workload): Authorizer {
+  return Authorizer.compile(snapshot.policiesOf(snapshot.workloads.get(workload.uid) ?? workload))
 }
