@@ -3,6 +3,7 @@
  * demo decides by them.
  */
 import { createServer } from 'node:net'
+import { probeKernel } from '../kernel/probe.ts'
 import { hasProgram } from './demo/shell.ts'
 
 export interface Requirement {
@@ -32,7 +33,7 @@ const DEMO_PROGRAMS: readonly (readonly [program: string, debianPackage: string]
 
 /** What an agent with eBPF capture needs. */
 export async function agentRequirements(): Promise<readonly Requirement[]> {
-  return [runtime(), ...(await kernelRequirements()), ...(await Promise.all(AGENT_PORTS.map(freePort)))]
+  return [runtime(), ...kernelRequirements(), ...(await Promise.all(AGENT_PORTS.map(freePort)))]
 }
 
 /** What the demo needs for eBPF capture. Its ports are in namespaces of its own. */
@@ -42,7 +43,9 @@ export async function demoRequirements(): Promise<readonly Requirement[]> {
     const detail = isMet ? 'found' : `not found. Run: apt-get install -y ${debianPackage}`
     return { name: `program ${program}`, isMet, isRequired: true, detail }
   })
-  return [runtime(), ...(await kernelRequirements()), ...(await Promise.all(programs))]
+  // The demo mounts a cgroup2 hierarchy of its own where there is none.
+  const kernel = kernelRequirements().map((row) => (row.name === 'cgroup2' ? { ...row, isRequired: false } : row))
+  return [runtime(), ...kernel, ...(await Promise.all(programs))]
 }
 
 function runtime(): Requirement {
@@ -68,7 +71,11 @@ function freePort(port: number): Promise<Requirement> {
   })
 }
 
-async function kernelRequirements(): Promise<readonly Requirement[]> {
-  const isRoot = process.getuid?.() === 0
-  return [{ name: 'root', isMet: isRoot, isRequired: true, detail: isRoot ? 'yes' : 'run as root' }]
+function kernelRequirements(): readonly Requirement[] {
+  return probeKernel().map(({ name, ok, isRequired, detail, remedy }) => ({
+    name,
+    isMet: ok,
+    isRequired,
+    detail: remedy === '' ? detail : `${detail}: ${remedy}`,
+  }))
 }

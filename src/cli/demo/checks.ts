@@ -146,9 +146,9 @@ async function denyPolicy(stage: Stage): Promise<Outcome> {
 
 async function strictRefuses(stage: Stage): Promise<Outcome> {
   const host = podNamed(stage.plan, 'tcp-echo').addresses[0]!
-  const order = { host, port: 9000, line: 'let me in\n', timeoutMs: 3000 }
-  const outside = await stage.hands('outsider').tcp(order)
-  const inside = await stage.hands('client').tcp(order)
+  const order = { port: 9000, line: 'let me in\n', timeoutMs: 3000 }
+  const outside = await stage.hands('outsider').tcp({ ...order, host })
+  const inside = await stage.hands('client').tcp({ ...order, host: 'tcp-echo.vault' })
   return {
     ok: outside.received === '' && inside.received === 'hello let me in\n',
     detail: `outsider: ${describeTcp(outside)}; client: ${describeTcp(inside)}`,
