@@ -101,8 +101,8 @@ export class Output implements FieldOutput {
   flush(): void {
     this.isWaiting = false
     const buffer = this.buffer
-    if (buffer === null) return
     const used = this.used
+    if (buffer === null || used === 0) return
     this.buffer = null
     this.used = 0
     this.backlog = this.sink.write(buffer, 0, used)

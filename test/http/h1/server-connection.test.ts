@@ -52,7 +52,10 @@ test('a pipelined request waits, with reading paused, until the one before it is
   server.last.reply()
   assert.equal(server.sink.isPaused, false)
   server.receive('TP/1.1\r\nHost: h\r\n\r\n')
-  assert.equal(server.last.head.target, '/3')
+  assert.deepEqual(
+    server.exchanges.map((exchange) => `${exchange.head.method} ${exchange.head.target}`),
+    ['GET /1', 'GET /2', 'GET /3'],
+  )
 })
 
 test('what the transport delivers after a pause comes after what is held', () => {
@@ -294,6 +297,14 @@ test('a client that ends its side after a complete request still gets the answer
   assert.deepEqual(server.sink.endings, [])
   server.last.reply(200, '2')
   assert.match(server.sink.text, /1HTTP\/1.1 200 OK\r\ncontent-length: 1\r\n\r\n2$/)
+  assert.deepEqual(server.sink.endings, ['close'])
+})
+
+test('a client that has ended its side is not waited for after a violation', () => {
+  const server = serverWith(`${GET}broken\r\n`)
+  server.connection.receiveEnd()
+  server.last.reply()
+  assert.equal(server.takeLog().at(-1), 'violation 400 bad_method')
   assert.deepEqual(server.sink.endings, ['close'])
 })
 

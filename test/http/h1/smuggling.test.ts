@@ -111,6 +111,7 @@ const REFUSED_CHUNKS: readonly (readonly [body: string, reason: string])[] = [
   ['4;\xff\r\nabcd\r\n0\r\n\r\n', 'bad_chunk_extension'],
   ['4\r\nabcdX\r\n0\r\n\r\n', 'bad_chunk_end'],
   ['4\r\nabcd\n0\r\n\r\n', 'bad_chunk_end'],
+  ['4\r\nabcd\n\n0\r\n\r\n', 'bad_chunk_end'],
   ['4\r\nabcd\r0\r\n\r\n', 'bad_chunk_end'],
   ['4\r\nabc\r\n0\r\n\r\n', 'bad_chunk_end'],
   ['0\r\n\n', 'bare_lf'],
