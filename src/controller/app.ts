@@ -41,7 +41,8 @@ export async function startController(
   clock: Clock = systemClock,
 ): Promise<Controller> {
   const { stateDirectory, givenRoot, trustDomain } = config
-  const authority = await CertificateAuthority.open({ stateDirectory, given: givenRoot, trustDomain }, log, clock.now)
+  const settings = { stateDirectory, given: givenRoot, trustDomain }
+  const authority = await CertificateAuthority.open(settings, log, () => clock.now())
   const app = new App(config, authority, log, clock)
   try {
     await app.start()
@@ -78,14 +79,14 @@ class App implements Controller {
     this.log = log
     this.clock = clock
     this.lastGood = new LastGood({ trustDomain, clusterDomain, rootNamespace, clusterId })
-    this.publisher = new Publisher(log.child('publisher'), clock.now)
+    this.publisher = new Publisher(log.child('publisher'), () => clock.now())
     this.certificates = new CertificateServer({
       authority,
       trustDomain,
       workloadLifetimeMs: config.certificateLifetimeMs,
       nodeLifetimeMs: config.nodeLifetimeMs,
       log: log.child('certificates'),
-      now: clock.now,
+      now: () => clock.now(),
     })
     this.source = new DirectorySource({
       directory: config.sourceDirectory,
