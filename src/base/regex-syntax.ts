@@ -5,9 +5,18 @@
  * not), flags `i s m U`, alternation, `* + ? {n,m}` greedy or lazy, `^ $ \A \z \b \B`. Refused, with a reason: what
  * RE2 has not (look-around, back-references) and Unicode properties, for header values are bytes. `m` changes nothing:
  * the values that we match have no line ends.
- *
- * Characters are the units of a string. All above U+00FF count as one class: HTTP text has none.
  */
+import {
+  anySet,
+  CHARSET_SIZE,
+  type Charset,
+  complement,
+  foldCase,
+  PERL_CLASSES,
+  POSIX_CLASSES,
+  setOf,
+  unite,
+} from './charset.ts'
 
 /** Longest expression. The limit that the APIs state. */
 export const REGEX_LENGTH_MAX = 1_024
@@ -17,12 +26,6 @@ const REPEAT_MAX = 1_000
 
 /** Deepest nesting of groups: the parser recurses. */
 const DEPTH_MAX = 64
-
-/** One entry per unit up to U+00FF, and one for all above. */
-export const CHARSET_SIZE = 257
-
-/** Membership by unit: 1 is in. */
-export type Charset = Uint8Array
 
 export const ASSERT_BEGIN = 0
 export const ASSERT_END = 1
@@ -351,67 +354,6 @@ class RegexParser {
       `in the regular expression ${JSON.stringify(this.pattern)} at ${this.position + 1}: ${reason}`,
     )
   }
-}
-
-// --- sets of characters ---
-
-function setOf(...bounds: readonly number[]): Charset {
-  const set = new Uint8Array(CHARSET_SIZE)
-  for (let i = 0; i < bounds.length; i += 2) {
-    const low = Math.min(bounds[i]!, CHARSET_SIZE - 1)
-    set.fill(1, low, Math.min(bounds[i + 1]!, CHARSET_SIZE - 1) + 1)
-  }
-  return set
-}
-
-function anySet(): Charset {
-  return new Uint8Array(CHARSET_SIZE).fill(1)
-}
-
-function complement(set: Charset): Charset {
-  return set.map((bit) => 1 - bit)
-}
-
-function unite(set: Charset, other: Charset): void {
-  for (let i = 0; i < CHARSET_SIZE; i++) if (other[i] === 1) set[i] = 1
-}
-
-/** ASCII letters only. */
-function foldCase(set: Charset): Charset {
-  const folded = set.slice()
-  for (let upper = 0x41; upper <= 0x5a; upper++) {
-    if (set[upper] === 1 || set[upper + 32] === 1) {
-      folded[upper] = 1
-      folded[upper + 32] = 1
-    }
-  }
-  return folded
-}
-
-const DIGIT = setOf(0x30, 0x39)
-export const WORD: Charset = setOf(0x30, 0x39, 0x41, 0x5a, 0x5f, 0x5f, 0x61, 0x7a)
-
-const PERL_CLASSES: Readonly<Record<string, Charset>> = {
-  d: DIGIT,
-  w: WORD,
-  s: setOf(0x09, 0x0a, 0x0c, 0x0d, 0x20, 0x20),
-}
-
-const POSIX_CLASSES: Readonly<Record<string, Charset>> = {
-  alnum: setOf(0x30, 0x39, 0x41, 0x5a, 0x61, 0x7a),
-  alpha: setOf(0x41, 0x5a, 0x61, 0x7a),
-  ascii: setOf(0x00, 0x7f),
-  blank: setOf(0x09, 0x09, 0x20, 0x20),
-  cntrl: setOf(0x00, 0x1f, 0x7f, 0x7f),
-  digit: DIGIT,
-  graph: setOf(0x21, 0x7e),
-  lower: setOf(0x61, 0x7a),
-  print: setOf(0x20, 0x7e),
-  punct: setOf(0x21, 0x2f, 0x3a, 0x40, 0x5b, 0x60, 0x7b, 0x7e),
-  space: setOf(0x09, 0x0d, 0x20, 0x20),
-  upper: setOf(0x41, 0x5a),
-  word: WORD,
-  xdigit: setOf(0x30, 0x39, 0x41, 0x46, 0x61, 0x66),
 }
 
 const ASSERTION_BY_LETTER: Readonly<Record<string, Assertion>> = {

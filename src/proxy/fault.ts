@@ -22,7 +22,7 @@ export function decideFault(fault: Fault, random: () => number): FaultDecision {
   const isDelayed = random() * MILLION < fault.delayPpm
   const isAborted = random() * MILLION < fault.abortPpm
   decision.delayMs = isDelayed ? fault.delayMs : 0
-  decision.abortStatus = isAborted && fault.abortGrpcStatus === null ? fault.abortStatus : 0
-  decision.abortGrpcStatus = isAborted && fault.abortGrpcStatus !== null ? fault.abortGrpcStatus : -1
+  decision.abortStatus = isAborted ? fault.abortStatus : 0
+  decision.abortGrpcStatus = isAborted ? (fault.abortGrpcStatus ?? -1) : -1
   return decision
 }

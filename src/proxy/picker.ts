@@ -96,9 +96,7 @@ class LeastRequestPicker implements Picker {
     const first = draw.take(tried, null)
     if (first === null) return null
     const second = draw.take(tried, first)
-    if (second === null || second === first) return first
-    // A tried endpoint comes out of a draw only when all are tried, or when the other choice is the only untried one.
-    if (tried?.includes(second) === true && !tried.includes(first)) return first
+    if (second === null) return first
     return second.requestsActive * first.weight < first.requestsActive * second.weight ? second : first
   }
 }
@@ -135,25 +133,21 @@ class Draw {
   }
 
   /**
-   * An endpoint that is neither tried nor `other`, if there is one; else one that is not `other`, if there is one. A draw
-   * that hits an unwanted one moves on to its neighbour, which costs a little fairness and never a second pass.
+   * An endpoint that is neither tried nor `other`. If there is none: null when another is at hand, else any. A draw that
+   * hits an unwanted one moves on to its neighbour, which costs a little fairness and never a second pass.
    */
   take(tried: readonly Endpoint[] | null, other: Endpoint | null): Endpoint | null {
     const { endpoints } = this
     const count = endpoints.length
     if (count === 0) return null
     const start = this.sums.length === 0 ? Math.floor(this.random() * count) : this.weightedIndex()
-    let fallback = endpoints[start]!
     let index = start
     for (let i = 0; i < count; i++) {
       const endpoint = endpoints[index]!
-      if (endpoint !== other) {
-        if (tried === null || !tried.includes(endpoint)) return endpoint
-        if (fallback === other) fallback = endpoint
-      }
+      if (endpoint !== other && (tried === null || !tried.includes(endpoint))) return endpoint
       index = index + 1 === count ? 0 : index + 1
     }
-    return fallback
+    return other === null ? endpoints[start]! : null
   }
 
   /** The first index whose sum is above a random share of the total. */

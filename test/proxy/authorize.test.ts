@@ -177,6 +177,11 @@ describe('attributes of the connection', () => {
       assert.equal(isExchangeAllowed([allow(broken)]), false)
       assert.equal(isExchangeAllowed([deny(broken)]), false)
     }
+    const header = {
+      headers: [{ name: 'x-none', values: [{ kind: 'regex', value: '(' }] as StringMatch[], notValues: [] }],
+    }
+    assert.equal(isExchangeAllowed([allow(header)]), false)
+    assert.equal(isExchangeAllowed([deny(header)]), false)
     const exempted = { destinationPorts: [9080], notSourceIps: ['x'] }
     assert.equal(isExchangeAllowed([allow(exempted)]), false)
     assert.equal(isExchangeAllowed([deny(exempted)]), false)

@@ -97,6 +97,14 @@ describe('the endpoints of a cluster', () => {
     assert.notEqual(state.endpoints[0], before)
   })
 
+  test('an endpoint that left and came back begins anew', () => {
+    const state = stateOf(clusterOf(), [A, B])
+    const before = state.endpoints[0]
+    state.update(state.cluster, SERVICE, [B])
+    state.update(state.cluster, SERVICE, [A, B])
+    assert.notEqual(state.endpoints[0], before)
+  })
+
   test('without any, nothing is picked', () => {
     assert.equal(stateOf(clusterOf(), []).pick(null), null)
     assert.equal(new ClusterState(clusterOf(), clock.read, Math.random).pick(null), null)

@@ -92,6 +92,15 @@ describe('outlier detection', () => {
     assert.equal(cluster.changes, 2)
   })
 
+  test('the interval runs from the first ejection after a quiet time', () => {
+    const cluster = new WatchedCluster(3, { baseEjectionMs: 5_000, intervalMs: 10_000 })
+    cluster.fail(0, 3, 1_000_000)
+    cluster.detector.sweep(1_009_999)
+    assert.deepEqual(cluster.ejected, [0])
+    cluster.detector.sweep(1_010_000)
+    assert.deepEqual(cluster.ejected, [])
+  })
+
   test('the time grows with each ejection, up to a limit', () => {
     const cluster = new WatchedCluster(3, { baseEjectionMs: 100_000, intervalMs: 1 })
     let nowMs = 0

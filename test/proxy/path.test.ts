@@ -27,6 +27,7 @@ describe('normalising a target', () => {
     ['/%2561', '/%2561'],
     ['/%%361dmin', '/admin'],
     ['/%%3361', '/61'],
+    ['/%6%31dmin', '/admin'],
     ['/.well-known/x', '/.well-known/x'],
     ['/...', '/...'],
     ['/a;x=1/b', '/a;x=1/b'],

@@ -45,6 +45,7 @@ describe('a redirect', () => {
       { authority: 'a.com:80' },
       'https://a.com/foo/x?q=1',
     ],
+    ['a port that the rule names stays', { scheme: 'https', authority: 'b.com:80' }, {}, 'https://b.com:80/foo/x?q=1'],
     ['replaces the port', { port: 8083 }, { authority: 'a.com:8080' }, 'http://a.com:8083/foo/x?q=1'],
     ['replaces authority and port', { port: 8083, authority: 'b.com:1' }, {}, 'http://b.com:8083/foo/x?q=1'],
     ['leaves port 80 out of http', { port: 80 }, {}, 'http://a.com/foo/x?q=1'],
