@@ -192,7 +192,7 @@ function parseName(text: string): string {
 }
 
 function parseTrustDomain(text: string): string {
-  if (!isSpiffeId(`spiffe://${text}/x`)) {
+  if (text.includes('/') || !isSpiffeId(`spiffe://${text}/x`)) {
     throw new UsageError('must be a SPIFFE trust domain: lower-case letters, digits, "-", "." and "_"')
   }
   return text

@@ -9,6 +9,9 @@ import { describeError } from '../base/errors.ts'
 import type { Message } from '../compiler/messages.ts'
 import { expandList, type MeshObject, type Path, type Position, parseObject } from '../compiler/object.ts'
 
+/** Most messages about one file: one mistake often looks like many to a parser. */
+const MESSAGES_MAX = 20
+
 export interface YamlFile {
   readonly objects: readonly MeshObject[]
   /** Why there are no objects; empty when the file is good. */
@@ -57,7 +60,7 @@ function readDocuments(text: string, lines: LineCounter, positionAt: (offset: nu
       else objects.push(object as MeshObject)
     }
   }
-  return messages.length === 0 ? { objects, messages } : { objects: [], messages }
+  return messages.length === 0 ? { objects, messages } : { objects: [], messages: messages.slice(0, MESSAGES_MAX) }
 }
 
 function syntaxMessage(text: string, position: Position): Message {

@@ -4,7 +4,10 @@
  * Mutual TLS 1.3 on every connection. Who the peer is comes from its certificate and is judged by the caller
  * (controller: a node of the mesh; agent: the controller and nobody else), never from what a message says.
  */
-import { status } from '@grpc/grpc-js'
+import { logVerbosity, setLogVerbosity, status } from '@grpc/grpc-js'
+
+// gRPC would write lines of its own to standard error; whatever fails comes to us as an error all the same.
+setLogVerbosity(logVerbosity.NONE)
 
 /** PEM texts of one end. */
 export interface Credential {

@@ -1,0 +1,67 @@
+import assert from 'node:assert/strict'
+import test from 'node:test'
+import { UsageError } from '../../src/base/flags.ts'
+import { controllerFlags, describeControllerFlags, parseControllerConfig } from '../../src/controller/config.ts'
+
+const DIRECTORY = ['--source-directory', '/etc/mesh']
+
+test('defaults are those of the documentation', () => {
+  const config = parseControllerConfig(DIRECTORY, {})
+  assert.deepEqual(config, {
+    sourceDirectory: '/etc/mesh',
+    listen: { address: '0.0.0.0', port: 15012 },
+    stateDirectory: '/var/lib/weft/controller',
+    givenRoot: null,
+    trustDomain: 'cluster.local',
+    clusterDomain: 'cluster.local',
+    clusterId: 'Kubernetes',
+    rootNamespace: 'istio-system',
+    certificateLifetimeMs: 86_400_000,
+    nodeLifetimeMs: 2_592_000_000,
+    admin: { address: '127.0.0.1', port: 15014 },
+    logLevel: 'info',
+  })
+})
+
+test('flags win over variables, variables over defaults', () => {
+  const environment = { WEFT_SOURCE_DIRECTORY: '/env', WEFT_TRUST_DOMAIN: 'env.domain', HOME: '/root' }
+  const config = parseControllerConfig(['--trust-domain', 'flag.domain', '--listen=[::]:0'], environment)
+  assert.equal(config.sourceDirectory, '/env')
+  assert.equal(config.trustDomain, 'flag.domain')
+  assert.deepEqual(config.listen, { address: '::', port: 0 })
+})
+
+test('lifetimes are read with their unit', () => {
+  const config = parseControllerConfig([...DIRECTORY, '--certificate-lifetime', '60s'], {})
+  assert.equal(config.certificateLifetimeMs, 60_000)
+})
+
+const BAD: readonly [string, readonly string[], NodeJS.ProcessEnv, RegExp][] = [
+  ['no source directory', [], {}, /--source-directory .*is required/],
+  ['an unknown flag', [...DIRECTORY, '--sauce', 'x'], {}, /unknown flag --sauce/],
+  ['an unknown variable', DIRECTORY, { WEFT_SAUCE: 'x' }, /unknown variable WEFT_SAUCE/],
+  ['a name to listen on', [...DIRECTORY, '--listen', 'localhost:1'], {}, /--listen: .*IP address/],
+  ['a port that is none', [...DIRECTORY, '--listen', '0.0.0.0:70000'], {}, /--listen/],
+  ['an admin address for everyone', [...DIRECTORY, '--admin', '0.0.0.0:15014'], {}, /--admin: .*loopback/],
+  ['a trust domain in capitals', [...DIRECTORY, '--trust-domain', 'Cluster.Local'], {}, /--trust-domain: .*SPIFFE/],
+  ['a trust domain with a path', [...DIRECTORY, '--trust-domain', 'a/b'], {}, /--trust-domain/],
+  ['a lifetime without unit', [...DIRECTORY, '--certificate-lifetime', '60'], {}, /--certificate-lifetime/],
+  ['a lifetime too short', [...DIRECTORY, '--certificate-lifetime', '5s'], {}, /--certificate-lifetime: .*between/],
+  ['a key without its root', [...DIRECTORY, '--ca-key', 'k'], {}, /--ca-key needs --ca-root/],
+  ['a root without its key', [...DIRECTORY, '--ca-root', 'r'], {}, /--ca-root needs --ca-key/],
+  ['a bad variable', DIRECTORY, { WEFT_LOG_LEVEL: 'loud' }, /--log-level: "loud"/],
+]
+
+for (const [what, args, environment, pattern] of BAD) {
+  test(`${what} is an error that names it`, () => {
+    assert.throws(
+      () => parseControllerConfig(args, environment),
+      (error) => error instanceof UsageError && pattern.test(error.message),
+    )
+  })
+}
+
+test('help shows every flag', () => {
+  const text = describeControllerFlags()
+  for (const flag of Object.values(controllerFlags)) assert.ok(text.includes(`--${flag.name}`), flag.name)
+})
