@@ -449,7 +449,8 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       this.onConnectionError(ERROR_PROTOCOL, 'frame on an idle stream')
       return
     }
-    if (this.output.wasReset(streamId)) return
+    // Reset by us, or newer than our final GOAWAY: it was under way, and is to be ignored.
+    if (this.output.wasReset(streamId) || (this.hasSentGoAway && streamId > this.lastPeerStreamId)) return
     this.output.sendReset(streamId, ERROR_STREAM_CLOSED)
     this.countReset()
   }

@@ -13,7 +13,7 @@
 import { ByteQueue } from '../../base/byte-queue.ts'
 import type { ConnectionOutput, TurnTaker } from './connection-output.ts'
 import { ReceiveWindow, SendWindow } from './flow.ts'
-import { ERROR_NONE, ERROR_PROTOCOL } from './frame.ts'
+import { ERROR_INTERNAL, ERROR_NONE, ERROR_PROTOCOL } from './frame.ts'
 import { BACKLOG_HIGH, SEND_QUEUE_BYTES_MAX } from './limits.ts'
 
 /** Both directions ended. */
@@ -142,7 +142,7 @@ export class H2Stream implements TurnTaker {
     const queue = this.sendQueue ?? this.makeSendQueue()
     queue.push(bytes, offset + sent, length - sent)
     if (queue.length > SEND_QUEUE_BYTES_MAX) {
-      this.closeBy(CLOSED_BY_LIMIT, ERROR_NONE)
+      this.closeBy(CLOSED_BY_LIMIT, ERROR_INTERNAL)
       return 0
     }
     if (queue.length > BACKLOG_HIGH) this.wantsDrain = true
