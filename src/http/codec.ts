@@ -58,7 +58,10 @@ export interface ProtocolViolation {
 /** The rest of a request after its head. */
 export interface RequestReceiver {
   onRequestBody(bytes: Uint8Array, offset: number, end: number): void
-  /** The request is complete. `trailers` is null when there are none. */
+  /**
+   * The request is complete; comes once. `trailers` is null when there are none. Where the request asks for a tunnel it
+   * comes inside `writeHead` when the tunnel is refused, else as the client's half-close of the tunnel.
+   */
   onRequestEnd(trailers: HeaderList | null): void
   /** The client went away or broke the rules before the exchange was over. Nothing follows. */
   onRequestReset(reason: string): void
@@ -77,6 +80,10 @@ export interface ServerStream {
   writeHead(head: ResponseHead): void
   /** Returns the backlog; above BACKLOG_HIGH wait for `onResponseDrain`. */
   writeBody(bytes: Uint8Array, offset: number, length: number): number
+  /**
+   * The response is complete. The receiver hears nothing more, even when the request is not complete: the engine drops
+   * the rest. (A tunnel goes on until the client has ended its side as well.)
+   */
   end(trailers: HeaderList | null): void
   /** Ends the exchange badly; the client must be able to see that the response is not complete. */
   reset(): void
@@ -91,7 +98,10 @@ export interface HttpServerEvents {
   onViolation(violation: ProtocolViolation): void
 }
 
-/** One downstream connection. Its owner forwards what the Conn reports. */
+/**
+ * One downstream connection. Its owner forwards what the Conn reports. After a last response the engine may end its side
+ * and drop input until the client has ended its own; the owner's idle time-out bounds that (`activeCount` is 0).
+ */
 export interface HttpServerConnection {
   /** Open exchanges. */
   readonly activeCount: number
@@ -130,7 +140,10 @@ export interface ClientStream {
 }
 
 export interface HttpClientEvents {
-  /** An exchange ended; the connection may have room again or may be done with. */
+  /**
+   * An exchange ended; the connection may have room again or may be done with. Comes before the receiver's last event, so
+   * that whoever is told there finds the connection in its pool; the next exchange may be opened from here.
+   */
   onStreamClosed(): void
   /** No new exchange will be accepted (Connection: close, GOAWAY, violation). */
   onUnusable(): void

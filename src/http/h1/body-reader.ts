@@ -8,7 +8,8 @@
 import { CR, FIELD_VALUE, HEX_VALUE, LF, SEMICOLON } from '../../base/bytes.ts'
 import { BODY_CHUNKED, BODY_UNTIL_CLOSE, type ProtocolViolation } from '../codec.ts'
 import type { HeaderList } from '../headers.ts'
-import { FIELD_OTHER, HEAD_TRAILERS, HeadParser, PARSE_BAD, PARSE_MORE } from './head-parser.ts'
+import { FIELD_OTHER } from './field-kinds.ts'
+import { HEAD_TRAILERS, HeadParser, PARSE_BAD, PARSE_MORE } from './head-parser.ts'
 import { CHUNK_EXTENSION_BYTES_MAX, CHUNK_SIZE_DIGITS_MAX } from './limits.ts'
 import * as violations from './violations.ts'
 

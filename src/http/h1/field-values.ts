@@ -6,13 +6,8 @@
  */
 import { COLON, COMMA, equalsTokenLower, HEX_VALUE, latin1Slice, SPACE, TAB, TOKEN_LOWER } from '../../base/bytes.ts'
 import type { ProtocolViolation } from '../codec.ts'
-import {
-  FIELD_CONNECTION,
-  FIELD_CONTENT_LENGTH,
-  FIELD_OTHER,
-  FIELD_TRANSFER_ENCODING,
-  type HeadParser,
-} from './head-parser.ts'
+import { FIELD_CONNECTION, FIELD_CONTENT_LENGTH, FIELD_TRANSFER_ENCODING } from './field-kinds.ts'
+import type { HeadParser } from './head-parser.ts'
 import * as violations from './violations.ts'
 
 /** What the Connection fields of a head say, as bits. */
@@ -180,7 +175,7 @@ function isHostByte(byte: number): boolean {
 /** True when one of the comma-separated tokens of the fields of `kind` is `token` (lower case; parameters not counted). */
 export function hasListToken(parser: HeadParser, kind: number, token: string): boolean {
   for (let field = parser.firstOf[kind]!; field < parser.count; field++) {
-    if (kind === FIELD_OTHER || parser.kindOf(field) !== kind) continue
+    if (parser.kindOf(field) !== kind) continue
     const text = latin1Slice(parser.source, valueStart(parser, field), valueEnd(parser, field)).toLowerCase()
     for (const part of text.split(',')) if (part.trim() === token) return true
   }

@@ -21,6 +21,15 @@ import {
 } from '../../base/bytes.ts'
 import type { ProtocolViolation } from '../codec.ts'
 import { HeaderList } from '../headers.ts'
+import {
+  FIELD_CONTENT_LENGTH,
+  FIELD_EXPECT,
+  FIELD_HOST,
+  FIELD_NOMINATED,
+  FIELD_OTHER,
+  fieldKind,
+  NAMED_KIND_COUNT,
+} from './field-kinds.ts'
 import { claimBytes, claimSlots } from './head-storage.ts'
 import {
   FIELD_COUNT_MAX,
@@ -46,20 +55,6 @@ export const PARSE_DONE = 1
 export const PARSE_BAD = 2
 export type ParseOutcome = typeof PARSE_MORE | typeof PARSE_DONE | typeof PARSE_BAD
 
-// What a field is to the engine. The first nine index `firstOf` and are bits of `seen` and `repeated`.
-export const FIELD_OTHER = 0
-export const FIELD_HOST = 1
-export const FIELD_CONTENT_LENGTH = 2
-export const FIELD_TRANSFER_ENCODING = 3
-export const FIELD_CONNECTION = 4
-export const FIELD_UPGRADE = 5
-export const FIELD_EXPECT = 6
-export const FIELD_TE = 7
-/** Keep-Alive and Proxy-Connection: never looked at, never forwarded. */
-export const FIELD_HOP = 8
-/** Named by Connection: not forwarded either. */
-export const FIELD_NOMINATED = 9
-const KIND_COUNT = 9
 const KIND_MASK = 0x0f
 /** Set in `kinds` beside the kind when the name has upper-case letters. */
 const HAS_UPPER = 0x80
@@ -110,10 +105,13 @@ export class HeadParser {
 
   // --- the fields ---
   count: number
+  /** Four per field: nameStart, nameEnd, valueStart, valueEnd. */
   readonly slots: Int32Array
   readonly kinds: Uint8Array
+  /** Bits by kind: there is such a field; there is more than one. */
   seen: number
   repeated: number
+  /** Index of the first field of each kind; only where `seen` says so. */
   readonly firstOf: Uint8Array
 
   private nominations: number
@@ -144,7 +142,7 @@ export class HeadParser {
     this.kinds = new Uint8Array(FIELD_COUNT_MAX)
     this.seen = 0
     this.repeated = 0
-    this.firstOf = new Uint8Array(KIND_COUNT)
+    this.firstOf = new Uint8Array(NAMED_KIND_COUNT)
     this.nominations = 0
     this.kind = HEAD_REQUEST
     this.state = STATE_START
@@ -213,7 +211,7 @@ export class HeadParser {
       if (!equalsTokenLower(this.source, this.base + start, name)) continue
       const kind = this.kinds[i]! & KIND_MASK
       if (kind === FIELD_HOST || kind === FIELD_CONTENT_LENGTH || kind === FIELD_EXPECT) return false
-      if (kind === FIELD_OTHER) this.kinds[i] = this.kinds[i]! - FIELD_OTHER + FIELD_NOMINATED
+      if (kind === FIELD_OTHER) this.kinds[i] = this.kinds[i]! | FIELD_NOMINATED
     }
     return true
   }
@@ -506,28 +504,4 @@ function isBlank(byte: number): boolean {
 function isVersionByte(index: number, byte: number): boolean {
   if (index < 5) return byte === VERSION_PREFIX[index]
   return index === 6 ? byte === DOT : byte >= ZERO && byte <= ZERO + 9
-}
-
-function fieldKind(bytes: Uint8Array, start: number, length: number): number {
-  switch (length) {
-    case 2:
-      return equalsTokenLower(bytes, start, 'te') ? FIELD_TE : FIELD_OTHER
-    case 4:
-      return equalsTokenLower(bytes, start, 'host') ? FIELD_HOST : FIELD_OTHER
-    case 6:
-      return equalsTokenLower(bytes, start, 'expect') ? FIELD_EXPECT : FIELD_OTHER
-    case 7:
-      return equalsTokenLower(bytes, start, 'upgrade') ? FIELD_UPGRADE : FIELD_OTHER
-    case 10:
-      if (equalsTokenLower(bytes, start, 'connection')) return FIELD_CONNECTION
-      return equalsTokenLower(bytes, start, 'keep-alive') ? FIELD_HOP : FIELD_OTHER
-    case 14:
-      return equalsTokenLower(bytes, start, 'content-length') ? FIELD_CONTENT_LENGTH : FIELD_OTHER
-    case 16:
-      return equalsTokenLower(bytes, start, 'proxy-connection') ? FIELD_HOP : FIELD_OTHER
-    case 17:
-      return equalsTokenLower(bytes, start, 'transfer-encoding') ? FIELD_TRANSFER_ENCODING : FIELD_OTHER
-    default:
-      return FIELD_OTHER
-  }
 }

@@ -9,6 +9,7 @@
 import { latin1Slice } from '../../base/bytes.ts'
 import { BODY_CHUNKED, type ProtocolViolation, type RequestHead } from '../codec.ts'
 import type { HeaderList } from '../headers.ts'
+import { FIELD_EXPECT, FIELD_HOST, FIELD_TE, FIELD_UPGRADE } from './field-kinds.ts'
 import {
   CONNECTION_BAD,
   CONNECTION_CLOSE,
@@ -25,7 +26,7 @@ import {
   valueStart,
   valueText,
 } from './field-values.ts'
-import { FIELD_EXPECT, FIELD_HOST, FIELD_TE, FIELD_UPGRADE, type HeadParser } from './head-parser.ts'
+import type { HeadParser } from './head-parser.ts'
 import * as violations from './violations.ts'
 
 const SLASH = 0x2f

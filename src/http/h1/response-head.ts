@@ -7,6 +7,7 @@
  */
 import { BODY_UNTIL_CLOSE, type ResponseHead } from '../codec.ts'
 import type { HeaderList } from '../headers.ts'
+import { FIELD_UPGRADE } from './field-kinds.ts'
 import {
   CONNECTION_BAD,
   CONNECTION_CLOSE,
@@ -18,7 +19,7 @@ import {
   readConnection,
   valueText,
 } from './field-values.ts'
-import { FIELD_UPGRADE, type HeadParser } from './head-parser.ts'
+import type { HeadParser } from './head-parser.ts'
 
 /** A response head as received over HTTP/1. */
 export class H1ResponseHead implements ResponseHead {

@@ -20,6 +20,7 @@ import type { ByteSink, HttpServerConnection, HttpServerEvents, ProtocolViolatio
 import { BODY_BAD, BODY_DATA, BODY_END, BodyReader } from './body-reader.ts'
 import { HEAD_REQUEST, type HeadParser, PARSE_BAD, PARSE_MORE } from './head-parser.ts'
 import { OPTION_CLOSE, writeConnection, writeContentLength, writeStatusLine } from './head-writer.ts'
+import { HeldInput } from './held-input.ts'
 import { DRAIN_BYTES_MAX, HELD_BYTES_MAX, LINGER_BYTES_MAX } from './limits.ts'
 import { beginBatch, endBatch, Output } from './output.ts'
 import { borrowParser, returnParser } from './parser-pool.ts'
@@ -49,10 +50,8 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
   private phase: number
   private parser: HeadParser | null
   private stream: H1ServerStream | null
-  /** Input that must wait, and where in `held` it lies. */
-  private held: Uint8Array | null
-  private heldStart: number
-  private heldEnd: number
+  private readonly held: HeldInput
+  /** There was input behind the request when it was read. */
   private isFollowed: boolean
   private pauses: number
   private isConsuming: boolean
@@ -70,9 +69,7 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     this.phase = PHASE_HEAD
     this.parser = null
     this.stream = null
-    this.held = null
-    this.heldStart = 0
-    this.heldEnd = 0
+    this.held = new HeldInput()
     this.isFollowed = false
     this.pauses = 0
     this.isConsuming = false
@@ -85,22 +82,22 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
   }
 
   get hasUnreadInput(): boolean {
-    return this.isFollowed || this.held !== null
+    return this.isFollowed || !this.held.isEmpty
   }
 
   // --- what the Conn reports ---
 
   receive(/* lent */ bytes: Uint8Array, offset: number, end: number): void {
     // The transport may deliver once more after a pause; what came first goes first.
-    if (this.held !== null || this.isConsuming) {
-      this.holdLater(bytes, offset, end)
+    if (!this.held.isEmpty || this.isConsuming) {
+      this.hold(bytes, offset, end)
       return
     }
     // Rule 3 broken: try per chunk. A batch that is never ended would silence every connection of the thread.
     beginBatch()
     try {
       const position = this.consume(bytes, offset, end)
-      if (position < end) this.holdFirst(bytes.slice(position, end), 0, end - position)
+      if (position < end) this.held.putFirst(bytes.slice(position, end), 0, end - position)
       this.resumeHeld()
     } finally {
       endBatch()
@@ -258,7 +255,7 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
   private endInput(): void {
     const stream = this.stream
     if (this.phase === PHASE_TUNNEL) {
-      if (this.held === null && !this.isConsuming) this.endTunnelInput(stream!)
+      if (this.held.isEmpty && !this.isConsuming) this.endTunnelInput(stream!)
     } else if (this.phase === PHASE_BODY) {
       this.detach(stream!)
       if (stream!.isHeadWritten) this.abort()
@@ -272,52 +269,28 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
 
   // --- holding input back ---
 
-  /** Puts input before what is held. Takes ownership of `bytes`. */
-  private holdFirst(bytes: Uint8Array, start: number, end: number): void {
-    if (this.held === null) {
-      this.held = bytes
-      this.heldStart = start
-      this.heldEnd = end
-    } else {
-      this.join(bytes.subarray(start, end), this.held.subarray(this.heldStart, this.heldEnd))
-    }
-  }
-
-  /** Puts a copy of lent input behind what is held. */
-  private holdLater(bytes: Uint8Array, offset: number, end: number): void {
+  /** Keeps a copy of lent input until its turn comes. */
+  private hold(bytes: Uint8Array, offset: number, end: number): void {
     if (this.phase === PHASE_CLOSED) return
-    const before = this.held === null ? 0 : this.heldEnd - this.heldStart
-    if (before + end - offset > HELD_BYTES_MAX) {
+    if (this.held.length + end - offset > HELD_BYTES_MAX) {
       this.overflow()
-    } else {
-      this.join(
-        this.held === null ? NO_BYTES : this.held.subarray(this.heldStart, this.heldEnd),
-        bytes.subarray(offset, end),
-      )
-      this.setPause(PAUSE_BY_HELD_INPUT, true)
+      return
     }
-  }
-
-  private join(first: Uint8Array, second: Uint8Array): void {
-    const joined = new Uint8Array(first.length + second.length)
-    joined.set(first)
-    joined.set(second, first.length)
-    this.held = joined
-    this.heldStart = 0
-    this.heldEnd = joined.length
+    this.held.putLast(bytes, offset, end)
+    this.setPause(PAUSE_BY_HELD_INPUT, true)
   }
 
   /** Works through held input as far as it goes. A loop: many pipelined requests must not nest calls. */
   private resumeHeld(): void {
-    while (this.held !== null && this.phase !== PHASE_WAIT) {
-      const bytes = this.held
-      const end = this.heldEnd
-      this.held = null
-      const position = this.consume(bytes, this.heldStart, end)
-      if (position < end) this.holdFirst(bytes, position, end)
+    const held = this.held
+    while (held.bytes !== null && this.phase !== PHASE_WAIT) {
+      const { bytes, start, end } = held
+      held.clear()
+      const position = this.consume(bytes, start, end)
+      if (position < end) held.putFirst(bytes, position, end)
     }
-    this.setPause(PAUSE_BY_HELD_INPUT, this.held !== null)
-    if (!this.isInputEnded || this.held !== null) return
+    this.setPause(PAUSE_BY_HELD_INPUT, !held.isEmpty)
+    if (!this.isInputEnded || !held.isEmpty) return
     if (this.phase === PHASE_HEAD) this.closeNow()
     else if (this.phase === PHASE_TUNNEL && !this.stream!.isReadEnded) this.endTunnelInput(this.stream!)
   }
@@ -449,7 +422,7 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     }
     this.output.flush()
     this.phase = PHASE_LINGER
-    this.held = null
+    this.held.clear()
     this.dropBytesLeft = LINGER_BYTES_MAX
     this.setPause(PAUSE_BY_HELD_INPUT, false)
     this.sink.end()
@@ -469,7 +442,7 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
 
   private close(): void {
     this.phase = PHASE_CLOSED
-    this.held = null
+    this.held.clear()
     if (this.parser !== null) returnParser(this.parser)
     this.parser = null
   }
@@ -487,8 +460,6 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     else this.sink.resumeReading()
   }
 }
-
-const NO_BYTES = new Uint8Array(0)
 
 /** The whole answer to a violation; the connection closes after it. */
 function writeRefusal(output: Output, violation: ProtocolViolation): void {
