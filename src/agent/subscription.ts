@@ -249,19 +249,24 @@ export class Subscription {
     this.isFromDisk = false
     this.cancelGrace?.()
     this.cancelGrace = null
-    this.apply()
-    if (this.options.snapshotFile !== null && this.cancelWrite === null) {
+    const isChanged = this.apply()
+    if (isChanged && this.options.snapshotFile !== null && this.cancelWrite === null) {
       this.cancelWrite = this.options.clock.after(WRITE_DELAY_MS, () => this.write())
     }
   }
 
-  /** Hands out what changed. The first time also when nothing did: the mesh may be empty, and now that is known. */
-  private apply(): void {
+  /**
+   * Hands out what changed; false when nothing did. The first time it is handed out all the same: the mesh may be empty,
+   * and now that is known.
+   */
+  private apply(): boolean {
     const delta = this.store.takeDelta()
     const isFirst = !this.isReady
     this.isReady = true
     this.lastUpdateAt = this.options.clock.now()
-    if (isFirst || !isEmptyDelta(delta)) this.options.onDelta(delta)
+    const isChanged = isFirst || !isEmptyDelta(delta)
+    if (isChanged) this.options.onDelta(delta)
+    return isChanged
   }
 
   // --- disk ---

@@ -7,7 +7,7 @@
  * the agent puts all of it in force at once.
  */
 import type { Logger } from '../base/log.ts'
-import { CallError, STATUS_INVALID_ARGUMENT } from '../wire/channel.ts'
+import { CallError, STATUS_INVALID_ARGUMENT, STATUS_UNAVAILABLE } from '../wire/channel.ts'
 import { formatGeneration, isResourceType, RESOURCE_TYPES, type ResourceType } from '../wire/discovery.ts'
 import type { DeltaRequest, DeltaResponse, ResourceMessage } from '../wire/messages.ts'
 import type { DiscoverySession, DiscoveryStream } from '../wire/server.ts'
@@ -103,6 +103,13 @@ export class AgentSession implements DiscoverySession {
     this.isClosed = true
     this.source.forget(this)
     this.log.info('agent disconnected', { node: this.node, peer: this.stream.peer.address })
+  }
+
+  /** Ends the stream; an agent that lives comes back. */
+  end(reason: string): void {
+    if (this.isClosed) return
+    this.stream.fail(new CallError(STATUS_UNAVAILABLE, reason))
+    this.onClose()
   }
 
   /** Sends what the agent does not have yet, unless it still owes answers; then the last answer sends it. */

@@ -76,13 +76,14 @@ export class DirectorySource {
   async start(): Promise<void> {
     // Watching begins first, so that nothing falls between.
     this.watch()
+    this.isScanning = true
     try {
       await this.scan(true)
     } catch (error) {
       this.stop()
       throw new WeftError('WEFT_CONFIG', `the source directory ${this.options.directory} cannot be read`, error)
     }
-    this.scanAfter(RESCAN_MS)
+    this.endScan(RESCAN_MS)
   }
 
   stop(): void {
@@ -101,7 +102,7 @@ export class DirectorySource {
     this.watcher?.close()
     this.watcher = null
     try {
-      const watcher = watch(directory, { persistent: false }, () => this.scanAfter(DEBOUNCE_MS))
+      const watcher = watch(directory, { persistent: false }, () => this.onEvent())
       watcher.on('error', (error) => {
         log.warn('watching failed; changes are found by looking regularly', { directory, error: describeError(error) })
         watcher.close()
@@ -118,6 +119,19 @@ export class DirectorySource {
 
   // --- scanning ---
 
+  private onEvent(): void {
+    // A scan under way may have passed the file already.
+    if (this.isScanning) this.isScanWanted = true
+    else this.scanAfter(DEBOUNCE_MS)
+  }
+
+  /** The next scan comes after `nextMs`, or soon when there were events meanwhile. */
+  private endScan(nextMs: number): void {
+    this.isScanning = false
+    this.scanAfter(this.isScanWanted ? DEBOUNCE_MS : nextMs)
+    this.isScanWanted = false
+  }
+
   private scanAfter(delayMs: number): void {
     if (this.isStopped) return
     this.cancelScan?.()
@@ -126,10 +140,6 @@ export class DirectorySource {
 
   /** Never rejects. */
   private async scanAgain(): Promise<void> {
-    if (this.isScanning) {
-      this.isScanWanted = true
-      return
-    }
     this.isScanning = true
     let nextMs = RESCAN_MS
     try {
@@ -145,9 +155,7 @@ export class DirectorySource {
     } catch (error) {
       this.onLostDirectory(error)
     }
-    this.isScanning = false
-    this.scanAfter(this.isScanWanted ? DEBOUNCE_MS : nextMs)
-    this.isScanWanted = false
+    this.endScan(nextMs)
   }
 
   private onLostDirectory(error: unknown): void {

@@ -12,6 +12,9 @@ import type { DiscoveryStream } from '../wire/server.ts'
 import { AgentSession, type AgentStatus } from './agent-session.ts'
 import { type Difference, differenceOf, type ResourceMap, ResourceSet, type SentMap } from './resource-set.ts'
 
+/** Streams of one node at one time. An agent has one, two while it is replaced; more are left over or hostile. */
+const NODE_SESSIONS_MAX = 4
+
 export class Publisher {
   private readonly log: Logger
   private readonly now: () => number
@@ -44,6 +47,8 @@ export class Publisher {
 
   /** Serves the agent of `node` on `stream`. */
   accept(stream: DiscoveryStream, node: string): AgentSession {
+    const [oldest, ...others] = [...this.sessions].filter((session) => session.node === node)
+    if (oldest !== undefined && others.length + 1 >= NODE_SESSIONS_MAX) oldest.end('the node has too many streams')
     const session = new AgentSession({ stream, node, source: this, log: this.log, now: this.now })
     this.sessions.add(session)
     this.log.info('agent connected', { node, peer: stream.peer.address })

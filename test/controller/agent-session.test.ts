@@ -237,6 +237,20 @@ test('a session that has ended is told nothing more and is not shown', () => {
   assert.deepEqual(publisher.status(), [])
 })
 
+test('a fifth stream of one node ends its oldest; other nodes are not touched', () => {
+  const publisher = new Publisher(silentLog)
+  const other = new FakeStream()
+  publisher.accept(other, 'node2')
+  const streams = Array.from({ length: 5 }, () => new FakeStream())
+  for (const stream of streams) publisher.accept(stream, 'node1')
+  assert.deepEqual(
+    streams.map((stream) => stream.failure !== null),
+    [true, false, false, false, false],
+  )
+  assert.equal(other.failure, null)
+  assert.equal(publisher.status().length, 5)
+})
+
 test('an object that cannot be encoded keeps its last good version published, and is reported', () => {
   const { publisher, stream, session } = setUp(state('a'))
   for (const typeUrl of RESOURCE_TYPES) {
