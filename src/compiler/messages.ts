@@ -96,15 +96,12 @@ export function formatMessage(message: Message): string {
   return `${where}${severity} ${code} ${what}: ${text}${fix === '' ? '' : ` ${fix}`}`
 }
 
-/** A user's value for use in a sentence: JSON, shortened. */
+/** A user's value for use in a sentence: scalars as JSON, shortened; trees by their kind alone, they may be large. */
 export function quote(value: unknown): string {
-  let text: string
-  try {
-    text = JSON.stringify(value) ?? String(value)
-  } catch {
-    text = 'a value that refers to itself'
-  }
-  return text.length > QUOTE_CHARACTERS_MAX ? `${text.slice(0, QUOTE_CHARACTERS_MAX)}...` : text
+  if (Array.isArray(value)) return 'a list'
+  if (typeof value === 'object' && value !== null) return 'an object'
+  const text = typeof value === 'string' ? JSON.stringify(value.slice(0, QUOTE_CHARACTERS_MAX)) : String(value)
+  return typeof value === 'string' && value.length > QUOTE_CHARACTERS_MAX ? `${text}...` : text
 }
 
 /** Position of the field, or of the nearest enclosing one that was written. */
@@ -155,8 +152,10 @@ export const findings = {
   missing: (name: string) => error('IST0106', `The field ${name} is missing.`, `Add ${name}.`),
   wrongType: (expected: string, value: unknown) =>
     error('IST0106', `This must be ${expected}, not ${quote(value)}.`, `Write ${expected}.`),
-  unquoted: (value: unknown) =>
-    error('IST0106', `This must be text, not ${quote(value)}.`, `Put it in quotes: "${String(value).slice(0, 40)}".`),
+  notText: (value: unknown) =>
+    typeof value === 'object'
+      ? error('IST0106', `This must be text, not ${quote(value)}.`, 'Write text.')
+      : error('IST0106', `This must be text, not ${quote(value)}.`, `Put it in quotes: "${String(value)}".`),
   badValue: (text: string, fix: string) => error('IST0106', text, fix),
   notOneOf: (value: string, allowed: readonly string[], hint: string | null) =>
     error(

@@ -162,7 +162,7 @@ function readText(tree: Readonly<Record<string, unknown>>, key: string, base: Pa
   if (typeof value === 'string' && value !== '') return value
   const path = [...base, key]
   if (value === undefined || value === '') report(path, findings.missing(formatPath(path)))
-  else report(path, findings.unquoted(value))
+  else report(path, findings.notText(value))
   return ''
 }
 
@@ -174,7 +174,7 @@ function readNamespace(metadata: Readonly<Record<string, unknown>>, kind: string
   const finding =
     typeof value === 'string'
       ? findings.badValue(`${quote(value)} is not a valid name.`, NAME_FIX)
-      : findings.unquoted(value)
+      : findings.notText(value)
   report(['metadata', 'namespace'], finding)
   return ''
 }
@@ -191,7 +191,7 @@ function readStrings(metadata: Readonly<Record<string, unknown>>, key: string, r
   for (const [name, text] of Object.entries(value)) {
     if (typeof text === 'string') strings[name] = text
     else if (text === null) strings[name] = ''
-    else report(['metadata', key, name], findings.unquoted(text))
+    else report(['metadata', key, name], findings.notText(text))
   }
   return strings
 }

@@ -97,8 +97,7 @@ export function checked<T>(inner: Shape<T>, check: Check<NonNullable<T>>): Shape
 /** Text; an empty text counts as present. */
 export const text: Shape<string | null> = shape<string | null>(null, (value, cursor) => {
   if (typeof value === 'string') return value
-  const isScalar = typeof value === 'number' || typeof value === 'boolean'
-  cursor.report(isScalar ? findings.unquoted(value) : findings.wrongType('text', value))
+  cursor.report(findings.notText(value))
   return null
 })
 

@@ -20,7 +20,7 @@ export type Tree = Record<string, unknown>
 /** Parses a tree that must have good metadata. */
 export function parse(raw: unknown): MeshObject {
   const object = parseObject(raw, () => null)
-  assert.ok(!Array.isArray(object), `bad metadata: ${JSON.stringify(object)}`)
+  if (Array.isArray(object)) assert.fail(object.map(formatMessage).join('\n'))
   return object
 }
 

@@ -171,12 +171,19 @@ test('a message is one line with place, severity, code, object, field, text and 
   assert.equal(formatMessage({ ...message, position: null, field: '', fix: '' }), 'error IST0106 Pod/a/b: Bad.')
 })
 
-test("a user's value is repeated shortened, and even if it refers to itself", () => {
-  assert.equal(quote('a'.repeat(200)).length, 83)
-  const cyclic: Record<string, unknown> = {}
-  cyclic['self'] = cyclic
-  assert.equal(quote(cyclic), 'a value that refers to itself')
-})
+for (const [value, text] of [
+  ['a"b', '"a\\"b"'],
+  ['a'.repeat(200), `"${'a'.repeat(80)}"...`],
+  [8080, '8080'],
+  [null, 'null'],
+  [true, 'true'],
+  [{ a: 1 }, 'an object'],
+  [[1], 'a list'],
+] as const) {
+  test(`a message repeats ${text}`, () => {
+    assert.equal(quote(value), text)
+  })
+}
 
 test('a message about a missing field points at what encloses it', () => {
   const log = new MessageLog()
