@@ -244,7 +244,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     this.announce()
     const stream = this.streams.get(streamId)
     if (stream === undefined) {
-      this.onStrayFrame(streamId)
+      this.onStrayFrame(streamId, ERROR_STREAM_CLOSED)
       return false
     }
     if (stream.isRemoteEnded) stream.violate(ERROR_STREAM_CLOSED)
@@ -324,10 +324,9 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       return
     }
     this.output.setHeaderTableLimit(this.peer.headerTableBytes)
-    const change = this.peer.windowBytes - windowBefore
-    if (change !== 0 && !this.changeWindows(change)) return
+    // Before anything that the new values make possible.
     this.output.writer.settingsAck()
-    this.output.pump()
+    this.changeWindows(this.peer.windowBytes - windowBefore)
   }
 
   onSettingsAck(): void {
@@ -377,7 +376,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   onStreamError(streamId: number, code: number): void {
     const stream = this.streams.get(streamId)
     if (stream !== undefined) stream.violate(code)
-    else this.onStrayFrame(streamId)
+    else this.onStrayFrame(streamId, code)
   }
 
   onConnectionError(code: number, reason: string): void {
@@ -444,14 +443,14 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   }
 
   /** A frame for a stream that is not there: idle, closed, or reset by us a moment ago. */
-  private onStrayFrame(streamId: number): void {
+  private onStrayFrame(streamId: number, code: number): void {
     if (this.isIdle(streamId)) {
       this.onConnectionError(ERROR_PROTOCOL, 'frame on an idle stream')
       return
     }
     // Reset by us, or newer than our final GOAWAY: it was under way, and is to be ignored.
     if (this.output.wasReset(streamId) || (this.hasSentGoAway && streamId > this.lastPeerStreamId)) return
-    this.output.sendReset(streamId, ERROR_STREAM_CLOSED)
+    this.output.sendReset(streamId, code)
     this.countReset()
   }
 
@@ -460,14 +459,14 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     return streamId % 2 === 0 || (streamId > this.lastPeerStreamId && !this.hasSentGoAway)
   }
 
-  private changeWindows(change: number): boolean {
+  private changeWindows(change: number): void {
+    if (change === 0) return
     for (const stream of this.streams.values()) {
       if (stream.sendWindow.add(change)) continue
       this.onConnectionError(ERROR_FLOW_CONTROL, 'initial window overflow')
-      return false
+      return
     }
     for (const stream of this.streams.values()) stream.wake()
-    return true
   }
 
   private runDeferred(): void {
