@@ -12,7 +12,7 @@ import {
   UsageError,
 } from '../../base/flags.ts'
 import { type Command, EXIT_FAILED, EXIT_OK, helpText, type Streams } from '../command.ts'
-import { runDemo } from '../demo/demo.ts'
+import { failureJson, runDemo } from '../demo/demo.ts'
 import { takeLock } from '../demo/lock.ts'
 import { type CaptureKind, DEMO_NAME } from '../demo/plan.ts'
 import { removeTopology } from '../demo/topology.ts'
@@ -63,16 +63,30 @@ export const demoCommand: Command = {
     if (clean) return await removeRemains(streams)
     const isJson = output === 'json'
     if (isJson && duration === null) throw new UsageError('-o json needs --duration: the JSON is printed at the end')
-    const kind = await chooseCapture(capture, streams)
-    const stop = new AbortController()
-    const forgetSignals = onEndSignals(() => stop.abort())
     try {
-      const runDirectory = runDirectoryOf(kind)
-      return await runDemo({ kind, runDirectory, durationMs: duration, isJson }, streams, stop.signal)
-    } finally {
-      forgetSignals()
+      return await run(capture, duration, isJson, streams)
+    } catch (error) {
+      // Whoever reads the JSON is told in it, too, when the demo cannot begin.
+      if (isJson) streams.out(failureJson(error))
+      throw error
     }
   },
+}
+
+async function run(
+  capture: 'auto' | CaptureKind,
+  durationMs: number | null,
+  isJson: boolean,
+  streams: Streams,
+): Promise<number> {
+  const kind = await chooseCapture(capture, streams)
+  const stop = new AbortController()
+  const forgetSignals = onEndSignals(() => stop.abort())
+  try {
+    return await runDemo({ kind, runDirectory: runDirectoryOf(kind), durationMs, isJson }, streams, stop.signal)
+  } finally {
+    forgetSignals()
+  }
 }
 
 function runDirectoryOf(kind: CaptureKind): string {

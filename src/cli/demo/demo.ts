@@ -33,7 +33,10 @@ interface Verdict {
   readonly checks: readonly CheckResult[]
 }
 
-/** Runs the demo to its end. `stop` ends it early, in order. Resolves with the exit code. */
+/**
+ * Runs the demo to its end. `stop` ends it early, in order. Resolves with the exit code. Rejects when another demo is
+ * running.
+ */
 export async function runDemo(options: DemoOptions, streams: Streams, stop: AbortSignal): Promise<number> {
   const lock = await takeLock(DEMO_NAME)
   try {
@@ -41,6 +44,15 @@ export async function runDemo(options: DemoOptions, streams: Streams, stop: Abor
   } finally {
     await lock.release()
   }
+}
+
+/** The JSON of a demo that could not even begin. */
+export function failureJson(error: unknown): string {
+  return jsonText({ ok: false, edges: [], checks: [demoFailure(error)] } satisfies Verdict)
+}
+
+function demoFailure(error: unknown): CheckResult {
+  return { name: 'demo', ok: false, detail: describeError(error) }
 }
 
 class DemoRun {
@@ -80,6 +92,8 @@ class DemoRun {
     }
     this.stop.removeEventListener('abort', onStop)
     this.tell('taking everything down')
+    // Before anything it talks to goes away, so that its last counts are as good as the others.
+    await this.stage.endLoad()
     const left = await this.stage.takeDown()
     return this.conclude(failure, left)
   }
@@ -97,14 +111,14 @@ class DemoRun {
     const checking = this.makeChecks(signal)
     const endMs =
       this.options.durationMs === null ? Number.POSITIVE_INFINITY : this.startedAtMs + this.options.durationMs
-    let printedAtMs = this.startedAtMs
+    let printedAtMs: number | null = null
     while (performance.now() < endMs || !this.areChecksDone) {
       await sleep(REFRESH_MS, signal)
       await this.meter.read()
       if (this.streams.isTerminal && !this.options.isJson) this.redraw()
-      else if (!this.options.isJson && performance.now() - printedAtMs >= PRINT_MS) {
+      else if (!this.options.isJson && (printedAtMs === null || performance.now() - printedAtMs >= PRINT_MS)) {
+        this.print(printedAtMs === null)
         printedAtMs = performance.now()
-        this.printTable()
       }
     }
     await checking
@@ -116,9 +130,11 @@ class DemoRun {
   private async makeChecks(signal: AbortSignal): Promise<void> {
     try {
       await runChecks(this.stage, signal, (result) => {
+        // What is asked while everything is being taken down fails for that reason.
+        if (signal.aborted) return
         this.checks.push(result)
-        if (!this.streams.isTerminal || this.options.isJson)
-          this.tell(`check ${result.name}: ${result.ok ? 'ok' : 'FAILED'}`)
+        const isShown = this.streams.isTerminal && !this.options.isJson
+        if (!isShown) this.tell(`check ${result.name}: ${result.ok ? 'ok' : 'FAILED'}`)
       })
     } catch {
       // Only the signal ends the checks early, and whoever waits for it learns the reason there.
@@ -127,13 +143,13 @@ class DemoRun {
   }
 
   private redraw(): void {
-    const text = this.screen()
+    const text = this.screen(true)
     const up = this.drawnLines === 0 ? '' : `\u001b[${this.drawnLines}A\u001b[J`
     this.streams.out(`${up}${text}`)
     this.drawnLines = text.split('\n').length - 1
   }
 
-  private screen(): string {
+  private screen(hasSuggestions: boolean): string {
     const { edges, spanMs } = this.meter.recent()
     const picture = {
       plan: this.stage.plan,
@@ -146,11 +162,11 @@ class DemoRun {
       areChecksDone: this.areChecksDone,
       wire: this.stage.wire?.report() ?? null,
     }
-    return `\n${screenText(picture, this.paint)}`
+    return `\n${screenText(picture, hasSuggestions, this.paint)}`
   }
 
-  private printTable(): void {
-    this.streams.out(this.screen())
+  private print(hasSuggestions: boolean): void {
+    this.streams.out(this.screen(hasSuggestions))
   }
 
   /** Progress goes to standard error, so that standard output holds results alone. */
@@ -169,7 +185,7 @@ class DemoRun {
       const wire = judgeWire(this.stage)
       if (wire !== null && requests > 0) checks.push(wire)
     } else {
-      checks.push({ name: 'demo', ok: false, detail: describeError(failure) })
+      checks.push(demoFailure(failure))
     }
     if (left.length > 0) checks.push({ name: 'nothing left behind', ok: false, detail: left.join('; ') })
     const isCut = isInterrupted && this.options.durationMs !== null

@@ -62,7 +62,11 @@ export class Hands {
     })
     // `ended` never rejects; whoever waits for an answer is told.
     void this.child.ended.then((description) => {
-      for (const { reject } of this.waiting.values()) reject(this.failure(`the process has ended (${description})`))
+      for (const { reject, timer } of this.waiting.values()) {
+        clearTimeout(timer)
+        reject(this.failure(`the process has ended (${description})`))
+      }
+      this.waiting.clear()
     })
   }
 

@@ -57,6 +57,8 @@ export interface DemoNamespace {
 }
 
 export interface DemoPlan {
+  /** Everything made in the kernel or on disk for this plan bears this name. */
+  readonly name: string
   readonly kind: CaptureKind
   readonly nodes: readonly DemoNode[]
   readonly namespaces: readonly DemoNamespace[]
@@ -140,6 +142,7 @@ const SERVICES: readonly (Pick<DemoService, 'name' | 'namespace' | 'ports'> & { 
 export function demoPlan(kind: CaptureKind): DemoPlan {
   const nodes = [1, 2].map((index) => demoNode(kind, index))
   return {
+    name: DEMO_NAME,
     kind,
     nodes,
     namespaces: [

@@ -19,16 +19,17 @@ export interface Picture {
   readonly wire: WireReport | null
 }
 
-/** The whole screen. */
-export function screenText(picture: Picture, paint: Paint): string {
+/** The whole screen, with or without what to try. */
+export function screenText(picture: Picture, hasSuggestions: boolean, paint: Paint): string {
   const { plan, uptimeMs } = picture
   const title = `Weft demo  ${plan.nodes.length} nodes, ${plan.pods.length} pods, ${plan.kind} capture, up ${clock(uptimeMs)}`
-  return [
+  const parts = [
     `${paint.bold(title)}\n`,
     edgesText(picture.edges, picture.spanMs, plan, paint),
-    `${verdictText(picture, paint)}`,
-    `${paint.bold('Try')}\n${suggestions(picture)}`,
-  ].join('\n')
+    verdictText(picture, paint),
+  ]
+  if (hasSuggestions) parts.push(`${paint.bold('Try')}\n${suggestions(picture)}`)
+  return parts.join('\n')
 }
 
 /** One row per edge. Shares are among the pods of one service that have the same caller. */

@@ -29,11 +29,11 @@ export interface DemoPlaces {
 
 /** Makes all of it. On failure the caller removes what was made (`removeTopology`). */
 export async function createTopology(plan: DemoPlan, runDirectory: string): Promise<DemoPlaces> {
-  const cgroup = join(await cgroup2Mount(runDirectory), DEMO_NAME)
+  const cgroup = join(await cgroup2Mount(runDirectory, plan.name), plan.name)
   mkdirSync(cgroup, { recursive: true })
   const bpf = join(runDirectory, 'bpf')
   mkdirSync(bpf, { recursive: true })
-  await run('mount', ['-t', 'bpf', DEMO_NAME, bpf])
+  await run('mount', ['-t', 'bpf', plan.name, bpf])
 
   for (const { netns } of [...plan.nodes, ...plan.pods]) await run('ip', ['netns', 'add', netns!])
   await connectNodes(plan)
@@ -45,20 +45,30 @@ export async function createTopology(plan: DemoPlan, runDirectory: string): Prom
   return { cgroup, bpf }
 }
 
+/** Adds a pod to a topology that is there already: its namespace, its wire to the node's bridge, its names. */
+export async function addPod(plan: DemoPlan, pod: DemoPod): Promise<void> {
+  const node = plan.nodes.find(({ name }) => name === pod.node)!
+  await run('ip', ['netns', 'add', pod.netns!])
+  await connectPod(plan, node, pod)
+  writeNameFiles(plan, pod)
+}
+
 /**
  * Removes everything that bears the demo's name: processes first, then what they hold. Safe to call when nothing is
  * there. Resolves with the names of what could not be removed.
  */
-export async function removeTopology(runDirectory: string): Promise<readonly string[]> {
+export async function removeTopology(runDirectory: string, name = DEMO_NAME): Promise<readonly string[]> {
   const left: string[] = []
-  for (const mount of mountsOf('cgroup2')) await removeCgroup(join(mount, DEMO_NAME), left)
-  for (const name of demoEntries(NETNS_DIRECTORY)) {
-    await attempt(left, `network namespace ${name}`, () => run('ip', ['netns', 'del', name]))
+  for (const mount of mountsOf('cgroup2')) await removeCgroup(join(mount, name), left)
+  for (const netns of entriesNamed(NETNS_DIRECTORY, name)) {
+    await attempt(left, `network namespace ${netns}`, () => run('ip', ['netns', 'del', netns]))
   }
-  for (const name of demoEntries(NAME_FILES_DIRECTORY)) rmSync(join(NAME_FILES_DIRECTORY, name), { recursive: true })
+  for (const netns of entriesNamed(NAME_FILES_DIRECTORY, name)) {
+    rmSync(join(NAME_FILES_DIRECTORY, netns), { recursive: true })
+  }
   if (entriesOf(NAME_FILES_DIRECTORY)?.length === 0) rmdirSync(NAME_FILES_DIRECTORY)
-  for (const name of ['bpf', 'cgroup']) {
-    const path = join(runDirectory, name)
+  for (const mount of ['bpf', 'cgroup']) {
+    const path = join(runDirectory, mount)
     await attempt(left, `mount ${path}`, () => unmountAll(path))
   }
   // A mount that stayed must not be emptied through its mount point.
@@ -71,17 +81,17 @@ function entriesOf(directory: string): readonly string[] | null {
   return existsSync(directory) ? readdirSync(directory) : null
 }
 
-function demoEntries(directory: string): readonly string[] {
-  return (entriesOf(directory) ?? []).filter((name) => name.startsWith(`${DEMO_NAME}-`))
+function entriesNamed(directory: string, name: string): readonly string[] {
+  return (entriesOf(directory) ?? []).filter((entry) => entry.startsWith(`${name}-`))
 }
 
 // --- cgroup ---
 
 /** Mount point of a cgroup2 hierarchy that can be written; one of the demo's own when the machine has none. */
-async function cgroup2Mount(runDirectory: string): Promise<string> {
+async function cgroup2Mount(runDirectory: string, name: string): Promise<string> {
   for (const mount of mountsOf('cgroup2')) {
     try {
-      const probe = join(mount, DEMO_NAME)
+      const probe = join(mount, name)
       mkdirSync(probe, { recursive: true })
       return mount
     } catch {
@@ -90,7 +100,7 @@ async function cgroup2Mount(runDirectory: string): Promise<string> {
   }
   const own = join(runDirectory, 'cgroup')
   mkdirSync(own, { recursive: true })
-  await run('mount', ['-t', 'cgroup2', DEMO_NAME, own])
+  await run('mount', ['-t', 'cgroup2', name, own])
   return own
 }
 
