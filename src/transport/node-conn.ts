@@ -14,6 +14,7 @@ import { canonicalAddress, formatHostPort } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import { BACKLOG_HIGH, type Conn, type Flushable, type Handler } from './conn.ts'
+import type { NodeTransportSettings } from './node-settings.ts'
 import { isTlsFailure, tlsError } from './node-tls.ts'
 
 const STATE_OPENING = 0
@@ -47,17 +48,8 @@ export const SLAB_BYTES = 65_536
 /** Staged output above this leaves at once. Half a slab: the kernel works while we go on, and copies stay in cache. */
 const STAGED_BYTES_MAX = SLAB_BYTES / 2
 
-/** Idle time before TCP probes a silent peer. 180 s: as ztunnel; a vanished node frees its connections in minutes. */
-export const KEEP_ALIVE_MS = 180_000
-
-/** How long a closed connection waits for the peer's end before it is dropped; see `linger`. */
-const LINGER_MS = 1_000
-
-/** Bytes that a closed connection reads and drops meanwhile. Enough for what was in flight on most paths. */
+/** Bytes that a closed connection reads and drops while it waits for the peer's end. Enough for what was in flight on most paths. */
 const LINGER_BYTES_MAX = 1_048_576
-
-/** A closing connection whose peer takes nothing for this long is reset. */
-const CLOSE_STALL_MS = 10_000
 
 /** How long a reset waits for a shutdown in flight, which normally ends within one turn of the loop. */
 const RESET_WAIT_MS = 1_000
@@ -94,6 +86,7 @@ export class OutputSlab {
 /** What a connection needs of its transport. */
 export interface ConnOwner {
   readonly slab: OutputSlab
+  readonly settings: NodeTransportSettings
   /** Queues `flush` for the end of the batch, after all protocol output. */
   flushAtBatchEnd(conn: NodeConn): void
 }
@@ -257,7 +250,7 @@ export class NodeConn implements Conn, Flushable {
       this.endWhenSent()
       this.state = STATE_CLOSING
       const socket = this.socket!
-      socket.setTimeout(CLOSE_STALL_MS)
+      socket.setTimeout(this.owner.settings.closeStallMs)
       if (socket.writableFinished) this.linger()
     }
   }
@@ -273,33 +266,31 @@ export class NodeConn implements Conn, Flushable {
     if (socket === null || (this.flags & FLAG_PEER_ENDED) !== 0) return
     socket.setTimeout(0)
     socket.resume()
-    this.deadline = setTimeout(destroySocket, LINGER_MS, this.raw)
+    this.deadline = setTimeout(destroySocket, this.owner.settings.lingerMs, this.raw)
   }
 
   abort(): void {
     if (this.state >= STATE_ABORTED) return
-    const wasOpening = this.state === STATE_OPENING
     this.state = STATE_ABORTED
     this.stagedSlab = null
     this.early = null
-    if (this.raw === null) setImmediate(closeNow, this)
-    else if (wasOpening) this.raw.destroy()
-    else this.reset()
+    this.reset()
   }
 
   /** Ends the connection for a reason of the transport's own (a refused handshake, a time-out); the peer is reset. */
   fail(error: WeftError): void {
     if (this.state >= STATE_ABORTED) return
     this.error = error
-    const wasOpening = this.state === STATE_OPENING
-    if (this.raw === null) setImmediate(closeNow, this)
-    else if (wasOpening) this.raw.destroy()
-    else this.reset()
+    this.reset()
   }
 
   private reset(): void {
-    const raw = this.raw!
-    if ((this.flags & FLAG_END_ISSUED) !== 0 && !this.socket!.writableFinished) {
+    const raw = this.raw
+    if (raw === null) {
+      setImmediate(closeNow, this)
+    } else if (raw.connecting) {
+      raw.destroy()
+    } else if ((this.flags & FLAG_END_ISSUED) !== 0 && !this.socket!.writableFinished) {
       this.flags |= FLAG_RESET_WANTED
       if (this.deadline === null) this.deadline = setTimeout(destroySocket, RESET_WAIT_MS, raw)
     } else if (!raw.destroyed) {
@@ -351,6 +342,16 @@ export class NodeConn implements Conn, Flushable {
     this.raw = raw
     this.socket = raw
     link(raw, this)
+    // An accepted one has its addresses already, and its acceptor goes by them.
+    if (!raw.connecting) this.readAddresses(raw)
+  }
+
+  private readAddresses(raw: Socket): void {
+    this.localAddress = canonicalOf(raw.localAddress)
+    this.localPort = raw.localPort ?? 0
+    if (raw.remoteAddress === undefined) return
+    this.remoteAddress = canonicalOf(raw.remoteAddress)
+    this.remotePort = raw.remotePort ?? 0
   }
 
   /** With TLS, where bytes go from now on. */
@@ -367,10 +368,7 @@ export class NodeConn implements Conn, Flushable {
     const socket = this.socket!
     const raw = this.raw!
     this.clearDeadline()
-    this.localAddress = canonicalOf(raw.localAddress)
-    this.localPort = raw.localPort ?? 0
-    this.remoteAddress = canonicalOf(raw.remoteAddress)
-    this.remotePort = raw.remotePort ?? 0
+    this.readAddresses(raw)
     this.state = STATE_OPEN
     if (!hasOnread) socket.on('data', onSocketData)
     if (this.pauses > 0) socket.pause()

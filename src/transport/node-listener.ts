@@ -9,17 +9,12 @@ import * as tls from 'node:tls'
 import { canonicalAddress, formatHostPort } from '../base/address.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Acceptor, Handler, ListenerHandle, ListenTarget, TlsContextSource } from './conn.ts'
-import { type ConnOwner, KEEP_ALIVE_MS, NodeConn } from './node-conn.ts'
+import { type ConnOwner, NodeConn } from './node-conn.ts'
+import { KEEP_ALIVE_MS } from './node-settings.ts'
 import { checkClient, type NodeTlsContext, tlsError } from './node-tls.ts'
 
 /** Connections waiting in the kernel to be accepted. 4096: the kernel's own default cap (net.core.somaxconn). */
 const ACCEPT_BACKLOG = 4_096
-
-/**
- * Unfinished handshakes of one listener; beyond it a connection is reset at once. 1,024 at about 50 KB each bounds
- * what peers that connect and say nothing can take for the length of the handshake time-out.
- */
-export const HANDSHAKES_MAX = 1_024
 
 /** Handler of an accepted connection until the acceptor has named its own. */
 const NO_HANDLER: Handler = {
@@ -121,9 +116,10 @@ export class NodeListener implements ListenerHandle {
       this.refuse(new WeftError('WEFT_TLS', `there is no certificate yet to show to ${remote}`), remote)
       return
     }
-    if (this.handshakes.size >= HANDSHAKES_MAX) {
+    const { handshakesMax } = this.owner.settings
+    if (this.handshakes.size >= handshakesMax) {
       raw.resetAndDestroy()
-      const text = `${remote} was refused: ${HANDSHAKES_MAX} TLS handshakes are unfinished on port ${this.port}`
+      const text = `${remote} was refused: ${handshakesMax} TLS handshakes are unfinished on port ${this.port}`
       this.refuse(new WeftError('WEFT_LIMIT', text), remote)
       return
     }

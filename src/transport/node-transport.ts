@@ -23,17 +23,10 @@ import type {
   TlsMaterial,
   Transport,
 } from './conn.ts'
-import { type ConnOwner, connectError, KEEP_ALIVE_MS, NodeConn, OutputSlab } from './node-conn.ts'
+import { type ConnOwner, connectError, NodeConn, OutputSlab } from './node-conn.ts'
 import { NodeListener } from './node-listener.ts'
+import { DEFAULT_NODE_TRANSPORT_SETTINGS, KEEP_ALIVE_MS, type NodeTransportSettings } from './node-settings.ts'
 import { ALPN_PROTOCOL, checkServer, NodeTlsContext } from './node-tls.ts'
-
-export interface NodeTransportSettings {
-  /** Time that a TLS client has for its handshake, milliseconds. */
-  readonly handshakeTimeoutMs: number
-}
-
-/** Ten seconds: what ztunnel gives a whole connect; a healthy handshake takes milliseconds. */
-export const DEFAULT_TRANSPORT_SETTINGS: NodeTransportSettings = { handshakeTimeoutMs: 10_000 }
 
 /** Receive buffer that all dialled sockets share. 64 KiB: libuv reads at most that much at once. */
 const READ_BUFFER_BYTES = 65_536
@@ -43,7 +36,7 @@ const HBONE_PORT = 15_008
 
 export class NodeTransport implements Transport, ConnOwner {
   readonly slab = new OutputSlab()
-  private readonly settings: NodeTransportSettings
+  readonly settings: NodeTransportSettings
   private readonly readBuffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES)
   private flushables: Flushable[] = []
   private flushablesSpare: Flushable[] = []
@@ -51,7 +44,7 @@ export class NodeTransport implements Transport, ConnOwner {
   private isBatchEndArmed = false
   private readonly onBatchEnd: () => void
 
-  constructor(settings: NodeTransportSettings = DEFAULT_TRANSPORT_SETTINGS) {
+  constructor(settings: NodeTransportSettings = DEFAULT_NODE_TRANSPORT_SETTINGS) {
     this.settings = settings
     this.onBatchEnd = () => this.endBatch()
   }
