@@ -6,6 +6,7 @@ import { connect } from 'node:tls'
 import type { ControllerLink } from '../../src/agent/controller-link.ts'
 import { Logger } from '../../src/base/log.ts'
 import { formatIdentity, formatNodeIdentity } from '../../src/model/identity.ts'
+import { readCredentialFiles } from '../../src/security/credential-files.ts'
 import { createKey, createSigningRequest } from '../../src/security/csr.ts'
 import {
   CallError,
@@ -182,20 +183,22 @@ test('without a client certificate, or with one of other roots, the handshake fa
   }
 })
 
-test('TLS below 1.3 is refused', async (t) => {
+test('TLS below 1.3 is refused, even to a node', async (t) => {
   const { mesh } = await setUp(t)
-  const socket = connect({
-    host: '127.0.0.1',
-    port: mesh.running.port,
-    rejectUnauthorized: false,
-    maxVersion: 'TLSv1.2',
-  })
-  t.after(() => socket.destroy())
-  const error = await new Promise<Error>((resolve) => {
-    socket.on('error', resolve)
-    socket.on('secureConnect', () => resolve(new Error('connected')))
-  })
-  assert.match(error.message, /protocol version|alert/)
+  const { certificateChain, key, bundle } = await readCredentialFiles(await mesh.issue('node1'))
+  const outcomeWith = (maxVersion: 'TLSv1.2' | 'TLSv1.3'): Promise<string> =>
+    new Promise((resolve) => {
+      const socket = connect({
+        ...{ host: '127.0.0.1', port: mesh.running.port, cert: certificateChain, key, ca: bundle, maxVersion },
+        checkServerIdentity: () => undefined,
+        ALPNProtocols: ['h2'],
+      })
+      t.after(() => socket.destroy())
+      socket.on('error', (error) => resolve(error.message))
+      socket.on('secureConnect', () => resolve('connected'))
+    })
+  assert.equal(await outcomeWith('TLSv1.3'), 'connected')
+  assert.match(await outcomeWith('TLSv1.2'), /protocol version/)
 })
 
 test('a credential that expired since the handshake is worth nothing', async (t) => {

@@ -60,7 +60,7 @@ test('an object that was never good is left out; a deleted one is forgotten', ()
 test('a policy that fails closed is in force as it is: the older version would deny less', () => {
   const lastGood = new LastGood(SETTINGS)
   lastGood.compile(objectsOf(policy('deny', GOOD)))
-  const custom = policy('deny', GOOD).replace('DENY', 'CUSTOM').replace('rules:', 'provider: { name: x }, rules:')
+  const custom = policy('deny', '[{}]').replace('DENY', 'CUSTOM').replace('rules:', 'provider: { name: x }, rules:')
   const after = lastGood.compile(objectsOf(custom))
   assert.ok(after.messages.some(({ code }) => code === 'WEFT0304'))
   const fresh = new LastGood(SETTINGS).compile(objectsOf(custom))
