@@ -22,7 +22,7 @@ import { buildPeerPolicies, readPeerAuthentication } from './peer-authentication
 import { buildScopes } from './scopes.ts'
 import { selects } from './selector.ts'
 import type { CompileSettings, Run } from './settings.ts'
-import { readVirtualService, type VirtualService } from './virtual-service.ts'
+import { destinationsOf, readVirtualService, type VirtualService } from './virtual-service.ts'
 
 export type { CompileSettings } from './settings.ts'
 
@@ -64,7 +64,7 @@ export function compile(objects: readonly MeshObject[], settings: CompileSetting
   const { traffic, scopeOf } = buildScopes(inventory, { virtualServices, destinationRules: merged }, run)
   const peerPolicies = buildPeerPolicies(peers, inventory, run)
   const selected = selectPolicies(authorizations, inventory, run)
-  reportUnusedHosts(virtualServices, destinationRules, inventory, run)
+  reportUnknownHosts(virtualServices, destinationRules, inventory, run)
   reportEmptySubsets(merged, inventory, run)
 
   const workloads = inventory.members.map((member): Workload => {
@@ -156,7 +156,7 @@ function localPods(inventory: Inventory, scopeOf: ReadonlyMap<string, string>, r
 
 // --- rules that miss their target ---
 
-function reportUnusedHosts(
+function reportUnknownHosts(
   virtualServices: readonly VirtualService[],
   rules: readonly DestinationRule[],
   inventory: Inventory,
@@ -176,6 +176,12 @@ function reportUnusedHosts(
         findings.hostWithoutService(host, fix(rule.writtenHosts[i]!, host)),
       )
     })
+  }
+  for (const rule of virtualServices) {
+    for (const { host, writtenHost, path } of destinationsOf(rule)) {
+      if (!hosts.has(host))
+        run.log.add(rule.object, [...path, 'host'], findings.hostUnknown(host, fix(writtenHost, host)))
+    }
   }
   for (const { object, host, writtenHost } of rules) {
     if (!isKnown(host)) run.log.add(object, ['spec', 'host'], findings.ruleHostUnknown(host, fix(writtenHost, host)))

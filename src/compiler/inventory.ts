@@ -78,12 +78,15 @@ export function buildInventory(core: CoreObjects, run: Run): Inventory {
     if (!pod.isHostNetwork) for (const address of pod.addresses) addresses.set(address, draft)
   }
   const services: Service[] = []
+  const podsByNamespace = groupBy([...drafts.values()], (draft) => draft.namespace)
+  const slicesByService = groupBy(core.slices, (slice) => `${slice.object.namespace}/${slice.service}`)
   for (const service of claimVirtualIps(core.services, run)) {
+    const { namespace, name } = service.object
     const key = keyOfService(service, run)
     services.push(modelService(service, run))
-    const slices = core.slices.filter((slice) => isSliceOf(slice, service))
-    if (slices.length > 0) addSlices(service, key, slices, drafts, addresses, run)
-    else addSelected(service, key, drafts, run)
+    const slices = slicesByService.get(`${namespace}/${name}`)
+    if (slices !== undefined) addSlices(service, key, slices, drafts, addresses, run)
+    else addSelected(service, key, podsByNamespace.get(namespace) ?? [], run)
   }
   services.sort((a, b) => compareText(a.key, b.key))
   const members = [...drafts.values()].sort((a, b) => compareText(a.uid, b.uid)).map((draft) => finish(draft, core))
@@ -275,16 +278,22 @@ function finish(draft: Draft, core: CoreObjects): Member {
 
 // --- endpoints ---
 
-function isSliceOf(slice: EndpointSlice, service: CoreService): boolean {
-  return slice.service === service.object.name && slice.object.namespace === service.object.namespace
+function groupBy<T>(values: readonly T[], keyOf: (value: T) => string): ReadonlyMap<string, T[]> {
+  const groups = new Map<string, T[]>()
+  for (const value of values) {
+    const key = keyOf(value)
+    const group = groups.get(key)
+    if (group === undefined) groups.set(key, [value])
+    else group.push(value)
+  }
+  return groups
 }
 
-function addSelected(service: CoreService, key: string, drafts: ReadonlyMap<string, Draft>, run: Run): void {
+function addSelected(service: CoreService, key: string, drafts: readonly Draft[], run: Run): void {
   if (service.selector === null) return
-  for (const draft of drafts.values()) {
+  for (const draft of drafts) {
     const { pod } = draft
-    if (pod === null || draft.namespace !== service.object.namespace) continue
-    if (!selects(service.selector, pod.object.labels)) continue
+    if (pod === null || !selects(service.selector, pod.object.labels)) continue
     const ports: PortMapping[] = []
     for (const port of service.ports) {
       const target = targetOf(port, pod)

@@ -98,8 +98,8 @@ export function formatMessage(message: Message): string {
 
 /** A user's value for use in a sentence: scalars as JSON, shortened; trees by their kind alone, they may be large. */
 export function quote(value: unknown): string {
-  if (Array.isArray(value)) return 'a list'
-  if (typeof value === 'object' && value !== null) return 'an object'
+  if (Array.isArray(value)) return '[...]'
+  if (typeof value === 'object' && value !== null) return '{...}'
   const text = typeof value === 'string' ? JSON.stringify(value.slice(0, QUOTE_CHARACTERS_MAX)) : String(value)
   return typeof value === 'string' && value.length > QUOTE_CHARACTERS_MAX ? `${text}...` : text
 }
@@ -151,11 +151,11 @@ export const findings = {
     error('IST0106', `This is ${quote(value)}, not an object.`, 'Write apiVersion, kind, metadata and spec.'),
   missing: (name: string) => error('IST0106', `The field ${name} is missing.`, `Add ${name}.`),
   wrongType: (expected: string, value: unknown) =>
-    error('IST0106', `This must be ${expected}, not ${quote(value)}.`, `Write ${expected}.`),
+    error('IST0106', `The value ${quote(value)} is of the wrong type or out of range.`, `Write ${expected}.`),
   notText: (value: unknown) =>
     typeof value === 'object'
-      ? error('IST0106', `This must be text, not ${quote(value)}.`, 'Write text.')
-      : error('IST0106', `This must be text, not ${quote(value)}.`, `Put it in quotes: "${String(value)}".`),
+      ? error('IST0106', `The value ${quote(value)} is not text.`, 'Write text.')
+      : error('IST0106', `The value ${quote(value)} is not text.`, `Put it in quotes: "${String(value)}".`),
   badValue: (text: string, fix: string) => error('IST0106', text, fix),
   notOneOf: (value: string, allowed: readonly string[], hint: string | null) =>
     error(

@@ -36,20 +36,19 @@ export function buildScopes(inventory: Inventory, rules: RuleSet, run: Run): Sco
   const builder = new TrafficBuilder(inventory, rules, run)
   const scopeOf = new Map<string, string>()
   const traffic: Traffic[] = []
-  /** Scope name by everything its clients do. */
+  /** Scope name by the fingerprint of everything that its clients do. */
   const scopes = new Map<string, string>()
   const published = new Set<string>()
   for (const group of groupClients(inventory, rules)) {
     const built = builder.build(new RuleView(rules, group.client, run))
-    const fingerprint = JSON.stringify(built)
-    let scope = scopes.get(fingerprint)
+    let scope = scopes.get(built.fingerprint)
     if (scope === undefined) {
       scope = group.name
-      scopes.set(fingerprint, scope)
+      scopes.set(built.fingerprint, scope)
     }
     if (group.members.length > 0 && !published.has(scope)) {
       published.add(scope)
-      for (const one of built) traffic.push({ key: trafficKey(scope, one.service, one.port), scope, ...one })
+      for (const one of built.traffic) traffic.push({ key: trafficKey(scope, one.service, one.port), scope, ...one })
     }
     for (const member of group.members) scopeOf.set(member.uid, scope)
   }

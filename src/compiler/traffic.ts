@@ -15,7 +15,6 @@ import {
   type Subset,
   settingsOf,
 } from './destination-rule.ts'
-import { unknownHostFix } from './hosts.ts'
 import type { Inventory } from './inventory.ts'
 import { findings } from './messages.ts'
 import type { MeshObject } from './object.ts'
@@ -24,15 +23,38 @@ import type { RuleSet, RuleView } from './rule-view.ts'
 import { selects } from './selector.ts'
 import type { Run } from './settings.ts'
 import {
+  type ClientCondition,
   type Destination,
+  destinationsOf,
   type HttpRule,
   isCatchAll,
   type VirtualService,
   type WeightedDestination,
 } from './virtual-service.ts'
 
+const NOTHING: ServiceTraffic = { id: 0, traffic: [] }
+
 /** Traffic before its scope has a name. */
 export type UnscopedTraffic = Omit<Traffic, 'key' | 'scope'>
+
+/** What clients with one view do. */
+export interface BuiltTraffic {
+  readonly traffic: readonly UnscopedTraffic[]
+  /** Equal for equal traffic of one builder. */
+  readonly fingerprint: string
+}
+
+/** Traffic of one service, and a number that stands for its content; 0 is "nothing but defaults". */
+interface ServiceTraffic {
+  readonly id: number
+  readonly traffic: readonly UnscopedTraffic[]
+}
+
+/** What of a VirtualService depends on the client. */
+interface Dependence {
+  readonly conditions: readonly ClientCondition[]
+  readonly services: readonly Service[]
+}
 
 export class TrafficBuilder {
   private readonly inventory: Inventory
@@ -40,27 +62,77 @@ export class TrafficBuilder {
   private readonly run: Run
   /** Uids by `service key|selector`. */
   private readonly subsetMembers = new Map<string, readonly string[]>()
+  /** By everything that the traffic of a service depends on: most clients share it. */
+  private readonly byChoice = new Map<string, ServiceTraffic>()
+  private readonly idByContent = new Map<string, number>([['[]', 0]])
+  private readonly dependences = new Map<VirtualService, Dependence>()
+  private readonly ruleIds: ReadonlyMap<VirtualService | MergedRule | null, number>
 
   constructor(inventory: Inventory, rules: RuleSet, run: Run) {
     this.inventory = inventory
     this.rules = rules
     this.run = run
+    this.ruleIds = new Map([null, ...rules.virtualServices, ...rules.destinationRules].map((rule, i) => [rule, i]))
   }
 
   /** Everything that differs from the defaults for clients with this view, by service and port. */
-  build(view: RuleView): UnscopedTraffic[] {
-    const result: UnscopedTraffic[] = []
+  build(view: RuleView): BuiltTraffic {
+    const traffic: UnscopedTraffic[] = []
+    const ids: number[] = []
     for (const service of this.inventory.services) {
-      const virtualService = view.virtualServiceOf(service)
-      const rule = view.destinationRuleOf(service)
-      if (virtualService === null && rule === null) continue
-      for (const port of service.ports) {
-        if (port.protocol === PROTOCOL_UDP) continue
-        const traffic = this.buildPort(view, service, port, virtualService, rule)
-        if (traffic !== null) result.push(traffic)
-      }
+      const built = this.buildService(view, service)
+      if (built.id === 0) continue
+      traffic.push(...built.traffic)
+      ids.push(built.id)
     }
-    return result
+    return { traffic, fingerprint: ids.join(',') }
+  }
+
+  private buildService(view: RuleView, service: Service): ServiceTraffic {
+    const virtualService = view.virtualServiceOf(service)
+    const rule = view.destinationRuleOf(service)
+    if (virtualService === null && rule === null) return NOTHING
+    const choice = this.choiceOf(view, service, virtualService, rule)
+    const known = this.byChoice.get(choice)
+    if (known !== undefined) return known
+    const traffic: UnscopedTraffic[] = []
+    for (const port of service.ports) {
+      if (port.protocol === PROTOCOL_UDP) continue
+      const one = this.buildPort(view, service, port, virtualService, rule)
+      if (one !== null) traffic.push(one)
+    }
+    const content = JSON.stringify(traffic)
+    const id = this.idByContent.get(content) ?? this.idByContent.size
+    this.idByContent.set(content, id)
+    const built = { id, traffic }
+    this.byChoice.set(choice, built)
+    return built
+  }
+
+  /** Everything that the traffic of a service depends on: the rules, which matches are for the client, and subsets' rules. */
+  private choiceOf(
+    view: RuleView,
+    service: Service,
+    virtualService: VirtualService | null,
+    rule: MergedRule | null,
+  ): string {
+    let choice = `${service.key}|${this.ruleIds.get(virtualService)}|${this.ruleIds.get(rule)}`
+    if (virtualService === null) return choice
+    const { conditions, services } = this.dependenceOf(virtualService)
+    for (const condition of conditions) choice += view.holds(condition) ? '|1' : '|0'
+    for (const target of services) choice += `|${this.ruleIds.get(view.destinationRuleOf(target))}`
+    return choice
+  }
+
+  private dependenceOf(source: VirtualService): Dependence {
+    const known = this.dependences.get(source)
+    if (known !== undefined) return known
+    const conditions = [...source.http, ...source.tcp].flatMap(({ matches }) => matches.map(({ client }) => client))
+    const hosts = new Set(destinationsOf(source).map(({ host }) => host))
+    const services = [...hosts].map((host) => this.serviceOf(host)).filter((service) => service !== null)
+    const made = { conditions, services }
+    this.dependences.set(source, made)
+    return made
   }
 
   /** Uids of a service's endpoints that a subset selects; null for all of them. */
@@ -124,12 +196,6 @@ export class TrafficBuilder {
     return this.inventory.serviceByHost.get(host) ?? null
   }
 
-  reportUnknownHost(object: MeshObject, destination: Destination): void {
-    const { writtenHost, host } = destination
-    const fix = unknownHostFix(writtenHost, host, this.inventory.hosts, this.run.settings.clusterDomain)
-    this.run.log.add(object, [...destination.path, 'host'], findings.hostUnknown(host, fix))
-  }
-
   reportUnknownSubset(object: MeshObject, destination: Destination, namespace: string): void {
     const isDeclared = this.rules.destinationRules.some(
       (rule) => rule.host === destination.host && rule.subsets.has(destination.subset),
@@ -174,7 +240,7 @@ class Targets {
   keyOf(destination: Destination): string {
     const service = this.builder.serviceOf(destination.host)
     if (service === null) {
-      this.builder.reportUnknownHost(this.object, destination)
+      // Reported for the whole object (compile.ts).
       return clusterKey(serviceKey('', destination.host), destination.subset, destination.port ?? this.port.number)
     }
     const number = this.portNumber(destination, service)

@@ -294,6 +294,13 @@ function mirrorsOf(rule: HttpRuleFields, cursor: Cursor, expand: (host: string) 
   return mirrors.filter((mirror) => mirror.ppm > 0)
 }
 
+/** Every destination that the rules name, mirrors included. */
+export function destinationsOf(rule: VirtualService): Destination[] {
+  const routed = [...rule.http, ...rule.tcp].flatMap(({ destinations }) => destinations)
+  const mirrored = rule.http.flatMap(({ mirrors }) => mirrors)
+  return [...routed, ...mirrored].map(({ destination }) => destination)
+}
+
 // --- reachability ---
 
 /** True when a match takes every request of every client on every port. */

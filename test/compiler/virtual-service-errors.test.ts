@@ -17,7 +17,7 @@ const BAD: readonly (readonly [object, string, RegExp])[] = [
   // The object.
   [{ hosts: ['cart'] }, 'spec', /no rules/],
   [{ host: ['cart'], http: [{ route: TO_CART }] }, 'spec.host', /no field "host".*hosts/],
-  [{ hosts: 'cart', http: [] }, 'spec.hosts', /must be a list/],
+  [{ hosts: 'cart', http: [] }, 'spec.hosts', /Write a list/],
   [{ hosts: ['*'], http: [{ route: TO_CART }] }, 'spec.hosts[0]', /"\*" is no host/],
   [{ hosts: ['a.*.b'], http: [{ route: TO_CART }] }, 'spec.hosts[0]', /not a host name/],
   [{ hosts: ['*cart'], http: [{ route: TO_CART }] }, 'spec.hosts[0]', /not a host name/],
@@ -37,8 +37,8 @@ const BAD: readonly (readonly [object, string, RegExp])[] = [
   [http({ timeout: 5 }), 'spec.http[0].timeout', /duration/],
   [http({ timeout: '500us' }), 'spec.http[0].timeout', /too fine/],
   // Matches.
-  [http({ match: { uri: { exact: '/' } } }), 'spec.http[0].match', /must be a list/],
-  [http({ match: [{ uri: '/a' }] }), 'spec.http[0].match[0].uri', /must be an object/],
+  [http({ match: { uri: { exact: '/' } } }), 'spec.http[0].match', /Write a list/],
+  [http({ match: [{ uri: '/a' }] }), 'spec.http[0].match[0].uri', /Write an object/],
   [http({ match: [{ uri: { exact: '/a', prefix: '/b' } }] }), 'spec.http[0].match[0].uri', /both given/],
   [http({ match: [{ uri: { regex: '(' } }] }), 'spec.http[0].match[0].uri.regex', /cannot be used/],
   [http({ match: [{ uri: { regex: '(?=a)' } }] }), 'spec.http[0].match[0].uri.regex', /cannot be used/],
@@ -56,7 +56,7 @@ const BAD: readonly (readonly [object, string, RegExp])[] = [
   [http({ match: [{ port: 0 }] }), 'spec.http[0].match[0].port', /65535/],
   [http({ match: [{ sourceNamespace: 'A' }] }), 'spec.http[0].match[0].sourceNamespace', /not a valid name/],
   [http({ match: [{ sourceLabels: { app: '*' } }] }), 'spec.http[0].match[0].sourceLabels.app', /Wildcards/],
-  [http({ match: [{ sourceLabels: { app: 1 } }] }), 'spec.http[0].match[0].sourceLabels.app', /must be text/],
+  [http({ match: [{ sourceLabels: { app: 1 } }] }), 'spec.http[0].match[0].sourceLabels.app', /is not text/],
   // Destinations.
   [only({ route: [{ destination: {} }] }), 'spec.http[0].route[0].destination', /host is missing/],
   [only({ route: [{ destination: { host: 'cart' }, host: 'cart' }] }), 'spec.http[0].route[0].host', /no field "host"/],
@@ -70,7 +70,7 @@ const BAD: readonly (readonly [object, string, RegExp])[] = [
   [
     only({ route: [{ destination: { host: 'cart', port: 80 } }] }),
     'spec.http[0].route[0].destination.port',
-    /must be an object/,
+    /Write an object/,
   ],
   [
     only({ route: [{ destination: { host: 'cart', port: { number: '80' } } }] }),
@@ -192,7 +192,7 @@ const BAD: readonly (readonly [object, string, RegExp])[] = [
   [
     http({ fault: { abort: { httpStatus: 500, percentage: 50 } } }),
     'spec.http[0].fault.abort.percentage',
-    /must be an object/,
+    /Write an object/,
   ],
   // Mirrors and headers.
   [http({ mirror: { host: 'web' }, mirrors: [{ destination: { host: 'web' } }] }), 'spec.http[0]', /both given/],
