@@ -1,6 +1,10 @@
 /**
  * TLS as the mesh uses it, on node:tls: version 1.3 only, AES-GCM, X25519 or P-256, ALPN h2, certificates on both
  * sides, no SNI and no resumption. What a peer must prove is decided here and nowhere else.
+ *
+ * node:tls does not tell TLS's own end (close_notify) from a connection that was cut: both come as an end, and now and
+ * then even a reset does, when a write of OpenSSL's own met it first. Whoever speaks over TLS must therefore be able to
+ * tell by its own framing what is complete; HTTP/2, the only protocol here, can.
  */
 import { constants, X509Certificate } from 'node:crypto'
 import * as tls from 'node:tls'

@@ -34,7 +34,10 @@ function connect(port: number, handler: ConnRecorder, address = '127.0.0.1', by 
 function descriptorOf(conn: Conn): string {
   const local = `0100007F:${conn.localPort.toString(16).toUpperCase().padStart(4, '0')}`
   const lines = readFileSync('/proc/net/tcp', 'utf8').split('\n')
-  const inode = lines.find((line) => line.includes(`: ${local} `))?.trim().split(/\s+/)[9]
+  const inode = lines
+    .find((line) => line.includes(`: ${local} `))
+    ?.trim()
+    .split(/\s+/)[9]
   return inode === undefined || inode === '0' ? '' : inode
 }
 

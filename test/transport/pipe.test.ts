@@ -67,7 +67,7 @@ describe('a pipe', TEST, () => {
     far.handler = handler
     writeText(near, 'abc')
     await settle()
-    assert.deepEqual(kept, Buffer.from([0xdd, 0xdd, 0xdd]).subarray(0))
+    assert.deepEqual(kept, Uint8Array.of(0xdd, 0xdd, 0xdd))
   })
 
   test('half-closes in both directions, then is closed without an error', async () => {
