@@ -2,14 +2,9 @@
  * Step 3 of the outbound path: what did the app dial? A service's virtual IP, a workload's own address, or something
  * the mesh knows nothing of.
  */
+
+import { PROTOCOL_DETECT, PROTOCOL_TCP, type Protocol, type Service, type ServicePort } from '../model/service.ts'
 import type { Snapshot } from '../model/snapshot.ts'
-import {
-  PROTOCOL_DETECT,
-  PROTOCOL_TCP,
-  type Protocol,
-  type Service,
-  type ServicePort,
-} from '../model/service.ts'
 import type { Workload } from '../model/workload.ts'
 
 export interface Destination {

@@ -19,7 +19,7 @@ import {
 import type { Conn, Handler } from '../transport/conn.ts'
 
 /** Longest wait for a client's first bytes. A server-first protocol is delayed by this much, once. */
-export const DETECT_TIMEOUT_MS = 80
+export const DETECT_TIMEOUT_MS = 50
 
 /** Longest method of the HTTP registry that we look for, plus its space, is 18 bytes (`UPDATEREDIRECTREF `). */
 const METHOD_BYTES_MAX = 24

@@ -79,8 +79,9 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   retry: RetryPolicy | null
   timeoutMs: number
   tryTimeoutMs: number
-  /** Status of an abort that a fault rule injects after its delay; 0 is none. */
-  injectedAbort: number
+  /** What a fault rule injects, perhaps after its delay; 0 and -1 are none. */
+  injectedStatus: number
+  injectedGrpcStatus: number
 
   // --- what happened ---
   status: number
@@ -125,7 +126,8 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.retry = null
     this.timeoutMs = 0
     this.tryTimeoutMs = 0
-    this.injectedAbort = 0
+    this.injectedStatus = 0
+    this.injectedGrpcStatus = -1
     this.status = 0
     this.flag = FLAG_NONE
     this.details = ''

@@ -12,7 +12,7 @@ import type { Exchange } from './exchange.ts'
 import type { HttpPool } from './http-pool.ts'
 import { HttpSession, type HttpSessionOwner } from './http-session.ts'
 import type { InboundConnection } from './inbound.ts'
-import { REPLY_DENIED } from './reply.ts'
+import { denialText, REPLY_DENIED } from './reply.ts'
 
 export class InboundHttp implements HttpSessionOwner {
   readonly session: HttpSession
@@ -35,7 +35,7 @@ export class InboundHttp implements HttpSessionOwner {
     if (!authorizer.isEmpty) {
       const decision = authorizer.authorizeExchange(facts, exchange.head)
       if (!decision.isAllowed) {
-        exchange.reply(REPLY_DENIED, null, `denied by policy ${decision.policy}`)
+        exchange.reply(REPLY_DENIED, null, denialText(decision))
         return
       }
     }

@@ -45,6 +45,7 @@ import { InboundHttp } from './inbound-http.ts'
 import { addressBytes, identityOf, type LocalWorkload } from './local-pods.ts'
 import { RELAY_IDLE_MS } from './outbound-relay.ts'
 import type { ProxyParts } from './parts.ts'
+import { denialText } from './reply.ts'
 
 /** Who arrives, and for what. */
 export interface Arrival {
@@ -166,8 +167,8 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
       pod: this.pod.uid,
     })
     this.openEdge()
-    this.finish(FLAG_DENIED, `denied by policy ${decision.policy}`)
-    this.admission.refuse(401, `denied by policy ${decision.policy}`)
+    this.finish(FLAG_DENIED, denialText(decision))
+    this.admission.refuse(401, denialText(decision))
   }
 
   private detectFirst(): void {
@@ -230,7 +231,7 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
     const decision = this.parts.policies.authorizerOf(this.snapshot, this.workload).authorizeConnection(this.facts)
     if (!decision.isAllowed) {
       this.openEdge()
-      this.finish(FLAG_DENIED, `denied by policy ${decision.policy}`)
+      this.finish(FLAG_DENIED, denialText(decision))
       downstream.abort()
       return
     }
@@ -366,7 +367,7 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
       this.http === null ? authorizer.authorizeConnection(this.facts) : authorizer.authorizeTransport(this.facts)
     if (decision.isAllowed) return
     this.parts.log.info('connection closed: a policy now denies it', { pod: this.pod.uid, policy: decision.policy })
-    this.finish(FLAG_DENIED, `denied by policy ${decision.policy}`)
+    this.finish(FLAG_DENIED, denialText(decision))
     this.abort()
   }
 

@@ -22,8 +22,11 @@ import { sendMirrors } from './mirror.ts'
 import type { EdgePair, OutboundConnection } from './outbound.ts'
 import { buildRedirect } from './redirect.ts'
 import {
+  denialText,
   directReply,
   faultReply,
+  GRPC_FAULT_REPLY,
+  grpcHeaders,
   REPLY_DENIED,
   REPLY_NO_ACTION,
   REPLY_NO_CLUSTER,
@@ -90,13 +93,28 @@ export class OutboundHttp implements HttpSessionOwner {
   /** True when the exchange was delayed (it comes back to `route`) or aborted. */
   private injectFault(exchange: Exchange, fault: Fault): boolean {
     const outcome = decideFault(fault, this.outbound.parts.random)
+    exchange.injectedStatus = outcome.abortStatus
+    exchange.injectedGrpcStatus = outcome.abortGrpcStatus
     if (outcome.delayMs > 0) {
-      exchange.injectedAbort = outcome.abortStatus
       exchange.routeAfter(outcome.delayMs, false)
       return true
     }
-    if (outcome.abortStatus === 0) return false
-    exchange.reply(faultReply(outcome.abortStatus), null, 'injected by a fault rule')
+    return this.abortByFault(exchange)
+  }
+
+  /** True when a fault rule aborts this exchange. */
+  private abortByFault(exchange: Exchange): boolean {
+    const { injectedStatus, injectedGrpcStatus } = exchange
+    if (injectedGrpcStatus >= 0) {
+      exchange.reply(
+        GRPC_FAULT_REPLY,
+        grpcHeaders(injectedGrpcStatus, 'fault filter abort'),
+        'injected by a fault rule',
+      )
+      return true
+    }
+    if (injectedStatus === 0) return false
+    exchange.reply(faultReply(injectedStatus), null, 'injected by a fault rule')
     return true
   }
 
@@ -104,18 +122,15 @@ export class OutboundHttp implements HttpSessionOwner {
 
   private toRoute(exchange: Exchange, route: CompiledRoute, compiled: CompiledTraffic, snapshot: Snapshot): void {
     const { redirect, directResponse, mirrors } = route.route
-    if (exchange.injectedAbort !== 0) {
-      exchange.reply(faultReply(exchange.injectedAbort), null, 'injected by a fault rule')
-      return
-    }
+    if (this.abortByFault(exchange)) return
     if (redirect !== null) {
-      const { status, location } = buildRedirect(route, exchange.head)
+      const { status, location } = buildRedirect(route, exchange.head, this.outbound.conn.localPort)
       exchange.reply(directReply(status, ''), HeaderList.of([['location', location]]), 'redirect')
       return
     }
     if (directResponse !== null) {
       const headers = new HeaderList()
-      if (route.responseEdits !== null) applyEdits(route.responseEdits, headers, null)
+      if (route.responseEdits !== null) applyEdits(route.responseEdits, headers)
       exchange.reply(directReply(directResponse.status, directResponse.body), headers, 'direct response')
       return
     }
@@ -128,8 +143,8 @@ export class OutboundHttp implements HttpSessionOwner {
     const head = exchange.head
     rewriteTarget(route, head)
     if (destination.authority !== null) head.authority = destination.authority
-    if (route.requestEdits !== null) applyEdits(route.requestEdits, head.headers, head)
-    if (destination.requestEdits !== null) applyEdits(destination.requestEdits, head.headers, head)
+    if (route.requestEdits !== null) applyEdits(route.requestEdits, head.headers)
+    if (destination.requestEdits !== null) applyEdits(destination.requestEdits, head.headers)
     if (mirrors.length > 0) sendMirrors(this.outbound, exchange, mirrors, compiled, snapshot)
     this.toClusterKey(exchange, destination.clusterKey, compiled, snapshot)
   }
@@ -185,7 +200,7 @@ export class OutboundHttp implements HttpSessionOwner {
     if (authorizer.isEmpty) return true
     const decision = authorizer.authorizeExchange(this.outbound.factsFor(address, port), exchange.head)
     if (decision.isAllowed) return true
-    exchange.reply(REPLY_DENIED, null, `denied by policy ${decision.policy}`)
+    exchange.reply(REPLY_DENIED, null, denialText(decision))
     return false
   }
 

@@ -26,6 +26,7 @@ import type { ClusterState, Endpoint } from './cluster.ts'
 import { Relay, type RelayOwner } from './copy.ts'
 import { identityOf } from './local-pods.ts'
 import type { EdgePair, OutboundConnection } from './outbound.ts'
+import { denialText } from './reply.ts'
 import type { CompiledTraffic } from './route-tables.ts'
 import { PATH_ONE_HOP, PATH_PLAIN, PATH_TUNNEL, type Path } from './upstreams.ts'
 
@@ -174,7 +175,7 @@ export class OutboundRelay implements Handler, RelayOwner {
       this.facts = this.outbound.factsFor(address, port)
       const decision = parts.policies.authorizerOf(snapshot, workload).authorizeConnection(this.facts)
       if (!decision.isAllowed) {
-        this.refuse(FLAG_DENIED, `denied by policy ${decision.policy}`)
+        this.refuse(FLAG_DENIED, denialText(decision))
         return
       }
     }
@@ -263,7 +264,7 @@ export class OutboundRelay implements Handler, RelayOwner {
     const decision = parts.policies.authorizerOf(parts.snapshot, this.target).authorizeConnection(this.facts)
     if (decision.isAllowed) return
     parts.log.info('connection closed: a policy now denies it', { pod: source.uid, policy: decision.policy })
-    this.finish(FLAG_DENIED, `denied by policy ${decision.policy}`)
+    this.finish(FLAG_DENIED, denialText(decision))
     this.relay.abort()
   }
 

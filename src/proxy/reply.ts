@@ -49,6 +49,23 @@ export const REPLY_UPSTREAM_RESET: Reply = {
 export const REPLY_TIMEOUT: Reply = { status: 504, flag: FLAG_UPSTREAM_TIMEOUT, body: 'upstream request timeout' }
 export const REPLY_UNAUTHORIZED_TUNNEL = 401
 
+/** The head of an injected gRPC status: HTTP 200, and the status in `grpcHeaders`. */
+export const GRPC_FAULT_REPLY: Reply = { status: 200, flag: FLAG_FAULT_INJECTED, body: '' }
+
+/** A trailers-only gRPC answer (gRPC over HTTP/2, "Responses"): the status is among the headers. */
+export function grpcHeaders(status: number, message: string): HeaderList {
+  return HeaderList.of([
+    ['content-type', 'application/grpc'],
+    ['grpc-status', String(status)],
+    ['grpc-message', message],
+  ])
+}
+
+/** Why a decision said no, for the log. */
+export function denialText(decision: { readonly policy: string }): string {
+  return decision.policy === '' ? 'denied: no ALLOW policy matches' : `denied by policy ${decision.policy}`
+}
+
 /** The reply of an injected abort. */
 export function faultReply(status: number): Reply {
   return { status, flag: FLAG_FAULT_INJECTED, body: 'fault filter abort' }
