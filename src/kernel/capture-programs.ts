@@ -44,6 +44,7 @@ export class CapturePrograms {
   private readonly lookupObjectPath: string
   private readonly mapFds: Readonly<Record<string, number>>
   private readonly linkFds: number[]
+  private isClosed = false
 
   private constructor(
     addon: Addon,
@@ -115,8 +116,10 @@ export class CapturePrograms {
     closeSync(link.fd)
   }
 
-  /** Detaches the connect hooks and removes all pins. Pods must have been detached. */
+  /** Detaches the connect hooks and removes all pins. Pods must have been detached. Calling it again does nothing. */
   close(): void {
+    if (this.isClosed) return
+    this.isClosed = true
     closeAll(this.linkFds.splice(0))
     this.directory.close()
     closeAll(Object.values(this.mapFds))

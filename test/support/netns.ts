@@ -7,7 +7,7 @@
  *          ---------+-----------------------------+------ bridge, 198.18.0.254 / fd77::fe, in netns <prefix>-node
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { mkdirSync, readFileSync, rmdirSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { findCgroup2Mount } from '../../src/kernel/probe.ts'
 
@@ -53,6 +53,7 @@ export class TestNetwork {
     const prefix = `weft-t${process.pid}-${++networks}`
     const cgroup2 = findCgroup2Mount()
     if (cgroup2 === null) throw new Error('no cgroup2 file system is mounted')
+    removeAbandoned(cgroup2)
     const network = new TestNetwork(prefix, `${cgroup2}/${prefix}`)
     mkdirSync(network.cgroupPath)
     network.ip(`netns add ${network.nodeNetns}`)
@@ -105,6 +106,12 @@ export class TestNetwork {
     return execFileSync('nsenter', [`--net=${pod.netns}`, 'ip', ...command.split(' ')], { encoding: 'utf8' })
   }
 
+  /** True when the node's netns has an interface of that name: `v<n>` is pod n's until its netns is freed. */
+  nodeHas(interfaceName: string): boolean {
+    const links = execFileSync('ip', ['-n', this.nodeNetns, '-br', 'link'], { encoding: 'utf8' })
+    return links.split('\n').some((line) => line.startsWith(`${interfaceName}@`))
+  }
+
   /** Starts a program inside a pod and the test's cgroup. It is killed by `close` at the latest. */
   start(pod: TestPod, command: readonly string[]): ChildProcess {
     const script = 'echo $$ > "$0/cgroup.procs" && net="$1" && shift && exec nsenter --net="$net" "$@"'
@@ -146,6 +153,26 @@ export class TestNetwork {
       execFileSync('ip', [...family, '-n', netnsName, '-batch', '-'], { input: batch.join('\n') })
     }
   }
+}
+
+/** Removes namespaces and cgroups of test processes that were killed before they could; their names have the pid. */
+function removeAbandoned(cgroup2: string): void {
+  const isAbandoned = (name: string): boolean => {
+    const pid = /^weft-t([0-9]+)-/.exec(name)?.[1]
+    return pid !== undefined && !existsSync(`/proc/${pid}`)
+  }
+  for (const name of readdirSync(cgroup2).filter(isAbandoned)) {
+    for (const pid of readFileSync(`${cgroup2}/${name}/cgroup.procs`, 'utf8').split('\n')) {
+      if (pid !== '') process.kill(Number(pid), 'SIGKILL')
+    }
+    try {
+      rmdirSync(`${cgroup2}/${name}`)
+    } catch {
+      // What was killed just now has not left yet: the next test removes it.
+    }
+  }
+  const namespaces = existsSync('/var/run/netns') ? readdirSync('/var/run/netns') : []
+  for (const name of namespaces.filter(isAbandoned)) execFileSync('ip', ['netns', 'del', name])
 }
 
 /** Resolves when `child` has ended, with what it wrote. */

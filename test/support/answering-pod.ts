@@ -1,0 +1,164 @@
+/**
+ * A pod enrolled in a capture, with the test in the place of the proxy: every captured connection is answered with one
+ * JSON line that says where it came out (`Answer`), then echoed.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer, type Server, type Socket } from 'node:net'
+import { createInterface } from 'node:readline'
+import type { Capture, CapturedPod, PodToCapture } from '../../src/agent/capture.ts'
+import { canonicalAddress, formatHostPort } from '../../src/base/address.ts'
+import { NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { finished, type TestNetwork, type TestPod } from './netns.ts'
+
+/** Built by `make -C native tests` from native/test/client.c. */
+export const CLIENT_PROGRAM = `${NATIVE_BUILD_DIRECTORY}test-client`
+
+/** What the listener that got a connection knows of it. */
+export interface Answer {
+  readonly pod: string
+  readonly role: number
+  /** Which of the role's listeners (data workers) it was. */
+  readonly worker: number
+  /** Local address of the accepted socket: the original destination. */
+  readonly destination: string
+  readonly peer: string
+}
+
+/** What a capture is told of a test pod. */
+export function podToCapture(pod: TestPod, isStrict = false): PodToCapture {
+  return {
+    pod: { uid: `test//Pod/test/${pod.name}`, netns: pod.netns, scope: '' },
+    displayName: `test/${pod.name}`,
+    addresses: [pod.ipv4, pod.ipv6],
+    serviceAddresses: [],
+    inboundPorts: [],
+    isStrict,
+  }
+}
+
+export class AnsweringPod {
+  readonly captured: CapturedPod
+  readonly uid: string
+  readonly answers: Answer[] = []
+  private readonly servers: Server[] = []
+  private readonly sockets = new Set<Socket>()
+
+  private constructor(captured: CapturedPod) {
+    this.captured = captured
+    this.uid = captured.uid
+  }
+
+  static async enrol(capture: Capture, pod: TestPod, workers = 1, isStrict = false): Promise<AnsweringPod> {
+    const captured = await capture.enrol(podToCapture(pod, isStrict), workers)
+    const answering = new AnsweringPod(captured)
+    for (const { role, fds } of captured.listeners) {
+      for (const [worker, fd] of fds!.entries()) await answering.serve(pod.name, role, worker, fd)
+    }
+    return answering
+  }
+
+  /** Closes the listeners, as data workers do that end; open connections stay. */
+  closeListeners(): void {
+    for (const server of this.servers.splice(0)) server.close()
+  }
+
+  /** Closes listeners and connections. */
+  close(): void {
+    this.closeListeners()
+    for (const socket of this.sockets) socket.destroy()
+  }
+
+  private async serve(pod: string, role: number, worker: number, fd: number): Promise<void> {
+    const server = createServer((socket) => {
+      // The client has reset the connection before it was accepted.
+      if (socket.remoteAddress === undefined) {
+        socket.destroy()
+        return
+      }
+      this.sockets.add(socket)
+      socket.on('close', () => this.sockets.delete(socket))
+      socket.on('error', () => socket.destroy())
+      const answer = {
+        pod,
+        role,
+        worker,
+        destination: endText(socket.localAddress!, socket.localPort!),
+        peer: endText(socket.remoteAddress, socket.remotePort!),
+      }
+      this.answers.push(answer)
+      socket.write(`${JSON.stringify(answer)}\n`)
+      socket.pipe(socket)
+    })
+    server.listen({ fd }, 4096)
+    await once(server, 'listening')
+    this.servers.push(server)
+  }
+}
+
+/** `address:port`; Node names the zone of a link-local address, which is no part of it. */
+function endText(address: string, port: number): string {
+  return formatHostPort(canonicalAddress(address.replace(/%.*$/, ''))!, port)
+}
+
+/** One line per step of a client that may do to its socket what applications do: see native/test/client.c. */
+export class TestClient {
+  private readonly child: ChildProcess
+  private readonly lines: AsyncIterator<string>
+
+  private constructor(child: ChildProcess) {
+    this.child = child
+    this.lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]()
+  }
+
+  static start(network: TestNetwork, pod: TestPod, steps: readonly string[]): TestClient {
+    return new TestClient(network.start(pod, [CLIENT_PROGRAM, ...steps]))
+  }
+
+  /** The next line; '' when the client has ended. */
+  async line(): Promise<string> {
+    const { value, done } = await this.lines.next()
+    return done === true ? '' : value
+  }
+
+  /** Ends the client's `wait`. */
+  proceed(): void {
+    this.child.stdin!.write('\n')
+  }
+}
+
+/** Runs all steps of a client; the lines that it printed. */
+export async function runClient(network: TestNetwork, pod: TestPod, steps: readonly string[]): Promise<string[]> {
+  const { stdout, stderr, status } = await network.run(pod, [CLIENT_PROGRAM, ...steps])
+  if (status !== 0) throw new Error(`test-client ended with ${status}: ${stderr}`)
+  return stdout.trimEnd().split('\n')
+}
+
+/** The answer in a client's `read ...` line. */
+export function answerIn(line: string | undefined): Answer {
+  const text = line?.replace(/^read /, '') ?? ''
+  if (!text.startsWith('{')) throw new Error(`the listener did not answer: ${line}`)
+  return JSON.parse(text) as Answer
+}
+
+/** Starts an application in a pod that answers `app <name> <peer>` on every address; resolves when it listens. */
+export async function startApp(network: TestNetwork, pod: TestPod, port: number): Promise<ChildProcess> {
+  const program = `
+    const server = require('node:net').createServer((socket) => {
+      socket.on('error', () => socket.destroy())
+      socket.write('app ${pod.name} ' + socket.remoteAddress.replace('::ffff:', '') + '\\n')
+      socket.pipe(socket)
+    })
+    server.listen(${port}, '::', () => console.log('listening'))`
+  const child = network.start(pod, [process.execPath, '-e', program])
+  await once(child.stdout!, 'data')
+  return child
+}
+
+/** Runs a program outside of any pod; for agents in processes of their own. */
+export async function runHere(command: readonly string[], env: NodeJS.ProcessEnv): Promise<string> {
+  const child = spawn(command[0]!, command.slice(1), { env, stdio: 'pipe' })
+  const { status, stdout, stderr } = await finished(child)
+  if (status !== 0) throw new Error(`${command.join(' ')} ended with ${status}:\n${stderr}${stdout}`)
+  return stdout
+}

@@ -1,0 +1,96 @@
+/**
+ * An agent's capture in a process of its own, for tests that kill it and for the sanitizer build of the addon.
+ *
+ *      node capture-agent.ts {"mode": "stay" | "exercise", "addonPath", "cgroupPath", "pinDirectory", "pods": [...]}
+ *
+ * `stay` enrols the pods, answers connections, prints `ready` and runs until it is killed. `exercise` goes through every
+ * function of the addon, also with bad arguments, and prints `done`.
+ */
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { closeSync } from 'node:fs'
+import { Socket } from 'node:net'
+import { EbpfCapture, openPodSocket } from '../../src/agent/capture-ebpf.ts'
+import { FAMILY_IPV4, FAMILY_IPV6 } from '../../src/base/address.ts'
+import { silentLog } from '../../src/base/log.ts'
+import { type Addon, loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { AnsweringPod } from './answering-pod.ts'
+import type { TestPod } from './netns.ts'
+
+interface Request {
+  readonly mode: 'stay' | 'exercise'
+  readonly addonPath: string
+  readonly cgroupPath: string
+  readonly pinDirectory: string
+  readonly pods: readonly (TestPod & { readonly isStrict: boolean })[]
+}
+
+const request = JSON.parse(process.argv[2]!) as Request
+const addon = loadAddon(request.addonPath)
+const capture = EbpfCapture.open({ ...request, log: silentLog, addon })
+const answering: AnsweringPod[] = []
+for (const pod of request.pods) answering.push(await AnsweringPod.enrol(capture, pod, 2, pod.isStrict))
+
+if (request.mode === 'stay') {
+  console.log('ready')
+} else {
+  await dialBetween(request.pods[0]!, answering[0]!, request.pods[1]!)
+  refuseBadArguments(addon)
+  capture.stats()
+  for (const pod of answering) {
+    await capture.withdraw(pod.uid)
+    pod.close()
+  }
+  await capture.close()
+  console.log('done')
+}
+
+/** Dials pod `to` from inside pod `from`: what arrives there is captured as inbound. */
+async function dialBetween(from: TestPod, dialer: AnsweringPod, to: TestPod): Promise<void> {
+  for (const [family, address, source] of [
+    [FAMILY_IPV4, to.ipv4, from.ipv4],
+    [FAMILY_IPV6, to.ipv6, from.ipv6],
+  ] as const) {
+    const socket = new Socket({ fd: openPodSocket(addon, dialer.captured.dialing, family) })
+    socket.connect(80, address)
+    const [line] = (await once(socket, 'data')) as [Buffer]
+    assert.ok(String(line).includes(source), `peer is ${source}: ${line}`)
+    socket.destroy()
+  }
+}
+
+/** Every check of an argument, and failing system calls with and without a log. */
+function refuseBadArguments(addon: Addon): void {
+  const wrong = addon as unknown as Record<string, (...values: unknown[]) => unknown>
+  assert.throws(() => wrong['openNetns']!(7), TypeError)
+  assert.throws(() => wrong['netnsCookie']!('x'), TypeError)
+  assert.throws(() => wrong['netlinkInNetns']!(0, 0, 'x'), TypeError)
+  assert.throws(() => wrong['socketInNetns']!(0, 1, 2, 3), TypeError)
+  assert.throws(() => wrong['loadObject']!('x', null, null), TypeError)
+  assert.throws(() => addon.openNetns('/nowhere'), { code: 'ENOENT', syscall: 'open' })
+  assert.throws(() => addon.openNetns('/proc/self/status'), { code: 'ENOTTY' })
+  assert.throws(() => addon.netnsCookie(-1), { code: 'EBADF', syscall: 'setns' })
+  assert.throws(() => addon.loadObject('/nowhere', {}, null), { code: 'ENOENT' })
+  assert.throws(() => addon.loadObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`, {}, new Uint8Array(8)))
+  assert.throws(() => addon.loadObject(`${NATIVE_BUILD_DIRECTORY}rejected.bpf.o`, {}, null), { code: 'EACCES' })
+  const { maps, programs } = addon.loadObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`, {}, null)
+  const { stats, pods } = maps as { stats: number; pods: number }
+  assert.throws(() => addon.mapUpdate(pods, new Uint8Array(7), new Uint8Array(20)), RangeError)
+  assert.throws(() => addon.mapUpdate(pods, new Uint8Array(8), new Uint8Array(21)), RangeError)
+  assert.throws(() => addon.mapLookup(pods, new Uint8Array(9)), RangeError)
+  assert.throws(() => addon.mapUpdate(-1, new Uint8Array(8), new Uint8Array(20)), { object: 'map descriptor -1' })
+  assert.equal(addon.mapLookup(pods, new Uint8Array(8)), null)
+  assert.equal(addon.mapDelete(pods, new Uint8Array(8)), false)
+  addon.mapUpdate(pods, new Uint8Array(8), new Uint8Array(20).fill(3))
+  assert.deepEqual(addon.mapLookup(pods, new Uint8Array(8)), new Uint8Array(20).fill(3))
+  assert.equal(addon.mapDelete(pods, new Uint8Array(8)), true)
+  assert.equal(addon.mapLookup(stats, new Uint8Array(4))!.length % 8, 0)
+  assert.throws(() => addon.attachLink(-1, -1, 10), { code: 'EBADF' })
+  assert.throws(() => addon.pinObject(pods, '/tmp/not-a-bpf-file-system'), { syscall: 'bpf(BPF_OBJ_PIN)' })
+  assert.throws(() => addon.mountBpfFilesystem('/nowhere'), { code: 'ENOENT' })
+  assert.throws(() => addon.unmount('/nowhere'), { code: 'ENOENT' })
+  assert.throws(() => addon.lockDirectory('/nowhere'), { code: 'ENOENT' })
+  assert.throws(() => addon.duplicateFd(-1), { code: 'EBADF' })
+  assert.ok(addon.describeObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`).maps.length > 0)
+  for (const fd of [...Object.values(maps), ...Object.values(programs)]) closeSync(fd)
+}
