@@ -9,6 +9,7 @@ import { isMeshIdentity } from './certificate.ts'
 import {
   type Asn1,
   bitString,
+  bitsOf,
   contentOf,
   elementsOf,
   extension,
@@ -19,6 +20,7 @@ import {
   oidOf,
   parseDer,
   sequence,
+  sequenceOf,
   set,
   tagged,
   toDer,
@@ -75,21 +77,18 @@ export function parseSigningRequest(pem: string): SigningRequest {
   const match = PEM_REQUEST.exec(pem)
   if (match === null) throw refused('it is not one PEM block of type CERTIFICATE REQUEST')
   const request = parseDer(Buffer.from(match[1]!, 'base64'), 'the certificate signing request')
-  const [body, algorithm, signature] = elementsOf(request) ?? []
-  const [version, , keyInfo, attributes] = elementsOf(body) ?? []
-  const signatureBits = contentOf(signature)
+  const [body, algorithm, signature] = sequenceOf(request) ?? []
+  const [version, , keyInfo, attributes] = sequenceOf(body) ?? []
+  const signatureBits = bitsOf(signature)
   if (contentOf(version)?.equals(Buffer.of(0)) !== true || keyInfo === undefined || signatureBits === null) {
     throw refused('it is not a PKCS #10 request of version 1')
   }
   const publicKey = checkedKey(keyInfo)
-  const method = SIGNATURE_ALGORITHMS.get(oidOf(elementsOf(algorithm)?.[0]) ?? '')
+  const method = SIGNATURE_ALGORITHMS.get(oidOf(sequenceOf(algorithm)?.[0]) ?? '')
   if (method === undefined || method.keyType !== publicKey.asymmetricKeyType) {
     throw refused('its signature algorithm is not ECDSA or RSA with SHA-2')
   }
-  // The first byte of a bit string counts its unused bits; a signature has none.
-  const isSigned =
-    signatureBits[0] === 0 &&
-    verify(method.hash, toDer(body!), { key: publicKey, dsaEncoding: 'der' }, signatureBits.subarray(1))
+  const isSigned = verify(method.hash, toDer(body!), { key: publicKey, dsaEncoding: 'der' }, signatureBits)
   if (!isSigned) throw refused('its signature is not by its own key')
   return { publicKey, identities: requestedIdentities(attributes) }
 }

@@ -137,6 +137,18 @@ export function elementsOf(value: Asn1 | undefined): Asn1[] | null {
   return value !== undefined && Array.isArray(value.value) ? (value.value as Asn1[]) : null
 }
 
+/** Elements of a SEQUENCE, or null. */
+export function sequenceOf(value: Asn1 | undefined): Asn1[] | null {
+  return value?.tagClass === Class.UNIVERSAL && value.type === Type.SEQUENCE ? elementsOf(value) : null
+}
+
+/** Bytes of a BIT STRING without unused bits, or null. */
+export function bitsOf(value: Asn1 | undefined): Buffer | null {
+  if (value?.tagClass !== Class.UNIVERSAL || value.type !== Type.BITSTRING) return null
+  const content = contentOf(value)
+  return content?.[0] === 0 ? content.subarray(1) : null
+}
+
 /** Content bytes of a primitive value, or null. */
 export function contentOf(value: Asn1 | undefined): Buffer | null {
   return value !== undefined && typeof value.value === 'string' ? Buffer.from(value.value, 'latin1') : null

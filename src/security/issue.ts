@@ -10,6 +10,7 @@ import { createKey, parseSigningRequest, publicKeyOf, signatureMethod, signed } 
 import {
   type Asn1,
   bitString,
+  bitsOf,
   boolean,
   contentOf,
   elementsOf,
@@ -22,6 +23,7 @@ import {
   organization,
   parseDer,
   sequence,
+  sequenceOf,
   tagged,
   time,
   toPem,
@@ -179,8 +181,8 @@ function serialNumber(): Uint8Array {
 
 /** SHA-1 of the public key's bits (RFC 5280 section 4.2.1.2, method 1): a name, not a protection. */
 function keyIdentifier(keyInfo: Asn1): Buffer {
-  const bits = contentOf(elementsOf(keyInfo)?.[1])
-  return createHash('sha1').update(bits!.subarray(1)).digest()
+  const bits = bitsOf(sequenceOf(keyInfo)?.[1])
+  return createHash('sha1').update(bits!).digest()
 }
 
 /** What a leaf must repeat of its issuer's certificate: the subject, byte for byte, and the key identifier. */
