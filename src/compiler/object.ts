@@ -85,7 +85,7 @@ export function parseObject(raw: unknown, positions: PositionLookup): MeshObject
     annotations = readStrings(metadata, 'annotations', report)
     creationTimestamp = readTime(own(metadata, 'creationTimestamp'), report)
   }
-  const key = kind === '' && name === '' ? '' : objectKey({ apiVersion, kind, namespace, name })
+  const key = kind === '' || name === '' ? '' : objectKey({ apiVersion, kind, namespace, name })
   if (problems.length > 0) return problems.map(({ path, finding }) => toMessage(key, path, finding, positions))
   return {
     key,

@@ -68,7 +68,7 @@ export interface WeightedDestination {
 export interface HttpRule {
   readonly name: string
   readonly path: Path
-  /** Any of these (OR); never empty: a rule without matches has one that takes everything. */
+  /** Any of these (OR). A rule without matches has one that takes everything; none: the rule is for gateways only. */
   readonly matches: readonly HttpMatch[]
   readonly destinations: readonly WeightedDestination[]
   readonly redirect: Redirect | null
@@ -91,7 +91,7 @@ export interface TcpMatch {
 
 export interface TcpRule {
   readonly path: Path
-  /** Never empty, as for HTTP. */
+  /** As for HTTP. */
   readonly matches: readonly TcpMatch[]
   readonly destinations: readonly WeightedDestination[]
 }
@@ -138,8 +138,8 @@ export function readVirtualService(object: MeshObject, run: Run): VirtualService
     visibility: visibilityOf(spec.exportTo, object.namespace),
     hosts: spec.hosts.map(expand),
     writtenHosts: spec.hosts,
-    http: http.filter((rule) => rule.matches.length > 0),
-    tcp: tcp.filter((rule) => rule.matches.length > 0),
+    http,
+    tcp,
   }
 }
 

@@ -449,6 +449,7 @@ for (const [spec, field, words] of [
   [operation({ paths: ['/a/{*}b'] }), `${OPERATION}.paths[0]`, /template/],
   [operation({ paths: ['/{**}/a'] }), `${OPERATION}.paths[0]`, /template/],
   [operation({ paths: ['a/{*}'] }), `${OPERATION}.paths[0]`, /template/],
+  [operation({ paths: ['/a}'] }), `${OPERATION}.paths[0]`, /template/],
   [operation({ method: ['GET'] }), `${OPERATION}.method`, /Did you mean methods/],
   [{ rules: [{ when: [{ key: 'source.ip' }] }] }, WHEN, /no values/],
   [{ rules: [{ when: [{ values: ['a'] }] }] }, WHEN, /key is missing/],

@@ -82,27 +82,28 @@ for (const [apiVersion, kind, code, severity] of [
 }
 
 test('an object that is written twice is in force once, as written first', () => {
-  const at = (file: string, spec: object) => {
+  const at = (file: string, line: number, spec: object) => {
     const raw = virtualService('x', {
       hosts: ['cart'],
       http: [{ route: [{ destination: { host: 'cart' } }], ...spec }],
     })
-    const object = parseObject(raw, (path) => (path.length === 0 ? { file, line: 7, column: 1 } : null))
+    const object = parseObject(raw, (path) => (path.length === 0 ? { file, line, column: 1 } : null))
     assert.ok(!Array.isArray(object))
     return object
   }
-  const [first, second] = [at('a.yaml', { timeout: '1s' }), at('b.yaml', { timeout: '2s' })]
-  for (const order of [
-    [first, second],
-    [second, first],
-  ]) {
-    const result = compile([...shop().map(parse), ...order], SETTINGS)
-    assert.equal(trafficOf(result, 'web-1', CART, 80)!.routes[0]!.timeoutMs, 1000)
-    assert.deepEqual(
-      result.messages.map(({ code, severity, position }) => [code, severity, position?.file]),
-      [['WEFT0005', 'warning', 'b.yaml']],
-    )
-    assert.match(result.messages[0]!.text, /a\.yaml:7/)
+  const first = at('a.yaml', 7, { timeout: '1s' })
+  for (const second of [at('b.yaml', 1, { timeout: '2s' }), at('a.yaml', 70, { timeout: '2s' })]) {
+    for (const order of [
+      [first, second],
+      [second, first],
+    ]) {
+      const result = compile([...shop().map(parse), ...order], SETTINGS)
+      assert.equal(trafficOf(result, 'web-1', CART, 80)!.routes[0]!.timeoutMs, 1000)
+      const [message] = result.messages
+      assert.deepEqual([message!.code, message!.severity], ['WEFT0005', 'warning'])
+      assert.deepEqual(message!.position, second.positionOf([]))
+      assert.match(message!.text, /a\.yaml:7/)
+    }
   }
 })
 

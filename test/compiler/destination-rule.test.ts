@@ -340,6 +340,10 @@ test('in a level the most specific host wins, whatever its age', () => {
   assert.equal(limitsIn(wide, narrow, exact).web, 3)
 })
 
+test('a host that differs in one letter is another host', () => {
+  assert.equal(limitsIn(limited('x', 'dart.shop.svc.cluster.local', 1)).web, null)
+})
+
 test('rules for one host are merged: subsets add up, the oldest policy is in force, the rest is told', () => {
   const result = compileTrees([
     ...shop(),

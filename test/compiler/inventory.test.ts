@@ -189,6 +189,15 @@ test('of two pods with one address the newer keeps it', () => {
   )
 })
 
+test('of two pods with one address and no age the first by name keeps it', () => {
+  const status = { podIP: '198.18.9.9' }
+  const result = compileTrees([namespace('shop'), pod('b', {}, {}, {}, status), pod('a', {}, {}, {}, status)])
+  assert.deepEqual(
+    result.state.workloads.map(({ name }) => name),
+    ['a'],
+  )
+})
+
 test('pods on the host network share the address of their node', () => {
   const host = { hostNetwork: true }
   const status = { podIP: '198.18.0.1' }

@@ -90,6 +90,19 @@ for (const [what, raw, field] of [
   })
 }
 
+test('messages about metadata name the object as soon as it has a kind and a name, and say what is missing', () => {
+  const first = (raw: unknown) => {
+    const messages = parseObject(raw, at)
+    assert.ok(Array.isArray(messages))
+    return messages[0]!
+  }
+  assert.equal(first({ kind: 'Pod', metadata: { name: 'a' } }).object, 'Pod/default/a')
+  assert.equal(first({ kind: 'Pod', metadata: {} }).object, '')
+  assert.equal(first({ metadata: { name: 'a' } }).object, '')
+  assert.match(first({ kind: 'Pod', metadata: { name: 'a' } }).text, /apiVersion is missing/)
+  assert.match(first({ kind: 'Pod', apiVersion: 1, metadata: { name: 'a' } }).text, /not text/)
+})
+
 test('all errors of the metadata come at once', () => {
   const messages = parseObject({ kind: 'Pod', metadata: { labels: { a: 1, b: true } } }, at)
   assert.ok(Array.isArray(messages))

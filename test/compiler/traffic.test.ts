@@ -117,13 +117,18 @@ test('without ages namespace and name decide', () => {
 test('a rule private to the client comes before one exported to it, and that before a public one', () => {
   const host = ['cart.shop.svc.cluster.local']
   const everyone = timed('public', host, '1s', { age: 1 })
-  const exported = timed('exported', host, '2s', { age: 2 }, { exportTo: ['guest', 'other'] })
+  const exported = timed('exported', host, '2s', { age: 2 }, { exportTo: ['guest'] })
   const own = timed('own', host, '3s', { namespace: 'guest', age: 3 }, { exportTo: ['.'] })
   assert.equal(timeoutOf(compileTrees([...town(), everyone, exported, own]), 'visitor'), 3000)
   assert.equal(timeoutOf(compileTrees([...town(), everyone, exported]), 'visitor'), 2000)
   const result = compileTrees([...town(), everyone, exported, own])
   assert.equal(timeoutOf(result, 'web-1'), 1000)
   assertQuiet(result)
+})
+
+test('a rule that a client does not see does not hide the rules after it', () => {
+  const hidden = timed('a', ['cart'], '1s', { age: 1 }, { exportTo: ['elsewhere'] })
+  assert.equal(timeoutOf(compileTrees([...town(), hidden, timed('b', ['cart'], '2s', { age: 2 })])), 2000)
 })
 
 test('exportTo "." hides a rule from other namespaces', () => {

@@ -57,6 +57,11 @@ const BAD: readonly (readonly [object, string, RegExp])[] = [
   [http({ match: [{ sourceNamespace: 'A' }] }), 'spec.http[0].match[0].sourceNamespace', /not a valid name/],
   [http({ match: [{ sourceLabels: { app: '*' } }] }), 'spec.http[0].match[0].sourceLabels.app', /Wildcards/],
   [http({ match: [{ sourceLabels: { app: 1 } }] }), 'spec.http[0].match[0].sourceLabels.app', /is not text/],
+  [
+    http({ match: [{ sourceLabels: { app: 'a'.repeat(64) } }] }),
+    'spec.http[0].match[0].sourceLabels.app',
+    /label value/,
+  ],
   // Destinations.
   [only({ route: [{ destination: {} }] }), 'spec.http[0].route[0].destination', /host is missing/],
   [only({ route: [{ destination: { host: 'cart' }, host: 'cart' }] }), 'spec.http[0].route[0].host', /no field "host"/],
@@ -245,6 +250,12 @@ for (const [spec, field, words] of BAD) {
     assert.equal(trafficOf(result, 'web-1', CART, 80), null)
   })
 }
+
+test('the longest label value is 63 characters', () => {
+  const labels = { sourceLabels: { app: 'a'.repeat(63) } }
+  const result = compileTrees([...shop(), virtualService('good', http({ match: [labels] }))])
+  assert.deepEqual(result.messages, [])
+})
 
 test('all errors of one object are reported, and the other objects are in force', () => {
   const result = compileTrees([
