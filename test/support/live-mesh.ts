@@ -10,7 +10,7 @@
  * Everything bears the name of this process; eBPF is attached to a cgroup of the mesh's own. `close` removes all of it,
  * in every case, and says when a process has ended that should not have.
  */
-import { spawn } from 'node:child_process'
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -133,7 +133,7 @@ export class LiveMesh {
   }
 
   removeRules(name: string): void {
-    rmSync(join(this.rulesDirectory, name))
+    rmSync(join(this.rulesDirectory, name), { force: true })
   }
 
   /** Writes pods, services and namespaces as the plan has them now. */
@@ -250,7 +250,10 @@ export class LiveMesh {
     return sum
   }
 
-  async controllerStatus(): Promise<{ readonly generation: string; readonly messages: readonly unknown[] }> {
+  async controllerStatus(): Promise<{
+    readonly generation: string
+    readonly messages: readonly { readonly severity: string }[]
+  }> {
     return JSON.parse(await this.get('node1', 15_014, '/status'))
   }
 
@@ -263,6 +266,13 @@ export class LiveMesh {
 
   /** Runs a program inside a pod to its end; `input` is its standard input. */
   run(pod: string, command: readonly string[], input = ''): Promise<Finished> {
+    const child = this.spawnIn(pod, command)
+    child.stdin.end(input)
+    return finished(child)
+  }
+
+  /** Starts a program inside a pod with pipes to it; it is killed by `close` at the latest. */
+  spawnIn(pod: string, command: readonly string[]): ChildProcessWithoutNullStreams {
     const { netns } = this.plan.pod(pod)
     const script = 'echo $$ >"$0/cgroup.procs" && exec setpriv --pdeathsig KILL -- ip netns exec "$@"'
     const child = spawn('sh', ['-c', script, this.places.cgroup, netns!, ...command], {
@@ -270,8 +280,7 @@ export class LiveMesh {
       env: { PATH: SEARCH_PATH },
     })
     child.stdin.on('error', () => {})
-    child.stdin.end(input)
-    return finished(child)
+    return child
   }
 
   /** Standard output of curl in a pod, or `curl: (52) ...` when it fails. */
