@@ -1,0 +1,109 @@
+import assert from 'node:assert/strict'
+import { endianness } from 'node:os'
+import { test } from 'node:test'
+import { ROLE_HBONE, ROLE_INBOUND, ROLE_OUTBOUND } from '../../src/agent/capture.ts'
+import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import * as layout from '../../src/kernel/layout.generated.ts'
+import {
+  encodeAddress,
+  encodeCookie,
+  encodeListenerKey,
+  encodeOwnAddressKey,
+  encodePod,
+  ListenerMap,
+  OwnAddressMap,
+  PodMap,
+  StatsMap,
+} from '../../src/kernel/maps.ts'
+import { MemoryMap } from '../support/memory-map.ts'
+import { needsNativeBuild } from '../support/native-build.ts'
+
+/** Expected bytes below are little-endian. */
+const littleEndian = { skip: endianness() === 'LE' ? false : 'expected bytes are little-endian' }
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex')
+}
+
+test('keys and values have the bytes that the programs read', littleEndian, () => {
+  const cookie = 0x1122334455667788n
+  assert.equal(hex(encodeCookie(cookie)), '8877665544332211')
+  assert.equal(hex(encodeAddress('10.1.2.3')), '00000000000000000000ffff0a010203')
+  assert.equal(hex(encodeAddress('fd77::1')), 'fd770000000000000000000000000001')
+  assert.equal(hex(encodeOwnAddressKey(cookie, '10.1.2.3')), '887766554433221100000000000000000000ffff0a010203')
+  assert.equal(hex(encodeListenerKey(cookie, ROLE_HBONE)), '88776655443322110200000000000000')
+  const pod = { isStrict: true, isSteeringIpv4: true, isSteeringIpv6: false, interfaces: [2, 7] }
+  assert.equal(hex(encodePod(pod)), '0300000002000000070000000000000000000000')
+  const other = { isStrict: false, isSteeringIpv4: false, isSteeringIpv6: true, interfaces: [1, 2, 3, 4, 5, 6] }
+  assert.equal(hex(encodePod(other)), '0400000001000000020000000300000004000000')
+})
+
+test('an address that is none is a bug of the caller', () => {
+  assert.throws(() => encodeAddress('app.example'), /assertion failed/)
+})
+
+test('pods, own addresses and listeners can be inserted and deleted, each under its own key', () => {
+  const pods = new MemoryMap(8, layout.POD.bytes)
+  const podMap = new PodMap(pods)
+  podMap.insert(1n, { isStrict: false, isSteeringIpv4: true, isSteeringIpv6: true, interfaces: [] })
+  podMap.insert(2n, { isStrict: false, isSteeringIpv4: true, isSteeringIpv6: true, interfaces: [] })
+  assert.equal(podMap.delete(1n), true)
+  assert.equal(podMap.delete(1n), false)
+  assert.deepEqual([...pods.entries.keys()], [hex(encodeCookie(2n))])
+
+  const addresses = new MemoryMap(layout.OWN_ADDRESS_KEY.bytes, 4)
+  const addressMap = new OwnAddressMap(addresses)
+  addressMap.insert(1n, '10.0.0.1')
+  addressMap.insert(2n, '10.0.0.1')
+  assert.equal(addresses.entries.size, 2)
+  assert.equal(addressMap.delete(1n, '10.0.0.1'), true)
+  assert.equal(addressMap.delete(1n, '10.0.0.2'), false)
+
+  const listeners = new MemoryMap(layout.LISTENER_KEY.bytes, 8)
+  const listenerMap = new ListenerMap(listeners)
+  for (const role of [ROLE_OUTBOUND, ROLE_INBOUND, ROLE_HBONE]) listenerMap.insert(1n, role, 40 + role)
+  assert.equal(listeners.entries.size, 3)
+  const value = listeners.lookup(encodeListenerKey(1n, ROLE_INBOUND))!
+  assert.equal(new DataView(value.buffer).getBigUint64(0, endianness() === 'LE'), 41n)
+  assert.equal(listenerMap.delete(1n, ROLE_INBOUND), true)
+  assert.equal(listenerMap.delete(1n, ROLE_INBOUND), false)
+})
+
+test('a counter is the sum over all CPUs', () => {
+  const perCpu = new BigUint64Array([5n, 0n, 7n])
+  const stats = new StatsMap({
+    update: () => {},
+    delete: () => false,
+    lookup: (key) => (key[0] === layout.STAT_REFUSED ? new Uint8Array(perCpu.buffer) : null),
+  })
+  assert.equal(stats.read(layout.STAT_REFUSED), 12)
+  assert.equal(stats.read(layout.STAT_BYPASSED), 0)
+  assert.throws(() => stats.read(layout.STATS), /assertion failed/)
+})
+
+test('the roles of the capture are those of the programs', () => {
+  assert.deepEqual(
+    [ROLE_OUTBOUND, ROLE_INBOUND, ROLE_HBONE],
+    [layout.ROLE_OUTBOUND, layout.ROLE_INBOUND, layout.ROLE_HBONE],
+  )
+})
+
+test('the maps in the built objects have the sizes that are encoded here', needsNativeBuild, () => {
+  const addon = loadAddon()
+  const expected: Record<string, [number, number]> = {
+    pods: [8, layout.POD.bytes],
+    own_addresses: [layout.OWN_ADDRESS_KEY.bytes, 4],
+    listeners: [layout.LISTENER_KEY.bytes, 8],
+    exempt_sockets: [4, 4],
+    steered_sockets: [4, 4],
+    stats: [4, 8],
+  }
+  for (const object of ['connect', 'sk_lookup']) {
+    const { maps } = addon.describeObject(`${NATIVE_BUILD_DIRECTORY}${object}.bpf.o`)
+    const shared = maps.filter(({ name }) => !name.includes('.rodata'))
+    const found = Object.fromEntries(shared.map((map) => [map.name, [map.keyBytes, map.valueBytes]]))
+    assert.deepEqual(found, expected, object)
+  }
+  const { programs } = addon.describeObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`)
+  assert.deepEqual(programs.map(({ section }) => section).sort(), ['cgroup/connect4', 'cgroup/connect6'])
+})

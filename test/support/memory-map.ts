@@ -1,0 +1,31 @@
+/** A map of the eBPF programs in memory, with the interface and the size checks of the real one. */
+import type { BpfMap } from '../../src/kernel/maps.ts'
+
+export class MemoryMap implements BpfMap {
+  readonly entries = new Map<string, Uint8Array>()
+  private readonly keyBytes: number
+  private readonly valueBytes: number
+
+  constructor(keyBytes: number, valueBytes: number) {
+    this.keyBytes = keyBytes
+    this.valueBytes = valueBytes
+  }
+
+  update(key: Uint8Array, value: Uint8Array): void {
+    if (value.length !== this.valueBytes) throw new RangeError(`a value has ${this.valueBytes} bytes`)
+    this.entries.set(this.textOf(key), value.slice())
+  }
+
+  delete(key: Uint8Array): boolean {
+    return this.entries.delete(this.textOf(key))
+  }
+
+  lookup(key: Uint8Array): Uint8Array | null {
+    return this.entries.get(this.textOf(key)) ?? null
+  }
+
+  private textOf(key: Uint8Array): string {
+    if (key.length !== this.keyBytes) throw new RangeError(`a key has ${this.keyBytes} bytes`)
+    return Buffer.from(key).toString('hex')
+  }
+}
