@@ -57,7 +57,7 @@ const ports: Shape<readonly string[]> = checked(list(text), (entries, cursor) =>
   })
 })
 
-export function isPortText(value: string): boolean {
+function isPortText(value: string): boolean {
   return /^[1-9][0-9]{0,4}$/.test(value) && Number(value) <= 65_535
 }
 
@@ -140,7 +140,7 @@ const operation = checked(
 )
 
 /** Keys of `when` conditions; those ending in `[` take a name in brackets. */
-export const CONDITION_KEYS: readonly string[] = [
+const CONDITION_KEYS: readonly string[] = [
   'request.headers[',
   'source.ip',
   'remote.ip',

@@ -27,6 +27,7 @@ import {
 import type { Inventory, Member } from './inventory.ts'
 import { compareText, findings } from './messages.ts'
 import type { MeshObject } from './object.ts'
+import { mayBeHttp } from './protocol.ts'
 import { Cursor } from './schema.ts'
 import { SELECT_ALL, type Selector, selectorOf, selects } from './selector.ts'
 import type { Run } from './settings.ts'
@@ -40,6 +41,8 @@ export interface AuthorizationPolicy {
   readonly selector: Selector
   /** Names of services in the policy's namespace; null when the policy does not apply by targetRefs. */
   readonly services: readonly string[] | null
+  /** Indexes of enforced DENY rules that name HTTP attributes alone. */
+  readonly httpOnlyRules: readonly number[]
 }
 
 /** Reads an AuthorizationPolicy; null when it has errors or is of no effect (both reported). */
@@ -62,7 +65,6 @@ export function readAuthorizationPolicy(object: MeshObject, run: Run): Authoriza
     const translated = translateRule(rule, cursor.at('rules', i), isDeny)
     if (translated !== null) rules.push(translated)
   })
-  if (isDeny && !isDryRun) reportHttpOnly(spec, cursor)
   const selector = spec.selector === null ? SELECT_ALL : selectorOf(spec.selector.matchLabels)
   const { namespace, name } = object
   const policy: Policy = {
@@ -74,7 +76,7 @@ export function readAuthorizationPolicy(object: MeshObject, run: Run): Authoriza
     isDryRun,
     rules,
   }
-  return { object, policy, selector, services }
+  return { object, policy, selector, services, httpOnlyRules: isDeny && !isDryRun ? httpOnlyRules(spec) : [] }
 }
 
 /** Keys of the policies that select each workload, by uid; policies of a namespace or the mesh are not listed. */
@@ -84,12 +86,15 @@ export function selectPolicies(
   run: Run,
 ): ReadonlyMap<string, readonly string[]> {
   const keysOf = new Map<string, string[]>()
-  for (const { object, policy, selector, services } of policies) {
-    if (policy.scope !== POLICY_SCOPE_WORKLOAD) continue
+  for (const { object, policy, selector, services, httpOnlyRules } of policies) {
     const members =
       services === null
         ? selectedMembers(object, selector, inventory, run)
         : targetMembers(object, services, inventory, run)
+    if (httpOnlyRules.length > 0 && members.some((member) => servesTcp(member, inventory))) {
+      for (const i of httpOnlyRules) run.log.add(object, ['spec', 'rules', i, 'to'], findings.denyHttpOnly())
+    }
+    if (policy.scope !== POLICY_SCOPE_WORKLOAD) continue
     for (const { uid } of members) {
       const keys = keysOf.get(uid)
       if (keys === undefined) keysOf.set(uid, [policy.key])
@@ -128,6 +133,16 @@ function targetMembers(object: MeshObject, services: readonly string[], inventor
     for (const member of inventory.membersOf.get(key) ?? []) members.set(member.uid, member)
   }
   return [...members.values()]
+}
+
+/** True when some service port leads to a port of this workload that is known not to speak HTTP. */
+function servesTcp(member: Member, inventory: Inventory): boolean {
+  return member.workload.services.some((endpoint) => {
+    const service = inventory.services.find(({ key }) => key === endpoint.service)
+    return endpoint.ports.some(({ servicePort }) =>
+      service?.ports.some(({ number, protocol }) => number === servicePort && !mayBeHttp(protocol)),
+    )
+  })
 }
 
 /** Names of the services that the policy is attached to; other targets are reported. */
@@ -185,11 +200,10 @@ function translateRule(rule: RuleFields, cursor: Cursor, isDeny: boolean): Polic
   return isDropped ? null : { clauses }
 }
 
-/** A DENY rule that names HTTP attributes alone: on a TCP port none can be judged, and all is denied. */
-function reportHttpOnly(spec: AuthorizationPolicySpec, cursor: Cursor): void {
-  spec.rules.forEach((rule, i) => {
+/** DENY rules that name HTTP attributes alone: on a TCP port none can be judged, and all is denied. */
+function httpOnlyRules(spec: AuthorizationPolicySpec): number[] {
+  return spec.rules.flatMap((rule, i) => {
     const hasPorts = rule.to.some(({ operation }) => operation.ports.length + operation.notPorts.length > 0)
-    const isHttp = rule.to.length > 0 && rule.from.length === 0 && rule.when.length === 0 && !hasPorts
-    if (isHttp) cursor.at('rules', i, 'to').report(findings.denyHttpOnly())
+    return rule.to.length > 0 && rule.from.length === 0 && rule.when.length === 0 && !hasPorts ? [i] : []
   })
 }

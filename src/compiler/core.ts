@@ -124,7 +124,7 @@ export function netnsOf(object: MeshObject, run: Run): string {
 }
 
 /** True when deletion has begun: the pod finishes what it has and takes nothing new. */
-export function isTerminating(object: MeshObject): boolean {
+function isTerminating(object: MeshObject): boolean {
   const metadata = isTree(object.raw) ? own(object.raw, 'metadata') : undefined
   return isTree(metadata) && own(metadata, 'deletionTimestamp') !== undefined
 }

@@ -94,7 +94,7 @@ export function faultOf(rule: HttpRuleFields): Fault | null {
 
 // --- header operations ---
 
-export interface SplitEdits {
+interface SplitEdits {
   readonly request: HeaderEdits | null
   readonly response: HeaderEdits | null
   /** What `host` or `:authority` was set to. */

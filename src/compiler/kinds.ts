@@ -1,6 +1,6 @@
 /** Which kinds the compiler reads, which it knows but does not support yet, and which are none of its business. */
 import { findings } from './messages.ts'
-import type { MeshObject } from './object.ts'
+import { groupOf, type MeshObject } from './object.ts'
 import { closest } from './schema.ts'
 import type { Run } from './settings.ts'
 
@@ -52,7 +52,7 @@ export function checkKind(object: MeshObject, run: Run): boolean {
   const { group, kind, apiVersion } = object
   const versions = COMPILED.get(kind)
   if (versions?.includes(apiVersion) === true) return true
-  const sameGroup = versions?.some((version) => groupOfVersion(version) === group) === true
+  const sameGroup = versions?.some((version) => groupOf(version) === group) === true
   const others = NOT_SUPPORTED.get(group)
   if (sameGroup) run.log.add(object, ['apiVersion'], findings.wrongVersion(apiVersion, versions!))
   else if (others?.includes(kind) === true) run.log.add(object, ['kind'], findings.kindNotSupported(kind))
@@ -65,15 +65,8 @@ export function checkKind(object: MeshObject, run: Run): boolean {
   return false
 }
 
-function groupOfVersion(version: string): string {
-  const slash = version.indexOf('/')
-  return slash < 0 ? '' : version.slice(0, slash)
-}
-
 function compiledKinds(group: string): string[] {
-  return [...COMPILED]
-    .filter(([, versions]) => versions.some((one) => groupOfVersion(one) === group))
-    .map(([kind]) => kind)
+  return [...COMPILED].filter(([, versions]) => versions.some((one) => groupOf(one) === group)).map(([kind]) => kind)
 }
 
 function isCompiledGroup(group: string): boolean {

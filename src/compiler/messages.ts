@@ -224,12 +224,6 @@ export const findings = {
       `No container of the pod names a port ${quote(name)}: the pod does not serve this service port.`,
       'Name a container port so, or give targetPort a number.',
     ),
-  portProtocolUnknown: () =>
-    info(
-      'IST0118',
-      'The port tells no protocol: it is detected on each connection.',
-      'Set appProtocol, or begin the port name with http, grpc, tcp or tls.',
-    ),
   appProtocolUnknown: (value: string) =>
     warning('WEFT0107', `The protocol ${quote(value)} is not known.`, 'The port is treated as if nothing was given.'),
   sliceWithoutService: () =>
@@ -350,7 +344,7 @@ export const findings = {
   denyHttpOnly: () =>
     warning(
       'IST0133',
-      'The rule has HTTP attributes only: on TCP ports it denies everything.',
+      'The rule has HTTP attributes only, and some of its workloads serve TCP: there it denies everything.',
       'Add ports to limit it to HTTP ports.',
     ),
 } as const

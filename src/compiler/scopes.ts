@@ -21,7 +21,7 @@ export interface ScopedTraffic {
 }
 
 /** The scope of clients to which nothing special applies. */
-export const SCOPE_ANYONE = '*'
+const SCOPE_ANYONE = '*'
 
 const NO_SELECTORS: ReadonlySet<string> = new Set()
 

@@ -397,9 +397,17 @@ test('AUDIT has no effect, and says so', () => {
   )
 })
 
-test('a DENY rule with HTTP attributes alone is pointed out: it denies all of TCP', () => {
-  policy({ action: 'DENY', rules: [{ to: [{ operation: { methods: ['GET'] } }] }] }, ['IST0133'])
-  policy({ action: 'DENY', rules: [{ to: [{ operation: { methods: ['GET'], ports: ['80'] } }] }] }, [])
+test('a DENY rule with HTTP attributes alone is pointed out where workloads serve TCP: there it denies everything', () => {
+  const methods = { methods: ['GET'] }
+  const deny = (operation: object, app: string) => ({
+    selector: { matchLabels: { app } },
+    action: 'DENY',
+    rules: [{ to: [{ operation }] }],
+  })
+  policy(deny(methods, 'cart'), ['IST0133'])
+  policy(deny(methods, 'web'), [])
+  policy(deny({ ...methods, ports: ['80'] }, 'cart'), [])
+  policy({ ...deny(methods, 'cart'), selector: undefined }, ['IST0133'])
 })
 
 // --- errors ---
