@@ -6,7 +6,6 @@
  */
 import { parseHostPort } from '../base/address.ts'
 import { parseIdentity } from '../model/identity.ts'
-import type { Service } from '../model/service.ts'
 import type { Workload } from '../model/workload.ts'
 import type { EdgeKey } from './recorder.ts'
 
@@ -26,14 +25,11 @@ const HOST_LENGTH_MAX = 253
 
 /** Values of the first EDGE_LABEL_COUNT labels of the catalogue, in that order. */
 export function edgeLabels(key: EdgeKey): string[] {
-  const host = key.service?.hostname ?? hostLabel(key.host)
   return [
     key.reporter,
     ...workloadLabels(key.source, key.sourcePrincipal),
     ...workloadLabels(key.destination, key.destinationPrincipal),
-    host,
-    serviceName(key.service, key.destination),
-    orUnknown(key.service?.namespace ?? key.destination?.namespace),
+    ...serviceLabels(key),
     key.protocol,
     key.isMutualTls ? 'mutual_tls' : UNKNOWN,
   ]
@@ -75,9 +71,17 @@ function workloadLabels(workload: Workload | null, principal: string | null): st
   ]
 }
 
-function serviceName(service: Service | null, destination: Workload | null): string {
-  if (service !== null) return orUnknown(service.name)
-  return destination === null ? PASSTHROUGH : UNKNOWN
+/** Host, short name and namespace of the destination service. */
+function serviceLabels(key: EdgeKey): string[] {
+  const { service, destination } = key
+  if (service !== null) return [service.hostname, orUnknown(service.name), orUnknown(service.namespace)]
+  if (destination === null) return [hostLabel(key.host), PASSTHROUGH, UNKNOWN]
+  // Who was dialled by its own address, or does not know by which service, counts for the only one that it serves.
+  if (destination.services.length === 1) {
+    const [namespace, hostname] = destination.services[0]!.service.split('/')
+    return [orUnknown(hostname), orUnknown(hostname?.split('.')[0]), orUnknown(namespace)]
+  }
+  return [hostLabel(key.host), UNKNOWN, orUnknown(destination.namespace)]
 }
 
 /** The host of a Host header or authority: no port, lower case, bounded; `unknown` when it is not usable. */
