@@ -99,10 +99,12 @@ install_modules() {
   command -v npm >/dev/null || fail "npm is missing (with any Node.js from 20 on). Run: apt-get install -y npm"
   say "installing npm packages"
   log=$(mktemp)
-  if npm ci --no-progress --loglevel=error >"$log" 2>&1; then
+  # npm's own patience with a registry that cannot be reached is ten minutes.
+  if npm ci --no-progress --loglevel=error --fetch-retries=2 --fetch-retry-mintimeout=1000 \
+    --fetch-retry-maxtimeout=5000 --fetch-timeout=60000 >"$log" 2>&1; then
     rm -f "$log"
   else
-    tail -n 15 "$log"
+    grep -v '^npm error *$' "$log" | head -n 8
     rm -f "$log"
     fail "npm could not install the packages. Once the registry can be reached, run: npm ci"
   fi
