@@ -10,12 +10,14 @@
  * The handler hears nothing but `onClose` once the state is beyond OPEN.
  */
 import type { Socket } from 'node:net'
-import { canonicalAddress, formatHostPort } from '../base/address.ts'
+import { formatHostPort } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import { BACKLOG_HIGH, type Conn, type Flushable, type Handler } from './conn.ts'
 import type { NodeTransportSettings } from './node-settings.ts'
+import { canonicalOf, closeNow, destroySocket, link, onSocketClose, onSocketData } from './node-socket-link.ts'
 import { isTlsFailure, tlsError } from './node-tls.ts'
+import { copyOf, type OutputSlab, SLAB_BYTES } from './output-slab.ts'
 
 const STATE_OPENING = 0
 const STATE_OPEN = 1
@@ -42,9 +44,6 @@ const FLAG_CORKED = 16
 /** A reset waits for the shutdown in flight: libuv refuses to reset in the middle of one. */
 const FLAG_RESET_WANTED = 32
 
-/** Size of a slab. 64 KiB: a batch of small answers fits, and it is four TLS records. */
-export const SLAB_BYTES = 65_536
-
 /** Staged output above this leaves at once. Half a slab: the kernel works while we go on, and copies stay in cache. */
 const STAGED_BYTES_MAX = SLAB_BYTES / 2
 
@@ -54,46 +53,12 @@ const LINGER_BYTES_MAX = 1_048_576
 /** How long a reset waits for a shutdown in flight, which normally ends within one turn of the loop. */
 const RESET_WAIT_MS = 1_000
 
-/** Shared output memory of one transport. Bytes are only ever appended; `rewind` when nobody refers to them. */
-export class OutputSlab {
-  bytes: Buffer
-  position = 0
-  /** Some socket still holds a part of this slab. */
-  isRetained = false
-
-  constructor() {
-    this.bytes = Buffer.allocUnsafeSlow(SLAB_BYTES)
-  }
-
-  /** Copies `length` bytes (at most SLAB_BYTES) in and returns where they begin; may change `bytes`. */
-  append(source: Uint8Array, offset: number, length: number): number {
-    if (this.position + length > SLAB_BYTES) {
-      this.bytes = Buffer.allocUnsafeSlow(SLAB_BYTES)
-      this.position = 0
-      this.isRetained = false
-    }
-    const start = this.position
-    this.bytes.set(length === source.length ? source : source.subarray(offset, offset + length), start)
-    this.position = start + length
-    return start
-  }
-
-  rewind(): void {
-    if (!this.isRetained) this.position = 0
-  }
-}
-
 /** What a connection needs of its transport. */
 export interface ConnOwner {
   readonly slab: OutputSlab
   readonly settings: NodeTransportSettings
   /** Queues `flush` for the end of the batch, after all protocol output. */
   flushAtBatchEnd(conn: NodeConn): void
-}
-
-/** A socket that knows its connection. */
-interface LinkedSocket extends Socket {
-  conn: NodeConn
 }
 
 export class NodeConn implements Conn, Flushable {
@@ -455,60 +420,4 @@ export function connectError(error: unknown, address: string, port: number): Wef
   const code = (error as { code?: unknown } | null)?.code
   const reason = typeof code === 'string' ? code : describeError(error)
   return new WeftError('WEFT_CONNECT', `cannot connect to ${formatHostPort(address, port)}: ${reason}`, error)
-}
-
-// --- listeners: named, the connection is found on the socket ---
-
-function link(socket: Socket, conn: NodeConn): void {
-  const linked = socket as LinkedSocket
-  linked.conn = conn
-  socket.on('end', onSocketEnd)
-  socket.on('finish', onSocketFinish)
-  socket.on('error', onSocketError)
-  socket.on('timeout', onSocketTimeout)
-  socket.on('close', onSocketClose)
-}
-
-function onSocketData(this: Socket, bytes: Uint8Array): void {
-  ;(this as LinkedSocket).conn.received(bytes, bytes.length)
-}
-
-function onSocketEnd(this: Socket): void {
-  ;(this as LinkedSocket).conn.peerEnded()
-}
-
-function onSocketFinish(this: Socket): void {
-  ;(this as LinkedSocket).conn.finished()
-}
-
-function onSocketError(this: Socket, error: Error): void {
-  ;(this as LinkedSocket).conn.failed(error)
-}
-
-function onSocketTimeout(this: Socket): void {
-  ;(this as LinkedSocket).conn.timedOut()
-}
-
-function onSocketClose(this: Socket): void {
-  ;(this as LinkedSocket).conn.closed()
-}
-
-function closeNow(conn: NodeConn): void {
-  conn.closed()
-}
-
-function destroySocket(socket: Socket | null): void {
-  socket?.destroy()
-}
-
-/** Addresses as the mesh writes them: an IPv4-mapped one in its IPv4 form. */
-function canonicalOf(address: string | undefined): string {
-  if (address === undefined) return ''
-  return address.includes(':') ? (canonicalAddress(address) ?? address) : address
-}
-
-function copyOf(bytes: Uint8Array, offset: number, length: number): Uint8Array {
-  const copy = Buffer.allocUnsafeSlow(length)
-  copy.set(length === bytes.length ? bytes : bytes.subarray(offset, offset + length))
-  return copy
 }

@@ -11,6 +11,7 @@ import { describeError, WeftError } from '../base/errors.ts'
 import type { Acceptor, Handler, ListenerHandle, ListenTarget, TlsContextSource } from './conn.ts'
 import { type ConnOwner, NodeConn } from './node-conn.ts'
 import { KEEP_ALIVE_MS } from './node-settings.ts'
+import { canonicalOf } from './node-socket-link.ts'
 import { checkClient, type NodeTlsContext, tlsError } from './node-tls.ts'
 
 /** Connections waiting in the kernel to be accepted. 4096: the kernel's own default cap (net.core.somaxconn). */
@@ -110,6 +111,8 @@ export class NodeListener implements ListenerHandle {
 
   private startTls(raw: Socket): void {
     const remote = canonicalOf(raw.remoteAddress)
+    // Until a TLSSocket or a NodeConn listens; what failed is told by the close.
+    raw.on('error', ignore)
     const terminator = this.currentTerminator()
     if (terminator === null) {
       raw.resetAndDestroy()
@@ -181,10 +184,6 @@ export class NodeListener implements ListenerHandle {
 
 function keyOf(socket: Socket): string {
   return `${socket.remoteAddress} ${socket.remotePort} ${socket.localAddress} ${socket.localPort}`
-}
-
-function canonicalOf(address: string | undefined): string {
-  return address === undefined ? '' : (canonicalAddress(address) ?? address)
 }
 
 function ignore(): void {}

@@ -23,10 +23,11 @@ import type {
   TlsMaterial,
   Transport,
 } from './conn.ts'
-import { type ConnOwner, connectError, NodeConn, OutputSlab } from './node-conn.ts'
+import { type ConnOwner, connectError, NodeConn } from './node-conn.ts'
 import { NodeListener } from './node-listener.ts'
 import { DEFAULT_NODE_TRANSPORT_SETTINGS, KEEP_ALIVE_MS, type NodeTransportSettings } from './node-settings.ts'
 import { ALPN_PROTOCOL, checkServer, NodeTlsContext } from './node-tls.ts'
+import { OutputSlab } from './output-slab.ts'
 
 /** Receive buffer that all dialled sockets share. 64 KiB: libuv reads at most that much at once. */
 const READ_BUFFER_BYTES = 65_536
