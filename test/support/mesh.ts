@@ -98,7 +98,7 @@ class TestNode {
       trustDomain: 'cluster.local',
       transport: this.transport,
       recorder: this.recorder,
-      log: process.env['WEFT_TEST_LOG'] === undefined ? silentLog : new Logger('node' + index, 'debug', console.error),
+      log: process.env['WEFT_TEST_LOG'] === undefined ? silentLog : new Logger(`node${index}`, 'debug', console.error),
       sockets: {
         originIn: (uid) => ({ fd: null, localAddress: pods.get(uid)!.address }),
         appAddress: (uid) => pods.get(uid)!.appAddress,
