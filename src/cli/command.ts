@@ -12,6 +12,8 @@ export interface Streams {
   readonly err: (text: string) => void
   /** True when standard output is a terminal that may be redrawn. */
   readonly isTerminal: boolean
+  /** Height of that terminal, as it is now. */
+  readonly rows: () => number
 }
 
 export interface Command {

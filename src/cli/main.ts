@@ -84,6 +84,9 @@ function overview(): string {
   )
 }
 
+/** Of a terminal that does not say. */
+const ROWS_DEFAULT = 24
+
 function isProgram(): boolean {
   const script = process.argv[1]
   return script !== undefined && realpathSync(script) === fileURLToPath(import.meta.url)
@@ -94,6 +97,7 @@ if (isProgram()) {
     out: (text) => process.stdout.write(text),
     err: (text) => process.stderr.write(text),
     isTerminal: process.stdout.isTTY === true,
+    rows: () => process.stdout.rows ?? ROWS_DEFAULT,
   }
   process.exitCode = await main(process.argv.slice(2), streams, process.env)
 }

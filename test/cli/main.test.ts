@@ -23,6 +23,7 @@ async function weft(...args: readonly string[]): Promise<Finished> {
       err += text
     },
     isTerminal: false,
+    rows: () => 24,
   }
   const code = await main(args, streams, {})
   return { code, out, err }

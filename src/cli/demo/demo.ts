@@ -27,6 +27,14 @@ const PRINT_MS = 10_000
 /** After the load has stopped: the agents' workers hand their last counts over within this time. */
 const SETTLE_MS = 1500
 
+// Terminal control (ECMA-48), understood by everything that calls itself a terminal.
+const HOME = '\u001b[H'
+const CLEAR_SCREEN = '\u001b[2J'
+const CLEAR_LINE = '\u001b[K'
+const CLEAR_BELOW = '\u001b[J'
+const NO_WRAP = '\u001b[?7l'
+const WRAP = '\u001b[?7h'
+
 interface Verdict {
   readonly ok: boolean
   readonly edges: ReturnType<Meter['total']>
@@ -66,7 +74,7 @@ class DemoRun {
   private readonly paint: Paint
   private readonly checks: CheckResult[] = []
   private areChecksDone = false
-  private drawnLines = 0
+  private isDrawn = false
   private startedAtMs = 0
 
   constructor(options: DemoOptions, streams: Streams, stop: AbortSignal) {
@@ -143,10 +151,13 @@ class DemoRun {
   }
 
   private redraw(): void {
-    const text = this.screen(true)
-    const up = this.drawnLines === 0 ? '' : `\u001b[${this.drawnLines}A\u001b[J`
-    this.streams.out(`${up}${text}`)
-    this.drawnLines = text.split('\n').length - 1
+    // What does not fit is cut: the suggestions stand last, and long lines must not wrap.
+    const lines = this.screen(true)
+      .split('\n')
+      .slice(0, this.streams.rows() - 1)
+    const text = lines.map((line) => `${line}${CLEAR_LINE}\n`).join('')
+    this.streams.out(`${this.isDrawn ? '' : CLEAR_SCREEN}${HOME}${NO_WRAP}${text}${WRAP}${CLEAR_BELOW}`)
+    this.isDrawn = true
   }
 
   private screen(hasSuggestions: boolean): string {

@@ -64,6 +64,8 @@ export interface DemoPlan {
   readonly namespaces: readonly DemoNamespace[]
   readonly pods: readonly DemoPod[]
   readonly services: readonly DemoService[]
+  /** Blocks of service addresses that never leave a pod, captured or not. */
+  readonly localBlocks: readonly string[]
   /** `host:port` at which agents find the controller. */
   readonly controller: string
 }
@@ -157,6 +159,7 @@ export function demoPlan(kind: CaptureKind): DemoPlan {
       // Offset 10 keeps clear of addresses that users add by hand.
       addresses: serviceAddresses(kind, i + 10),
     })),
+    localBlocks: SERVICE_BLOCKS,
     controller: `${nodes[0]!.address}:${CONTROLLER_PORT}`,
   }
 }

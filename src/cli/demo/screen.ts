@@ -53,8 +53,8 @@ export function edgesText(edges: readonly Edge[], spanMs: number, plan: DemoPlan
 
 function shareOf(edge: Edge, edges: readonly Edge[], plan: DemoPlan): string {
   const app = appOf(edge.destination, plan)
+  if (plan.pods.filter((pod) => pod.labels['app'] === app).length < 2) return ''
   const siblings = edges.filter((other) => other.source === edge.source && appOf(other.destination, plan) === app)
-  if (siblings.length < 2) return ''
   const total = siblings.reduce((sum, { requests }) => sum + requests, 0)
   return total === 0 ? '' : `${Math.round((100 * edge.requests) / total)} %`
 }
@@ -70,7 +70,7 @@ function verdictText(picture: Picture, paint: Paint): string {
   const lines = [failed.length === 0 ? paint.good(held) : paint.bad(held)]
   for (const { name, detail } of failed) lines.push(paint.bad(`  ${name}: ${detail}`))
   if (wire !== null) {
-    const text = `Between the nodes: ${wire.segments} TCP segments, ${wire.records} TLS records, ${wire.offences} not TLS`
+    const text = `Between the nodes: ${wire.segments} TCP segments, ${wire.records} TLS records, ${wire.offences} not TLS${wire.isCut ? ' (enough seen, no longer watched)' : ''}`
     lines.push(wire.offences === 0 ? paint.good(text) : paint.bad(text))
   }
   return `${lines.join('\n')}\n`

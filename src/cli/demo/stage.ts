@@ -25,6 +25,9 @@ const HANDS_IN = ['client', 'outsider', 'productpage'] as const
 const READY_TIMEOUT_MS = 60_000
 const POLL_MS = 100
 
+/** What is read of the wire. The demo's own load is some 100 kB/s; a user's load test would cost a core to follow. */
+const WIRE_BYTES_MAX = 268_435_456
+
 const METRICS_PORT = 15_020
 const READINESS_PORT = 15_021
 const ADMIN_PORT = 15_000
@@ -177,7 +180,14 @@ export class Stage {
       ['tcpdump', '-i', NODE_LINK, '-U', '-n', '-s', '0', '-B', '8192', '-w', '-', 'tcp'],
       {},
       (output) => {
-        output.on('data', (bytes: Buffer) => reader.push(bytes))
+        let left = WIRE_BYTES_MAX
+        output.on('data', (bytes: Buffer) => {
+          left -= bytes.length
+          if (left >= 0) return reader.push(bytes)
+          wire.cut()
+          // The end of the process is waited for at take-down.
+          void child.end()
+        })
       },
     )
     await waitUntil(

@@ -9,7 +9,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, wr
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { WeftError } from '../../base/errors.ts'
-import { DEMO_NAME, type DemoNode, type DemoPlan, type DemoPod, hostNames, isMeshed, SERVICE_BLOCKS } from './plan.ts'
+import { DEMO_NAME, type DemoNode, type DemoPlan, type DemoPod, hostNames, isMeshed } from './plan.ts'
 import { run } from './shell.ts'
 
 /** Interface between the nodes, the same name at both ends. */
@@ -213,16 +213,16 @@ async function connectPod(plan: DemoPlan, node: DemoNode, pod: DemoPod): Promise
     `route add default via ${host(node.bridge!.ipv4)}`,
     `route add default via ${host(node.bridge!.ipv6)}`,
   ])
-  if (isMeshed(plan, pod)) await keepServicesLocal(pod)
+  if (isMeshed(plan, pod)) await keepServicesLocal(plan, pod)
 }
 
 /**
  * Service addresses stay inside the pod, where the agent's listener takes them. The capture's own mark does the same for
  * every process of the demo; this is for those that a user starts with a bare `ip netns exec`, outside of its cgroup.
  */
-async function keepServicesLocal(pod: DemoPod): Promise<void> {
+async function keepServicesLocal(plan: DemoPlan, pod: DemoPod): Promise<void> {
   const [ipv4, ipv6] = pod.addresses as [string, string]
-  const lines = SERVICE_BLOCKS.map(
+  const lines = plan.localBlocks.map(
     (block) => `route add local ${block} dev lo src ${block.includes(':') ? ipv6 : ipv4}`,
   )
   await ipBatch(pod.netns!, lines)

@@ -27,6 +27,8 @@ export interface WireReport {
   readonly unjudged: number
   /** Segments to or from exempt addresses. */
   readonly exempt: number
+  /** True when the watch ended before the demo did. */
+  readonly isCut: boolean
 }
 
 interface Flow {
@@ -49,6 +51,7 @@ export class WireWatch {
   private offences = 0
   private unjudged = 0
   private exempt = 0
+  private isCut = false
 
   /** `ports`: servers' ports that may be seen. `exemptAddresses`: hosts outside the mesh. */
   constructor(ports: readonly number[], exemptAddresses: readonly string[]) {
@@ -68,9 +71,14 @@ export class WireWatch {
     if ((segment.flags & (TCP_FIN | TCP_RST)) !== 0) this.flows.delete(key)
   }
 
+  /** Nothing more will be added, though traffic goes on. */
+  cut(): void {
+    this.isCut = true
+  }
+
   report(): WireReport {
-    const { segments, bytes, records, offences, examples, unjudged, exempt } = this
-    return { segments, bytes, records, offences, examples, unjudged, exempt }
+    const { segments, bytes, records, offences, examples, unjudged, exempt, isCut } = this
+    return { segments, bytes, records, offences, examples, unjudged, exempt, isCut }
   }
 
   private open(key: string, sequence: number): void {
