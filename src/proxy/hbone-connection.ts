@@ -28,7 +28,8 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
   readonly conn: Conn
   protected readonly connection: H2Connection
   private readonly keepalive: TimerEntry
-  private isOpen = false
+  /** It has been up. */
+  isOpen = false
   private unanswered = 0
   private deferred: TunnelStream[] = []
   /** Tunnels we have closed and the peer has not ended: since the last keepalive, and since the one before. */

@@ -45,6 +45,8 @@ export interface TunnelHost {
   readonly conn: Conn
   /** Address and port of the peer proxy, for messages. */
   readonly peerName: string
+  /** The connection has been up. */
+  readonly isOpen: boolean
   /** Why the whole connection ended; null while it has not. */
   readonly failure: WeftError | null
   /** Calls `runDeferred` at the end of the batch. */
@@ -295,7 +297,8 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
     }
     const message = `the HBONE connection with ${peerName} ended under the tunnel to ${authority}`
     // A connection that never came up failed for a reason of its own (a refusal, TLS, the peer's identity).
-    if (isOpening && failure !== null) return new TunnelError(failure.code, failure.message, 0, false, failure.cause)
+    if (!this.host.isOpen && failure !== null)
+      return new TunnelError(failure.code, failure.message, 0, false, failure.cause)
     return new TunnelError(isOpening ? 'WEFT_CONNECT' : 'WEFT_RESET', message, 0, false, failure ?? undefined)
   }
 }

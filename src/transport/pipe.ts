@@ -47,6 +47,11 @@ export class PipeLoop {
     this.timers = timers
   }
 
+  /** Nothing is waiting to be delivered or flushed. */
+  get isIdle(): boolean {
+    return !this.isArmed
+  }
+
   enqueue(task: PipeTask): void {
     if (task.isQueued) return
     task.isQueued = true
@@ -262,7 +267,7 @@ export class PipeConn implements Conn, PipeTask, TimerTarget {
       this.loop.enqueue(this)
       return
     }
-    if (other.wantsDrain || other.isEnding) this.loop.enqueue(other)
+    other.wakeWhenTaken()
     if (!other.isEnding || this.isEndDelivered) return
     this.isEndDelivered = true
     this.handler.onEnd(this)
@@ -274,7 +279,12 @@ export class PipeConn implements Conn, PipeTask, TimerTarget {
     this.lingerBytes += other.outgoing.length
     other.outgoing.clear()
     if (this.lingerBytes > LINGER_BYTES_MAX) other.receiveReset()
-    else if (other.wantsDrain || other.isEnding) this.loop.enqueue(other)
+    else other.wakeWhenTaken()
+  }
+
+  /** All that we wrote was taken: we may have a drain to hear of, or be done. */
+  private wakeWhenTaken(): void {
+    if (this.state === STATE_OPEN && (this.wantsDrain || this.isEnding)) this.loop.enqueue(this)
   }
 
   private receiveReset(): void {

@@ -214,6 +214,29 @@ describe('a pipe', TEST, () => {
     timers.stop()
   })
 
+  test('comes to rest, however it was closed', async () => {
+    const ways: readonly ((end: PipeConn) => void)[] = [
+      (end) => end.end(),
+      (end) => end.close(),
+      (end) => end.abort(),
+      (end) => end.pauseReading(),
+      (end) => {
+        writeText(end, 'x')
+        end.close()
+      },
+    ]
+    for (const first of ways) {
+      for (const second of ways) {
+        const loop = new PipeLoop()
+        const { near, far } = await pair(loop)
+        first(near)
+        second(far)
+        await settle()
+        assert.equal(loop.isIdle, true, `${first} ${second}`)
+      }
+    }
+  })
+
   test('every byte arrives once and in order, whatever both ends do', async () => {
     const random = new SeededRandom(77)
     for (let round = 0; round < 20; round++) {
