@@ -103,7 +103,7 @@ export class MetricsRegistry {
     })
   }
 
-  /** Adds what a worker counted. `worker` is a number that is not used again after `forgetWorker`. */
+  /** Adds what a worker counted. A successor may take over the number `worker` once `forgetWorker` was called. */
   merge(worker: number, report: MetricsReport): void {
     let known = this.workers.get(worker)
     if (known === undefined) {
