@@ -3,10 +3,12 @@
  *
  * It serves agents only once the first state is compiled: an agent that came earlier would be told of an empty mesh.
  */
+import { join } from 'node:path'
 import { type Clock, systemClock } from '../base/clock.ts'
 import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import { formatMessage, type Message } from '../compiler/messages.ts'
+import type { MeshObject } from '../compiler/object.ts'
 import { formatControllerIdentity } from '../model/identity.ts'
 import type { Credential } from '../security/credential.ts'
 import type { Credential as ServerCredential } from '../wire/channel.ts'
@@ -17,6 +19,7 @@ import { CertificateServer } from './ca-server.ts'
 import type { ControllerConfig } from './config.ts'
 import { DirectorySource } from './directory-source.ts'
 import { LastGood } from './last-good.ts'
+import { readLastGood, writeLastGood } from './last-good-file.ts'
 import { nodeOf } from './peer-node.ts'
 import { Publisher } from './publisher.ts'
 
@@ -43,7 +46,8 @@ export async function startController(
   const { stateDirectory, givenRoot, trustDomain } = config
   const settings = { stateDirectory, given: givenRoot, trustDomain }
   const authority = await CertificateAuthority.open(settings, log, () => clock.now())
-  const app = new App(config, authority, log, clock)
+  const remembered = await readLastGood(lastGoodPath(config), log)
+  const app = new App(config, authority, remembered, log, clock)
   try {
     await app.start()
   } catch (error) {
@@ -51,6 +55,10 @@ export async function startController(
     throw error
   }
   return app
+}
+
+function lastGoodPath(config: ControllerConfig): string {
+  return join(config.stateDirectory, 'last-good.json')
 }
 
 class App implements Controller {
@@ -71,14 +79,21 @@ class App implements Controller {
   private compileMessages: readonly Message[] = []
   private reported: ReadonlySet<string> = new Set()
   private isReady = false
+  private writing: Promise<void> = Promise.resolve()
 
-  constructor(config: ControllerConfig, authority: CertificateAuthority, log: Logger, clock: Clock) {
+  constructor(
+    config: ControllerConfig,
+    authority: CertificateAuthority,
+    remembered: readonly MeshObject[],
+    log: Logger,
+    clock: Clock,
+  ) {
     const { trustDomain, clusterDomain, rootNamespace, clusterId } = config
     this.config = config
     this.authority = authority
     this.log = log
     this.clock = clock
-    this.lastGood = new LastGood({ trustDomain, clusterDomain, rootNamespace, clusterId })
+    this.lastGood = new LastGood({ trustDomain, clusterDomain, rootNamespace, clusterId }, remembered)
     this.publisher = new Publisher(log.child('publisher'), () => clock.now())
     this.certificates = new CertificateServer({
       authority,
@@ -92,6 +107,7 @@ class App implements Controller {
       directory: config.sourceDirectory,
       clock,
       log: log.child('source'),
+      remembered,
       onChange: () => this.update(),
     })
     this.credential = this.issueCredential()
@@ -119,6 +135,7 @@ class App implements Controller {
     this.source.stop()
     this.server.stop()
     await this.admin.stop()
+    await this.writing
   }
 
   messages(): readonly Message[] {
@@ -142,6 +159,7 @@ class App implements Controller {
       this.compileMessages = messages
       this.certificates.setWorkloads(state.workloads)
       this.publisher.publish(state)
+      this.remember()
     } catch (error) {
       this.log.error('compiling failed, the last state stays in force; please report this', {
         error: describeError(error),
@@ -149,6 +167,18 @@ class App implements Controller {
       })
     }
     this.report()
+  }
+
+  /** Keeps what is in force on disk; one write at a time, the newest state last. */
+  private remember(): void {
+    const objects = this.lastGood.objects
+    this.writing = this.writing.then(async () => {
+      try {
+        await writeLastGood(lastGoodPath(this.config), objects)
+      } catch (error) {
+        this.log.warn('the last good objects could not be written to disk', { error: describeError(error) })
+      }
+    })
   }
 
   /** Logs messages that were not there before. */

@@ -33,6 +33,8 @@ export interface DirectorySourceOptions {
   readonly directory: string
   readonly clock: Clock
   readonly log: Logger
+  /** Last good objects of an earlier run, for files that are broken when the source starts. */
+  readonly remembered?: readonly MeshObject[]
   /** The objects or the messages changed. Not called for what `start` finds. */
   readonly onChange: () => void
 }
@@ -189,10 +191,14 @@ export class DirectorySource {
     return { isChanged, isSettled }
   }
 
+  private rememberedOf(path: string): readonly MeshObject[] {
+    return (this.options.remembered ?? []).filter((object) => object.positionOf([])?.file === path)
+  }
+
   /** The file as it is now; `known` itself when nothing changed, null when it is just being written. */
   private async look(name: string, known: KnownFile | undefined, isFirst: boolean): Promise<KnownFile | null> {
     const path = join(this.options.directory, name)
-    const objects = known?.objects ?? []
+    const objects = known?.objects ?? this.rememberedOf(path)
     let signature = ''
     try {
       const { mtimeNs, ctimeNs, size, ino, dev } = await stat(path, { bigint: true })

@@ -15,8 +15,15 @@ export class LastGood {
   private readonly settings: CompileSettings
   private good: ReadonlyMap<string, MeshObject> = new Map()
 
-  constructor(settings: CompileSettings) {
+  /** `remembered` are the last good objects of an earlier run. */
+  constructor(settings: CompileSettings, remembered: readonly MeshObject[] = []) {
     this.settings = settings
+    this.good = new Map(remembered.map((object) => [object.key, object]))
+  }
+
+  /** The objects that are in force, to be remembered. */
+  get objects(): readonly MeshObject[] {
+    return [...this.good.values()]
   }
 
   /** The state to publish, and the messages about the objects as they are now. */
