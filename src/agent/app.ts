@@ -180,9 +180,10 @@ export class Agent {
     this.link.close()
     this.gate.close()
     await this.pods.stop()
-    // Capture first: new connections go as if there were no mesh, while the open ones finish.
-    await this.capture.close()
+    // Capture first: new connections go as if there were no mesh. The routes of the open ones stay until these are done.
+    await this.capture.drain?.()
     await this.workers.stop(this.config.drain)
+    await this.capture.close()
     for (const endpoint of this.endpoints) await endpoint.close()
   }
 

@@ -145,8 +145,9 @@ export class EbpfCapture implements Capture {
     }
   }
 
-  drain(): void {
+  async drain(): Promise<void> {
     for (const pod of this.enrolled.values()) this.programs.pods.delete(pod.netnsCookie)
+    await delay(WITHDRAW_GRACE_MS)
   }
 
   async close(): Promise<void> {

@@ -76,8 +76,13 @@ export interface Capture {
   /** Stops capturing; open proxied connections live on until the data workers close them. Unknown uids are ignored. */
   withdraw(uid: string): Promise<void>
   stats(): CaptureStats
-  /** Stops capturing in every pod, and leaves everything that open connections need, so that they can end in order. */
-  drain?(): void
+  /** Changes what happens to an enrolled pod's connections when no data worker is alive (`PodToCapture.isStrict`). */
+  setStrict?(uid: string, isStrict: boolean): void
+  /**
+   * Stops capturing in every pod, and leaves everything that open connections need, so that they can end in order.
+   * Resolves when no connection is on its way to a listener any more.
+   */
+  drain?(): Promise<void>
   /** Withdraws everything and removes programs, links, routes and pins: steered connections that are open end. */
   close(): Promise<void>
 }

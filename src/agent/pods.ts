@@ -7,6 +7,7 @@ import { Backoff } from '../base/backoff.ts'
 import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import { formatIdentity } from '../model/identity.ts'
+import { isPeerAuthentication } from '../model/policy.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { LocalPod, Workload } from '../model/workload.ts'
 import type { Capture, PodToCapture } from './capture.ts'
@@ -74,7 +75,7 @@ export class Pods {
       if (pod === undefined || workload === undefined) this.enqueue(() => this.withdraw(uid))
       else if (this.enrolments.get(uid)!.fingerprint !== this.fingerprint(this.describe(pod, workload), workload)) {
         this.enqueue(() => this.withdraw(uid))
-      }
+      } else this.options.capture.setStrict?.(uid, isStrict(snapshot, workload))
     }
     for (const pod of snapshot.pods.values()) this.enqueue(() => this.enrol(pod.uid))
   }
@@ -157,6 +158,7 @@ export class Pods {
       addresses: workload.addresses,
       serviceAddresses,
       inboundPorts: [...inboundPorts],
+      isStrict: isStrict(snapshot, workload),
     }
   }
 
@@ -164,6 +166,14 @@ export class Pods {
     const { pod, addresses, serviceAddresses, inboundPorts } = described
     return JSON.stringify([pod.netns, addresses, serviceAddresses, inboundPorts, identityOf(workload)])
   }
+}
+
+/**
+ * True when plaintext is forbidden on a port at least. The kernel knows one answer for all ports of a pod whose proxy is
+ * dead, and it must not be weaker than the policy.
+ */
+function isStrict(snapshot: Snapshot, workload: Workload): boolean {
+  return snapshot.policiesOf(workload).some(isPeerAuthentication)
 }
 
 function identityOf(workload: Workload): string {

@@ -146,7 +146,7 @@ describe('life of an eBPF capture', needsRoot, () => {
     ])
     assert.match(await client.line(), /^connect ok/)
     answerIn(await client.line())
-    capture.drain()
+    await capture.drain()
     assert.equal(await readFromB(), `read app b ${a.ipv4}`)
     client.proceed()
     assert.equal(await client.line(), 'write ok')

@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict'
 import { after, afterEach, before, describe, it } from 'node:test'
 import { LiveMesh, NODES } from '../support/live-mesh.ts'
+import { Talker } from '../support/live-talker.ts'
 import { needsRoot } from '../support/netns.ts'
 
 const PATHS = [
@@ -154,7 +155,7 @@ spec:
       )
       assert.match(await talkers['other']!.ended, /ECONNRESET|end/)
       assert.equal(await talkers['client']!.say('two'), 'hello two')
-      talkers['client']!.close()
+      await talkers['client']!.close()
     })
 
     it(`a changed route holds for the next request of open keep-alive connections, ${path}`, async () => {
@@ -245,48 +246,4 @@ async function series(mesh: LiveMesh, reporter: string): Promise<Map<string, num
     }
   }
   return counts
-}
-
-/** A TCP conversation with the echo of a server that stays open. */
-class Talker {
-  /** Resolves with how it ended: `end`, or an error code. */
-  readonly ended: Promise<string>
-  private readonly lines: string[] = []
-  private readonly child
-  private wake: (() => void) | null = null
-
-  constructor(mesh: LiveMesh, pod: string, server: string) {
-    const script = `
-      const socket = require('node:net').connect({ host: '${server}', port: 9000 })
-      process.stdin.on('data', (bytes) => socket.write(bytes))
-      process.stdin.on('end', () => socket.destroy())
-      socket.on('data', (bytes) => process.stdout.write(bytes))
-      socket.on('error', (error) => { console.log(error.code); process.exit() })
-      socket.on('end', () => { console.log('end'); process.exit() })`
-    this.child = mesh.spawnIn(pod, [process.execPath, '-e', script])
-    let text = ''
-    this.child.stdout.on('data', (bytes: Buffer) => {
-      text += bytes
-      const lines = text.split('\n')
-      text = lines.pop()!
-      this.lines.push(...lines)
-      this.wake?.()
-    })
-    this.ended = new Promise((resolve) => this.child.on('close', () => resolve(this.lines.at(-1) ?? 'nothing')))
-  }
-
-  async say(text: string): Promise<string> {
-    const count = this.lines.length
-    this.child.stdin.write(`${text}\n`)
-    while (this.lines.length === count) {
-      await new Promise<void>((resolve) => {
-        this.wake = resolve
-      })
-    }
-    return this.lines[count]!
-  }
-
-  close(): void {
-    this.child.stdin.end()
-  }
 }

@@ -178,7 +178,14 @@ export class LiveMesh {
     await this.answers('node1', 15_014, 'controller')
   }
 
+  /** Starts a node's agent and resolves when it is ready: configured, and every pod captured. */
   async startAgent(node: NodeName): Promise<void> {
+    this.spawnAgent(node)
+    await this.answers(node, 15_021, `agent-${node}`)
+  }
+
+  /** Starts a node's agent without waiting for anything. */
+  spawnAgent(node: NodeName): void {
     this.startWeft(`agent-${node}`, node, [
       'agent',
       ...['--node', node, '--controller', this.plan.controller, '--credentials', this.credentials(node)],
@@ -187,7 +194,6 @@ export class LiveMesh {
       ...['--workers', String(this.options.workers ?? 1)],
       ...(this.options.agentFlags ?? []),
     ])
-    await this.answers(node, 15_021, `agent-${node}`)
   }
 
   private async issueCredential(node: NodeName): Promise<void> {

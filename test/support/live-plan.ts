@@ -41,6 +41,8 @@ export class LivePlan implements DemoPlan {
   ]
   readonly pods: DemoPod[] = []
   readonly services: DemoService[] = []
+  /** None: what the capture does is not to be helped by routes. */
+  readonly localBlocks: readonly string[] = []
   readonly controller = '198.18.0.1:15012'
   private nextHost = 10
 

@@ -1,0 +1,258 @@
+/**
+ * What happens to traffic when pods come and go, and when parts of the mesh end, die and come back: each as a user
+ * would meet it, with the processes really killed.
+ */
+import assert from 'node:assert/strict'
+import { after, before, describe, it } from 'node:test'
+import { LiveMesh, NODES } from '../support/live-mesh.ts'
+import { Talker } from '../support/live-talker.ts'
+import { needsRoot } from '../support/netns.ts'
+import { SLOW_BYTES } from '../support/nginx-site.ts'
+
+const PATHS = [
+  { server: 'near', path: 'on one node' },
+  { server: 'far', path: 'between nodes' },
+] as const
+
+describe('life of a mesh', needsRoot, () => {
+  let mesh: LiveMesh
+
+  before(async () => {
+    mesh = await LiveMesh.start({
+      pods: [
+        { name: 'client', node: 'node1' },
+        { name: 'near', node: 'node1', programs: ['web', 'talk'] },
+        { name: 'far', node: 'node2', programs: ['web', 'talk'] },
+        { name: 'vault', node: 'node2', namespace: 'vault', programs: ['web'] },
+        { name: 'outsider', node: 'node1', namespace: 'outside' },
+      ],
+      services: ['near', 'far', 'vault'],
+      rules: {
+        'peers.yaml': `
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: { name: default, namespace: vault }
+spec: { mtls: { mode: STRICT } }
+`,
+      },
+    })
+  })
+
+  after(async () => {
+    await mesh?.close()
+  })
+
+  /** Status code of a GET from `pod` over a new connection. */
+  const get = (host: string, pod = 'client'): Promise<string> => mesh.code(pod, `http://${host}:8080/`)
+  /** A pod's address: reaches it with and without a mesh. */
+  const addressOf = (pod: string): string => mesh.plan.pod(pod).addresses[0]!
+
+  /** Connections to `pod` that came in tunnels or by one hop, as its node's agent counts them. */
+  const secured = async (pod: string, node: 'node1' | 'node2'): Promise<number> => {
+    const labels = { reporter: 'destination', destination_workload: pod, connection_security_policy: 'mutual_tls' }
+    return await mesh.metric(node, 'istio_requests_total', labels)
+  }
+
+  describe('pods', () => {
+    for (const [node, name] of [
+      ['node1', 'late1'],
+      ['node2', 'late2'],
+    ] as const) {
+      it(`that appear while agents run are served and serve, on ${node}`, async () => {
+        await mesh.addPod({ name, node, programs: ['web', 'talk'], labels: { app: 'far' } })
+        const host = addressOf(name)
+        await mesh.eventually('it is enrolled', async () => {
+          await get(host)
+          return (await secured(name, node)) > 0
+        })
+        assert.equal(await get('near', name), '200')
+        assert.equal(await get('vault', name), '200')
+      })
+
+      it(`that opt out by label leave the mesh without losing open connections, and come back, on ${node}`, async () => {
+        const captured = new Talker(mesh, 'client', addressOf(name))
+        assert.equal(await captured.say('through the mesh'), 'hello through the mesh')
+        mesh.plan.label(name, { 'weft.dev/mesh': 'disabled' })
+        mesh.writeObjects()
+        await mesh.eventually('the vault refuses it', async () => (await get(addressOf('vault'), name)) === '000')
+        assert.equal(await get(addressOf('near'), name), '200')
+        assert.equal(await get(addressOf(name)), '200')
+
+        const plain = new Talker(mesh, 'client', addressOf(name))
+        assert.equal(await plain.say('beside the mesh'), 'hello beside the mesh')
+        mesh.plan.label(name, {})
+        mesh.writeObjects()
+        await mesh.eventually('the vault serves it again', async () => (await get('vault', name)) === '200')
+        assert.equal(await plain.say('still there'), 'hello still there')
+        await plain.close()
+        await captured.close()
+      })
+
+      it(`that are deleted free their network namespace, open connections or not, on ${node}`, async () => {
+        const talkers = [new Talker(mesh, 'client', addressOf(name)), new Talker(mesh, 'near', addressOf(name))]
+        for (const talker of talkers) assert.equal(await talker.say('hi'), 'hello hi')
+        assert.ok(await mesh.hasWire(node, name))
+        await mesh.deletePod(name)
+        await mesh.eventually('its end of the wire is gone', async () => !(await mesh.hasWire(node, name)))
+        for (const talker of talkers) await talker.close()
+      })
+    }
+
+    it('that move to another node are found there', async () => {
+      await mesh.addPod({ name: 'mover', node: 'node1', programs: ['web'] })
+      mesh.plan.addService('mover')
+      mesh.writeObjects()
+      const [address] = mesh.plan.services.at(-1)!.addresses
+      await mesh.eventually('it is served', async () => (await get(address!)) === '200')
+      await mesh.deletePod('mover')
+      await mesh.eventually('it is gone', async () => (await get(address!)) !== '200')
+      await mesh.addPod({ name: 'mover', node: 'node2', programs: ['web'] })
+      await mesh.eventually('it is served from its new node', async () => (await get(address!)) === '200')
+      await mesh.eventually('and by mutual TLS', async () => {
+        await get(address!)
+        return (await secured('mover', 'node2')) > 0
+      })
+      await mesh.deletePod('mover')
+    })
+  })
+
+  describe('the controller', () => {
+    it('may be killed: traffic goes on, and what changed meanwhile arrives alone when it is back', async () => {
+      const traffics = PATHS.map(({ server }) =>
+        mesh.traffic('client', { url: `http://${server}:8080/`, isFresh: true, pauseMs: 10 }),
+      )
+      const received = await Promise.all(NODES.map(receivedBy))
+      await mesh.kill('controller')
+      await mesh.eventually('both agents have noticed', async () => {
+        return (await Promise.all(NODES.map(subscriptionOf))).every(({ isConnected }) => !isConnected)
+      })
+      for (const { server } of PATHS) assert.equal(await get(server), '200')
+      mesh.writeRules(
+        'routing.yaml',
+        `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: changed-meanwhile, namespace: default }
+spec:
+  hosts: [near]
+  http: [{ match: [{ uri: { exact: /new } }], directResponse: { status: 418 } }, { route: [{ destination: { host: near } }] }]
+`,
+      )
+      await mesh.startController()
+      await mesh.eventually('the change is in force', async () => {
+        return (await mesh.code('client', 'http://near:8080/new')) === '418'
+      })
+      for (const [index, node] of NODES.entries()) {
+        await mesh.eventually('the agent is connected', async () => (await subscriptionOf(node)).isConnected)
+        const count = (await receivedBy(node)) - received[index]!
+        // One service port changed: its traffic, in each form that an agent takes.
+        assert.ok(count <= 4, `${node} received ${count} resources`)
+      }
+      for (const traffic of traffics) {
+        const { outcomes, requests } = await traffic.stop()
+        assert.deepEqual(outcomes, { 200: requests })
+      }
+      mesh.removeRules('routing.yaml')
+    })
+
+    it('may be away when an agent restarts: pods run as without a mesh until certificates can be had', async () => {
+      await mesh.kill('controller')
+      await mesh.end('agent-node1')
+      mesh.spawnAgent('node1')
+      // The configuration comes from disk; keys are only in memory, so no pod can be captured yet.
+      await mesh.eventually('it has its configuration from disk', async () => {
+        return (await subscriptionOf('node1').catch(() => null))?.isFromDisk === true
+      })
+      const { status, stdout } = await readiness('node1')
+      assert.equal(status, '503')
+      assert.match(stdout, /pods are not captured yet/)
+      for (const { server } of PATHS) assert.equal(await get(addressOf(server)), '200')
+      assert.equal(await get(addressOf('vault')), '000')
+
+      await mesh.startController()
+      await mesh.eventually('it is ready', async () => (await readiness('node1')).status === '200')
+      for (const host of ['near', 'far', 'vault']) assert.equal(await get(host), '200')
+    })
+  })
+
+  describe('an agent', () => {
+    for (const [node, { server }] of [
+      ['node1', PATHS[0]],
+      ['node1', PATHS[1]],
+      ['node2', PATHS[1]],
+    ] as const) {
+      it(`of ${node} that is told to end lets requests to "${server}" finish; then pods connect directly`, async () => {
+        const slow = mesh.run('client', [
+          'curl',
+          '-sS',
+          '--max-time',
+          '15',
+          '-o',
+          '/dev/null',
+          '-w',
+          '%{http_code} %{size_download}',
+          `http://${server}:8080/slow`,
+        ])
+        await mesh.eventually('the download is under way', async () => {
+          const connections = JSON.parse(await mesh.get(node, 15_000, '/connections')) as unknown[]
+          return connections.length > 0
+        })
+        await mesh.end(`agent-${node}`)
+        assert.deepEqual(pick(await slow), { status: 0, stdout: `200 ${SLOW_BYTES}`, stderr: '' })
+        for (const pod of mesh.plan.pods.filter((candidate) => candidate.node === node)) {
+          assert.doesNotMatch((await mesh.run(pod.name, ['ip', 'rule'])).stdout, /fwmark/)
+        }
+        assert.equal(await get(addressOf(server), 'outsider'), '200')
+        // A pod in the mesh does not fall back to plaintext because the other node's agent is gone.
+        assert.equal(await get(addressOf(server)), node === 'node1' ? '200' : '503')
+        await mesh.startAgent(node)
+        assert.equal(await get('vault'), '200')
+      })
+    }
+
+    it('that ends under load costs no request: new connections go directly, open ones end in order', async () => {
+      const traffics = PATHS.map(({ server }) => {
+        return mesh.traffic('client', { url: `http://${addressOf(server)}:8080/`, isFresh: true })
+      })
+      await mesh.eventually('traffic flows', async () => (await traffics[0]!.tally()).requests > 20)
+      await mesh.end('agent-node1')
+      await mesh.startAgent('node1')
+      for (const traffic of traffics) {
+        const { outcomes, requests } = await traffic.stop()
+        assert.deepEqual(outcomes, { 200: requests })
+      }
+    })
+
+    it('that is killed: PERMISSIVE pods are reached directly, STRICT ones are not; a new one enrols them again', async () => {
+      await mesh.kill('agent-node1')
+      await mesh.kill('agent-node2')
+      for (const { server } of PATHS) {
+        for (const pod of ['client', 'outsider']) assert.equal(await get(addressOf(server), pod), '200')
+      }
+      assert.equal(await get(addressOf('vault')), '000', 'nobody serves plaintext for a STRICT pod')
+      await Promise.all(NODES.map((node) => mesh.startAgent(node)))
+      for (const host of ['near', 'far', 'vault']) assert.equal(await get(host), '200')
+      for (const node of NODES) assert.equal(await mesh.metric(node, 'weft_enrolled_pods'), 2)
+    })
+  })
+
+  async function subscriptionOf(node: (typeof NODES)[number]) {
+    const { subscription } = await mesh.configDump(node)
+    return subscription as { isConnected: boolean; isFromDisk: boolean; receivedCount: number }
+  }
+
+  async function receivedBy(node: (typeof NODES)[number]): Promise<number> {
+    return (await subscriptionOf(node)).receivedCount
+  }
+
+  async function readiness(node: (typeof NODES)[number]): Promise<{ status: string; stdout: string }> {
+    const answer = await mesh.onNode(node, [
+      ...(['curl', '-s', '-w', '%{http_code}', 'http://127.0.0.1:15021/healthz/ready'] as const),
+    ])
+    return { status: answer.slice(-3), stdout: answer.slice(0, -3) }
+  }
+})
+
+function pick({ status, stdout, stderr }: { status: number | null; stdout: string; stderr: string }) {
+  return { status, stdout, stderr }
+}
