@@ -86,6 +86,7 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
     count(STAT_ESCAPES_REFUSED);
     return REFUSE;
   }
+  if (sk->bound_dev_if != 0) announce_bound_syn(netns_cookie, destination, bpf_ntohs((__u16)ctx->user_port));
   return steer(ctx, sk);
 }
 

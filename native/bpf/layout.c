@@ -14,4 +14,5 @@ struct layout {
   struct pod pod;
   struct own_address_key own_address_key;
   struct listener_key listener_key;
+  struct bound_syn_key bound_syn_key;
 } layout;

@@ -16,8 +16,7 @@
 
 const volatile __u64 netns_cookie = 0;
 
-/* The default flags of bpf_sk_assign let the kernel choose within the SO_REUSEPORT group: one member per data
- * worker. */
+/* With default flags bpf_sk_assign chooses within the SO_REUSEPORT group: one member per data worker. */
 static __always_inline int assign(struct bpf_sk_lookup* ctx, enum listener_role role,
                                   int is_refused_without) {
   struct bpf_sock* listener = find_listener(netns_cookie, role);
@@ -33,16 +32,16 @@ static __always_inline int assign(struct bpf_sk_lookup* ctx, enum listener_role 
   return SK_PASS;
 }
 
-static __always_inline int assign_from_outside(struct bpf_sk_lookup* ctx, const struct pod* pod) {
-  int is_strict = (pod->flags & POD_STRICT) != 0;
+static __always_inline int assign_from_outside(struct bpf_sk_lookup* ctx) {
   __u32 port = ctx->local_port;
-  if (port == PORT_HBONE) return assign(ctx, ROLE_HBONE, is_strict);
   if (port == PORT_OUTBOUND || port == PORT_INBOUND) return SK_DROP;
-  return assign(ctx, ROLE_INBOUND, is_strict);
+  __u64 cookie = netns_cookie;
+  struct pod* pod = bpf_map_lookup_elem(&pods, &cookie);
+  if (!pod) return SK_PASS;
+  return assign(ctx, port == PORT_HBONE ? ROLE_HBONE : ROLE_INBOUND, (pod->flags & POD_STRICT) != 0);
 }
 
-/* The agent's ports answer nobody but this program: who dials them directly would make the agent dial itself.
- */
+/* The agent's ports answer nobody but this program: a dial to one would make the agent dial itself. */
 static __always_inline int pass_within_pod(struct bpf_sk_lookup* ctx) {
   __u32 port = ctx->local_port;
   return port == PORT_OUTBOUND || port == PORT_INBOUND || port == PORT_HBONE ? SK_DROP : SK_PASS;
@@ -55,8 +54,7 @@ int weft_sk_lookup(struct bpf_sk_lookup* ctx) {
   if (ctx->family == WEFT_AF_INET) {
     local = address_from_ipv4(ctx->local_ip4);
     remote = address_from_ipv4(ctx->remote_ip4);
-    /* Keeps clang from merging the loads of both branches, which the verifier refuses (modified ctx pointer).
-     */
+    /* Keeps clang from merging the loads of both branches: the verifier refuses a modified ctx pointer. */
     barrier();
   } else {
     for (int i = 0; i < 4; i++) {
@@ -68,13 +66,14 @@ int weft_sk_lookup(struct bpf_sk_lookup* ctx) {
    * Traffic to the pod's own address travels over lo although ingress_ifindex is eth0's, hence the look at
    * the source. From outside nobody can connect with such a source: the replies would stay in the pod.
    */
-  __u64 cookie = netns_cookie;
   if (address_equal(&local, &remote)) return pass_within_pod(ctx);
-  if (ctx->ingress_ifindex != LOOPBACK_IFINDEX && !is_own_address(cookie, &remote)) {
-    struct pod* pod = bpf_map_lookup_elem(&pods, &cookie);
-    return pod ? assign_from_outside(ctx, pod) : SK_PASS;
+  __u64 cookie = netns_cookie;
+  if (ctx->ingress_ifindex != LOOPBACK_IFINDEX) {
+    if (!is_own_address(cookie, &remote)) return assign_from_outside(ctx);
+    if (!take_bound_syn(cookie, &local, ctx->local_port)) return pass_within_pod(ctx);
+  } else if (is_own_address(cookie, &local)) {
+    return pass_within_pod(ctx);
   }
-  if (is_own_address(cookie, &local)) return pass_within_pod(ctx);
   /*
    * Steered. Holds also while the pod is being withdrawn (not in `pods` any more): its SYN is on the way, and
    * nobody else in this netns can take it.

@@ -16,7 +16,15 @@ const BPF_CGROUP_INET6_CONNECT = 11
 const BPF_SK_LOOKUP = 36
 
 /** The maps of maps.h; an object's own constants are not among them. */
-const SHARED_MAPS = ['pods', 'own_addresses', 'listeners', 'exempt_sockets', 'steered_sockets', 'stats'] as const
+const SHARED_MAPS = [
+  'pods',
+  'own_addresses',
+  'listeners',
+  'exempt_sockets',
+  'steered_sockets',
+  'bound_syns',
+  'stats',
+] as const
 
 export interface CaptureProgramsOptions {
   /** Processes in this cgroup (v2) and below it are captured, if their netns is enrolled. */

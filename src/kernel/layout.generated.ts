@@ -9,6 +9,7 @@ export const PORT_HBONE = 15008
 export const PODS_MAX = 1024
 export const OWN_ADDRESSES_MAX = 8192
 export const LISTENERS_MAX = 8192
+export const BOUND_SYNS_MAX = 4096
 export const POD_INTERFACES_MAX = 4
 
 export const ROLE_OUTBOUND = 0
@@ -51,5 +52,13 @@ export const LISTENER_KEY = {
   bytes: 16,
   netns_cookie: 0,
   role: 8,
+} as const
+
+/** struct bound_syn_key */
+export const BOUND_SYN_KEY = {
+  bytes: 32,
+  netns_cookie: 0,
+  destination: 8,
+  port: 24,
 } as const
 

@@ -96,6 +96,7 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     listeners: [layout.LISTENER_KEY.bytes, 8],
     exempt_sockets: [4, 4],
     steered_sockets: [4, 4],
+    bound_syns: [layout.BOUND_SYN_KEY.bytes, 4],
     stats: [4, 8],
   }
   for (const object of ['connect', 'sk_lookup']) {

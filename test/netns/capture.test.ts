@@ -118,6 +118,12 @@ describe('eBPF capture', needsRoot, () => {
     })
   }
 
+  it('captures many sockets bound to an interface that connect to one destination at once', async () => {
+    const steps = ['4', 'bind-device', 'eth0', 'connect', '198.19.0.6', '86', 'read']
+    const clients = Array.from({ length: 40 }, () => connectFromA(steps))
+    for (const [, read] of await Promise.all(clients)) assert.equal(answerIn(read).destination, '198.19.0.6:86')
+  })
+
   it('refuses a socket bound to an interface that came after enrolment, from which it cannot be steered', async () => {
     network.ipIn(a, 'link add later0 type veth peer name later1')
     network.ipIn(a, 'link set later0 up')
@@ -149,8 +155,20 @@ describe('eBPF capture', needsRoot, () => {
 
   it('captures connections to addresses that the agent was not told of, link-local ones as well', async () => {
     network.ipIn(a, 'addr add 198.18.0.77/24 dev eth0')
-    const [, read] = await runClient(network, b, ['4', 'connect', '198.18.0.77', String(APP_PORT), 'read'])
+    const steps = ['4', 'connect', '198.18.0.77', String(APP_PORT), 'read']
+    const [, read] = await runClient(network, b, steps)
+    const [, fromInside] = await connectFromA(steps)
+    const [, bound] = await connectFromA(['4', 'bind-device', 'eth0', ...steps.slice(1)])
+    const addon = loadAddon()
+    const dialed = new Socket({ fd: openPodSocket(addon, answering.captured.dialing, FAMILY_IPV4) })
+    dialed.connect(APP_PORT, '198.18.0.77')
+    const [fromAgent] = (await once(dialed, 'data')) as [Buffer]
+    dialed.destroy()
     network.ipIn(a, 'addr del 198.18.0.77/24 dev eth0')
+    assert.match(fromInside!, /^read app a/)
+    // Bound to an interface it is steered; the agent's own dial that follows must not be.
+    assert.equal(answerIn(bound).role, ROLE_OUTBOUND)
+    assert.match(String(fromAgent), /^app a/)
     assert.equal(answerIn(read).role, ROLE_INBOUND)
     assert.equal(answerIn(read).destination, `198.18.0.77:${APP_PORT}`)
 
@@ -201,10 +219,13 @@ describe('eBPF capture', needsRoot, () => {
       [FAMILY_IPV6, a.ipv6, `app a ${a.ipv6}`],
     ] as const) {
       const socket = new Socket({ fd: openPodSocket(addon, answering.captured.dialing, family) })
-      socket.connect(APP_PORT, address)
-      const [line] = (await once(socket, 'data')) as [Buffer]
-      assert.equal(String(line).trim(), expected)
-      socket.destroy()
+      try {
+        socket.connect(APP_PORT, address)
+        const [line] = (await once(socket, 'data')) as [Buffer]
+        assert.equal(String(line).trim(), expected)
+      } finally {
+        socket.destroy()
+      }
     }
     assert.deepEqual(answering.answers, [])
   })

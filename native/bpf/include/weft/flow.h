@@ -21,4 +21,33 @@ static __always_inline struct bpf_sock* find_listener(__u64 netns_cookie, enum l
   return bpf_map_lookup_elem(&listeners, &key);
 }
 
+/*
+ * A steered packet is known by its interface, lo, because the route that steers it is over lo. That of a
+ * socket which is bound to an interface shows that interface, like a packet to an address that the pod gave
+ * itself after enrolment. Only the connect hook can tell them apart: it announces the SYN, and sk_lookup
+ * takes the announcement. Taking it once matters: the agent may dial the very destination next, which must
+ * not come back to the agent.
+ */
+static __always_inline void announce_bound_syn(__u64 netns_cookie, const struct address* destination,
+                                               __u32 port) {
+  struct bound_syn_key key = {.netns_cookie = netns_cookie, .destination = *destination, .port = port};
+  __u32 one = 1;
+  if (bpf_map_update_elem(&bound_syns, &key, &one, BPF_NOEXIST) == 0) return;
+  __u32* pending = bpf_map_lookup_elem(&bound_syns, &key);
+  if (pending) __sync_fetch_and_add(pending, 1);
+}
+
+static __always_inline int take_bound_syn(__u64 netns_cookie, const struct address* destination, __u32 port) {
+  struct bound_syn_key key = {.netns_cookie = netns_cookie, .destination = *destination, .port = port};
+  __u32* pending = bpf_map_lookup_elem(&bound_syns, &key);
+  if (!pending) return 0;
+  /* Four attempts: as many CPUs would have to take one in between. */
+  for (int i = 0; i < 4; i++) {
+    __u32 seen = *(volatile __u32*)pending;
+    if (seen == 0) return 0;
+    if (__sync_val_compare_and_swap(pending, seen, seen - 1) == seen) return 1;
+  }
+  return 0;
+}
+
 #endif

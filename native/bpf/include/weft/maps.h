@@ -27,6 +27,8 @@ enum capture_constants {
   OWN_ADDRESSES_MAX = 8192,
   /* Three roles a pod, and room for a second agent's during an upgrade. */
   LISTENERS_MAX = 8192,
+  /* Destinations to which sockets bound to an interface are connecting at one moment. The oldest give way. */
+  BOUND_SYNS_MAX = 4096,
   /* Interfaces per pod to which a socket may be bound (SO_BINDTODEVICE) and still be steered. */
   POD_INTERFACES_MAX = 4,
 };
@@ -72,6 +74,13 @@ struct own_address_key {
 struct listener_key {
   __u64 netns_cookie;
   __u64 role;
+};
+
+struct bound_syn_key {
+  __u64 netns_cookie;
+  struct address destination;
+  /* Host order; 64 bits so that the key has no padding. */
+  __u64 port;
 };
 
 /* What a steered socket had before, so that its next connect() can undo the steering. */
@@ -122,6 +131,15 @@ struct {
   __type(key, int);
   __type(value, struct steered_socket);
 } steered_sockets SEC(".maps");
+
+/* How many steered sockets that are bound to an interface have a SYN under way to a destination: see flow.h.
+ */
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, BOUND_SYNS_MAX);
+  __type(key, struct bound_syn_key);
+  __type(value, __u32);
+} bound_syns SEC(".maps");
 
 struct {
   __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
