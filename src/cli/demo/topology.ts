@@ -66,7 +66,7 @@ export async function removeTopology(runDirectory: string, name = DEMO_NAME): Pr
   for (const netns of entriesNamed(NAME_FILES_DIRECTORY, name)) {
     rmSync(join(NAME_FILES_DIRECTORY, netns), { recursive: true })
   }
-  if (entriesOf(NAME_FILES_DIRECTORY)?.length === 0) rmdirSync(NAME_FILES_DIRECTORY)
+  removeIfEmpty(NAME_FILES_DIRECTORY)
   for (const mount of ['bpf', 'cgroup']) {
     const path = join(runDirectory, mount)
     await attempt(left, `mount ${path}`, () => unmountAll(path))
@@ -76,13 +76,17 @@ export async function removeTopology(runDirectory: string, name = DEMO_NAME): Pr
   return left
 }
 
-/** Names in a directory; null when it is not there. */
-function entriesOf(directory: string): readonly string[] | null {
-  return existsSync(directory) ? readdirSync(directory) : null
+/** Others may use the directory at the same time, so that only the kernel knows whether it is empty. */
+function removeIfEmpty(directory: string): void {
+  try {
+    rmdirSync(directory)
+  } catch {
+    // Not there, or in use.
+  }
 }
 
 function entriesNamed(directory: string, name: string): readonly string[] {
-  return (entriesOf(directory) ?? []).filter((entry) => entry.startsWith(`${name}-`))
+  return (existsSync(directory) ? readdirSync(directory) : []).filter((entry) => entry.startsWith(`${name}-`))
 }
 
 // --- cgroup ---
