@@ -109,6 +109,21 @@ describe('HBONE over TLS', TEST, () => {
     assert.equal(received, BULK_BYTES)
   })
 
+  test('keeps what node:http2 sends before the 200', async () => {
+    const { port, tunnels } = await serveTunnels()
+    tunnels.create = null
+    const session = nodeClient(port)
+    const request = session.request({ ':method': 'CONNECT', ':authority': REQUEST.authority })
+    request.end('early')
+    const pending = await tunnels.tunnel(0)
+    // Its answer comes after everything sent before it has been read.
+    await new Promise<void>((resolve) => session.ping(() => resolve()))
+    const far = tunnels.accept(pending, new ConnRecorder())
+    await far.seen('end')
+    assert.deepEqual(far.events, ['open', 'bytes', 'end'])
+    assert.equal(far.text, 'early')
+  })
+
   test('refuses what is no tunnel with 400, and the connection lives on', async () => {
     const { port, tunnels } = await serveTunnels()
     const session = nodeClient(port)

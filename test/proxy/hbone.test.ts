@@ -66,6 +66,17 @@ describe('a tunnel', TEST, () => {
     assert.deepEqual([near.error, far.error], [null, null])
   })
 
+  test('nothing but the request goes out before the 200', async () => {
+    const pair = await tunnelPair(null)
+    const wire = recorder()
+    pair.serverHandler = wire
+    const conn = pair.dial().openTunnel(REQUEST, recorder())
+    writeText(conn, 'too early')
+    await wire.until(() => wire.text.includes(REQUEST.authority))
+    await settle()
+    assert.equal(wire.text.includes('too early'), false)
+  })
+
   test('half-closes in either order', async () => {
     const pair = await tunnelPair(recorder)
     const client = pair.dial()
@@ -130,6 +141,20 @@ describe('a tunnel', TEST, () => {
     await far.seen('end')
     assert.equal(client.activeCount, 1)
     await pair.pass(25_000)
+    await far.seen('close')
+    assert.equal(far.error?.code, 'WEFT_RESET')
+    assert.equal(client.activeCount, 0)
+  })
+
+  test('close while paused does not keep what the peer has sent, and too much of it is answered with a reset', async () => {
+    const pair = await tunnelPair(recorder)
+    const client = pair.dial()
+    const { conn, near, far, farConn } = await pair.open(client)
+    conn.pauseReading()
+    farConn.write(Buffer.alloc(3 << 20), 0, 3 << 20)
+    await settle()
+    conn.close()
+    await near.seen('close')
     await far.seen('close')
     assert.equal(far.error?.code, 'WEFT_RESET')
     assert.equal(client.activeCount, 0)

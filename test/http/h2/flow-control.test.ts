@@ -146,6 +146,19 @@ describe('what is received', () => {
     assert.deepEqual(recorder.events, ['data', 'end', 'closed'])
   })
 
+  test('a paused receiver is not told the end, nor the closing, when nothing is held', () => {
+    const { peer } = tunnels(1)
+    const recorder = peer.streams.get(1)!
+    recorder.stream!.pauseReading()
+    peer.send(dataFrame(1, '', true))
+    recorder.stream!.end()
+    peer.flush()
+    assert.deepEqual(recorder.events, [])
+    recorder.stream!.resumeReading()
+    peer.flush()
+    assert.deepEqual(recorder.events, ['end', 'closed'])
+  })
+
   test('what is held of a stream that ended in order survives the connection', () => {
     const { peer } = tunnels(1)
     const recorder = peer.streams.get(1)!
@@ -401,6 +414,28 @@ describe('turns', () => {
     const shares = [...dataBytes(frames).values()]
     assert.equal(shares.length, 5)
     assert.ok(Math.max(...shares) - Math.min(...shares) <= 2 * 16_384, `${shares}`)
+  })
+
+  test('a stream that writes again as soon as it has drained does not overtake those that wait', () => {
+    const { peer, streams } = tunnels(2)
+    const [eager, waiting] = streams
+    peer.sink.backlog = BACKLOG_HIGH + 1
+    const chunk = Buffer.alloc(400_000)
+    eager!.write(chunk, 0, chunk.length)
+    waiting!.write(chunk, 0, chunk.length)
+    peer.flush()
+    peer.take()
+    peer.streams.get(1)!.onDrain = () => {
+      eager!.write(Buffer.alloc(MIB), 0, MIB)
+    }
+    // Each drain lets one buffer (64 KiB) through; the last one is filled by whoever has something left.
+    let frames: Frame[] = []
+    while (waiting!.backlog > 0) {
+      peer.engine.receiveDrain()
+      frames = frames.concat(peer.take())
+    }
+    const bytes = dataBytes(frames)
+    assert.ok(bytes.get(1)! - bytes.get(3)! <= 65_536 + 16_384, `${bytes.get(1)} against ${bytes.get(3)}`)
   })
 
   test('a small connection window is shared as well', () => {
