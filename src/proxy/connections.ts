@@ -34,7 +34,8 @@ export interface ConnectionDescription {
 export const CONNECTIONS_PER_POD_MAX = 32_768
 
 export class Connections {
-  private readonly live = new Set<LiveConnection>()
+  /** With the uid of the pod. */
+  private readonly live = new Map<LiveConnection, string>()
   private readonly perPod = new Map<string, number>()
 
   get size(): number {
@@ -51,7 +52,7 @@ export class Connections {
     const count = this.perPod.get(pod) ?? 0
     if (count >= CONNECTIONS_PER_POD_MAX) return false
     this.perPod.set(pod, count + 1)
-    this.live.add(connection)
+    this.live.set(connection, pod)
     return true
   }
 
@@ -63,25 +64,29 @@ export class Connections {
   }
 
   recheckAll(): void {
-    for (const connection of this.live) connection.recheck()
+    for (const connection of this.live.keys()) connection.recheck()
   }
 
   drainAll(): void {
-    for (const connection of this.live) connection.drain()
+    for (const connection of this.live.keys()) connection.drain()
+  }
+
+  drainPod(uid: string): void {
+    for (const [connection, pod] of this.live) if (pod === uid) connection.drain()
   }
 
   abortAll(): void {
-    for (const connection of this.live) connection.abort()
+    for (const connection of this.live.keys()) connection.abort()
   }
 
   flushMetrics(nowMs: number): void {
-    for (const connection of this.live) connection.flushMetrics(nowMs)
+    for (const connection of this.live.keys()) connection.flushMetrics(nowMs)
   }
 
   /** At most `limit` descriptions, for the admin page. */
   describe(limit: number): ConnectionDescription[] {
     const list: ConnectionDescription[] = []
-    for (const connection of this.live) {
+    for (const connection of this.live.keys()) {
       if (list.length >= limit) break
       list.push(connection.describe())
     }

@@ -8,7 +8,7 @@ import type { Conn, Flushable, Handler, Transport } from '../transport/conn.ts'
 export class FailedConn implements Conn, Flushable {
   handler: Handler
   isClosed = true
-  isFlushPending = true
+  isFlushPending = false
   readonly backlog = 0
   readonly localAddress = ''
   readonly localPort = 0
@@ -26,7 +26,6 @@ export class FailedConn implements Conn, Flushable {
   }
 
   flush(): void {
-    this.isFlushPending = false
     this.handler.onClose(this, this.error)
   }
 

@@ -14,6 +14,7 @@ import type { PoolLimits } from '../model/service.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
 import type { ClusterState } from './cluster.ts'
 import type { ProxyParts } from './parts.ts'
+import type { Path } from './upstreams.ts'
 
 /** Exchanges that may wait for a connection of one endpoint. Envoy's default of 1,024: more only adds latency. */
 export const WAITING_MAX = 1024
@@ -40,16 +41,19 @@ export class HttpPool {
   readonly parts: ProxyParts
   readonly cluster: ClusterState | null
   readonly limits: PoolLimits
+  /** How its connections go; see upstreams.ts. */
+  readonly path: Path
   private readonly dial: Dial
   private readonly idle: HttpUpstream[]
   private readonly all: Set<HttpUpstream>
   private waiting: PoolWaiter[]
   private isClosed: boolean
 
-  constructor(parts: ProxyParts, dial: Dial, limits: PoolLimits, cluster: ClusterState | null) {
+  constructor(parts: ProxyParts, dial: Dial, limits: PoolLimits, cluster: ClusterState | null, path: Path) {
     this.parts = parts
     this.cluster = cluster
     this.limits = limits
+    this.path = path
     this.dial = dial
     this.idle = []
     this.all = new Set()

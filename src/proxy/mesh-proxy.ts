@@ -113,12 +113,16 @@ export class MeshProxy {
     }
   }
 
-  /** Stops listening for a pod and lets go of what is pooled for it. Its open connections live on. */
+  /**
+   * Stops listening for a pod and lets go of what is pooled for it. Its open connections live on; those with HTTP end
+   * after the exchange in flight, because the next one would need a new connection to an app that is no longer ours.
+   */
   removePod(uid: string): void {
     for (const handle of this.podListeners.get(uid) ?? []) handle.close()
     this.podListeners.delete(uid)
     this.parts.pods.remove(uid)
     this.parts.upstreams.removePod(uid)
+    this.parts.connections.drainPod(uid)
     for (const server of this.tunnelServers.get(uid) ?? []) server.drain()
     this.tunnelServers.delete(uid)
   }

@@ -81,9 +81,14 @@ export class Upstreams {
   /** The HTTP pool from `source` to an endpoint of a cluster. */
   httpPool(source: LocalWorkload, cluster: ClusterState, endpoint: Endpoint, host: string): HttpPool {
     const pools = this.poolsOf(source)
+    const path = this.pathTo(endpoint.workload, cluster.isMutualTls)
     let pool = pools.http.get(endpoint)
+    if (pool !== undefined && (pool.path !== path || pool.limits !== cluster.limits)) {
+      // The pod joined or left the mesh, or the settings changed: what is open must not outlive that.
+      pool.close()
+      pool = undefined
+    }
     if (pool === undefined) {
-      const path = this.pathTo(endpoint.workload, cluster.isMutualTls)
       const target: UpstreamTarget = {
         address: endpoint.address,
         port: endpoint.port,
@@ -93,7 +98,7 @@ export class Upstreams {
         host,
         forwardedFor: '',
       }
-      pool = new HttpPool(this.bound(), new SourceDial(this, source, target), cluster.limits, cluster)
+      pool = new HttpPool(this.bound(), new SourceDial(this, source, target), cluster.limits, cluster, path)
       pools.http.set(endpoint, pool)
     }
     return pool
@@ -103,18 +108,23 @@ export class Upstreams {
   directPool(source: LocalWorkload, workload: Workload, address: string, port: number): HttpPool {
     const key = formatHostPort(address, port)
     const pools = this.poolsOf(source)
+    const path = this.pathTo(workload, true)
     let pool = pools.direct.get(key)
+    if (pool !== undefined && pool.path !== path) {
+      pool.close()
+      pool = undefined
+    }
     if (pool === undefined) {
       const target: UpstreamTarget = {
         address,
         port,
         workload,
-        path: this.pathTo(workload, true),
+        path,
         connectTimeoutMs: DEFAULT_POOL_LIMITS.connectTimeoutMs,
         host: '',
         forwardedFor: '',
       }
-      pool = new HttpPool(this.bound(), new SourceDial(this, source, target), DEFAULT_POOL_LIMITS, null)
+      pool = new HttpPool(this.bound(), new SourceDial(this, source, target), DEFAULT_POOL_LIMITS, null, path)
       pools.direct.set(key, pool)
     }
     return pool
@@ -126,7 +136,7 @@ export class Upstreams {
     const pools = this.poolsOf(pod)
     let pool = pools.app.get(key)
     if (pool === undefined) {
-      pool = new HttpPool(this.bound(), new AppDial(this, pod.uid, podAddress, port), APP_LIMITS, null)
+      pool = new HttpPool(this.bound(), new AppDial(this, pod.uid, podAddress, port), APP_LIMITS, null, PATH_ONE_HOP)
       pools.app.set(key, pool)
     }
     return pool
