@@ -1,5 +1,6 @@
 /** Beginning and ending capture with the real kernel: what goes on, what is refused, and what must be left behind: nothing. */
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from 'node:fs'
 import { afterEach, beforeEach, describe, it } from 'node:test'
@@ -9,15 +10,7 @@ import { EbpfCapture, openPodSocket } from '../../src/agent/capture-ebpf.ts'
 import { FAMILY_IPV4 } from '../../src/base/address.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { loadAddon, NATIVE_BUILD_DIRECTORY, type SyscallError } from '../../src/kernel/addon.ts'
-import {
-  AnsweringPod,
-  answerIn,
-  podToCapture,
-  runClient,
-  runHere,
-  startApp,
-  TestClient,
-} from '../support/answering-pod.ts'
+import { AnsweringPod, answerIn, podToCapture, runClient, startApp, TestClient } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
 const APP_PORT = '8080'
@@ -401,16 +394,12 @@ describe('life of an eBPF capture', needsRoot, () => {
         { ...b, isStrict: false },
       ],
     }
-    const library = (await runHere(['g++', '-print-file-name=libasan.so'], process.env)).trim()
+    const library = execFileSync('g++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim()
     // Node itself never frees what it needs until its end: leaks are not looked for.
-    const env = {
-      ...process.env,
-      LD_PRELOAD: library,
-      ASAN_OPTIONS: 'detect_leaks=0',
-      UBSAN_OPTIONS: 'halt_on_error=1',
-    }
-    const output = await runHere([process.execPath, AGENT_PROGRAM, JSON.stringify(request)], env)
-    assert.equal(output.trim(), 'done')
+    const settings = [`LD_PRELOAD=${library}`, 'ASAN_OPTIONS=detect_leaks=0', 'UBSAN_OPTIONS=halt_on_error=1']
+    const node = { ...a, netns: `/var/run/netns/${network.nodeNetns}` }
+    const command = ['env', ...settings, process.execPath, AGENT_PROGRAM, JSON.stringify(request)]
+    assert.deepEqual(await network.run(node, command), { status: 0, stdout: 'done\n', stderr: '' })
     assert.equal(existsSync(pinDirectory('asan')), false)
   })
 })

@@ -1,6 +1,5 @@
 /** Steering with the real kernel: which connections come to the agent, and what it knows of them. */
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { Socket } from 'node:net'
 import { after, before, describe, it } from 'node:test'
@@ -27,6 +26,7 @@ describe('eBPF capture', needsRoot, () => {
     network = TestNetwork.create(['a', 'b'])
     a = network.pod('a')
     b = network.pod('b')
+    network.join()
     const pinDirectory = `/run/${network.prefix}`
     capture = EbpfCapture.open({ cgroupPath: network.cgroupPath, pinDirectory, log: silentLog })
     answering = await AnsweringPod.enrol(capture, a, 2)
@@ -233,10 +233,9 @@ describe('eBPF capture', needsRoot, () => {
   it('does not capture processes outside of its cgroup, nor pods that are not enrolled', async () => {
     const [, fromB] = await runClient(network, b, ['4', 'connect', b.ipv4, String(APP_PORT), 'read'])
     assert.match(fromB!, /^read app b/)
-    // Programs are attached to the test's cgroup; this client is started outside of it.
     const steps = ['4', 'connect', b.ipv4, String(APP_PORT), 'read']
-    const lines = execFileSync('nsenter', [`--net=${a.netns}`, CLIENT_PROGRAM, ...steps], { encoding: 'utf8' })
-    assert.match(lines, /read app b/)
+    const { stdout } = await network.runOutside(a, [CLIENT_PROGRAM, ...steps])
+    assert.match(stdout, /read app b/)
   })
 
   it('gives a socket its own mark back when it is connected anew to where no steering is due', async () => {
@@ -249,7 +248,9 @@ describe('eBPF capture', needsRoot, () => {
 
   it('steers a socket that is connected anew to another destination', async () => {
     const again = ['disconnect', 'connect', '198.19.0.10', '89', 'read']
-    const lines = await connectFromA(['4', 'connect', '198.19.0.9', '88', 'read', ...again])
+    const atLast = ['disconnect', 'connect', '127.0.0.1', String(APP_PORT), 'mark']
+    const lines = await connectFromA(['4', 'connect', '198.19.0.9', '88', 'read', ...again, ...atLast])
+    assert.equal(lines.at(-1), 'mark 0')
     const destinations = lines.filter((line) => line.startsWith('read')).map((line): Answer => answerIn(line))
     assert.deepEqual(
       destinations.map(({ destination }) => destination),

@@ -2,14 +2,14 @@
  * A pod enrolled in a capture, with the test in the place of the proxy: every captured connection is answered with one
  * JSON line that says where it came out (`Answer`), then echoed.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type Server, type Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import type { Capture, CapturedPod, PodToCapture } from '../../src/agent/capture.ts'
 import { canonicalAddress, formatHostPort } from '../../src/base/address.ts'
 import { NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
-import { finished, type TestNetwork, type TestPod } from './netns.ts'
+import type { TestNetwork, TestPod } from './netns.ts'
 
 /** Built by `make -C native tests` from native/test/client.c. */
 export const CLIENT_PROGRAM = `${NATIVE_BUILD_DIRECTORY}test-client`
@@ -153,12 +153,4 @@ export async function startApp(network: TestNetwork, pod: TestPod, port: number)
   const child = network.start(pod, [process.execPath, '-e', program])
   await once(child.stdout!, 'data')
   return child
-}
-
-/** Runs a program outside of any pod; for agents in processes of their own. */
-export async function runHere(command: readonly string[], env: NodeJS.ProcessEnv): Promise<string> {
-  const child = spawn(command[0]!, command.slice(1), { env, stdio: 'pipe' })
-  const { status, stdout, stderr } = await finished(child)
-  if (status !== 0) throw new Error(`${command.join(' ')} ended with ${status}:\n${stderr}${stdout}`)
-  return stdout
 }

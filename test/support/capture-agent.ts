@@ -14,7 +14,7 @@ import { EbpfCapture, openPodSocket } from '../../src/agent/capture-ebpf.ts'
 import { FAMILY_IPV4, FAMILY_IPV6 } from '../../src/base/address.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { type Addon, loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
-import { AnsweringPod } from './answering-pod.ts'
+import { type Answer, AnsweringPod } from './answering-pod.ts'
 import type { TestPod } from './netns.ts'
 
 interface Request {
@@ -54,7 +54,9 @@ async function dialBetween(from: TestPod, dialer: AnsweringPod, to: TestPod): Pr
     const socket = new Socket({ fd: openPodSocket(addon, dialer.captured.dialing, family) })
     socket.connect(80, address)
     const [line] = (await once(socket, 'data')) as [Buffer]
-    assert.ok(String(line).includes(source), `peer is ${source}: ${line}`)
+    const answer = JSON.parse(String(line)) as Answer
+    assert.equal(answer.pod, to.name)
+    assert.ok(answer.peer.includes(source), `peer is ${source}: ${answer.peer}`)
     socket.destroy()
   }
 }

@@ -7,7 +7,7 @@
  *          ---------+-----------------------------+------ bridge, 198.18.0.254 / fd77::fe, in netns <prefix>-node
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { findCgroup2Mount } from '../../src/kernel/probe.ts'
 
@@ -41,6 +41,8 @@ export class TestNetwork {
   readonly nodeNetns: string
   private readonly pods = new Map<string, TestPod>()
   private readonly children = new Set<ChildProcess>()
+  /** Where the test's process was before `join`. */
+  private ownCgroup: string | null = null
 
   private constructor(prefix: string, cgroupPath: string) {
     this.prefix = prefix
@@ -106,6 +108,21 @@ export class TestNetwork {
     return execFileSync('nsenter', [`--net=${pod.netns}`, 'ip', ...command.split(' ')], { encoding: 'utf8' })
   }
 
+  /**
+   * Puts the test's own process into the cgroup, as an agent's is in the one that it captures. Sockets belong to the
+   * cgroup in which they were made. `close` puts it back.
+   */
+  join(): void {
+    this.ownCgroup ??= cgroup2OfThisProcess()
+    writeFileSync(`${this.cgroupPath}/cgroup.procs`, String(process.pid))
+  }
+
+  /** Runs a program inside a pod, but outside of the test's cgroup. */
+  runOutside(pod: TestPod, command: readonly string[]): Promise<Finished> {
+    const script = 'echo $$ > "$0/../cgroup.procs" && net="$1" && shift && exec nsenter --net="$net" "$@"'
+    return finished(spawn('sh', ['-c', script, this.cgroupPath, pod.netns, ...command], { stdio: 'pipe' }))
+  }
+
   /** True when the node's netns has an interface of that name: `v<n>` is pod n's until its netns is freed. */
   nodeHas(interfaceName: string): boolean {
     const links = execFileSync('ip', ['-n', this.nodeNetns, '-br', 'link'], { encoding: 'utf8' })
@@ -131,6 +148,7 @@ export class TestNetwork {
     const running = [...this.children]
     for (const child of running) child.kill('SIGKILL')
     await Promise.all(running.map((child) => (child.exitCode === null ? onceExited(child) : null)))
+    if (this.ownCgroup !== null) writeFileSync(`${this.ownCgroup}/cgroup.procs`, String(process.pid))
     for (const name of [...this.pods.keys()]) this.deletePod(name)
     this.ip(`netns del ${this.nodeNetns}`)
     // A process that has just ended may be counted in its cgroup for a moment.
@@ -173,6 +191,12 @@ function removeAbandoned(cgroup2: string): void {
   }
   const namespaces = existsSync('/var/run/netns') ? readdirSync('/var/run/netns') : []
   for (const name of namespaces.filter(isAbandoned)) execFileSync('ip', ['netns', 'del', name])
+}
+
+/** The directory of the cgroup (v2) that this process is in. */
+function cgroup2OfThisProcess(): string {
+  const path = /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1] ?? '/'
+  return `${findCgroup2Mount()}${path}`
 }
 
 /** Resolves when `child` has ended, with what it wrote. */
