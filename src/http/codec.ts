@@ -91,16 +91,26 @@ export interface ServerStream {
   resumeRequest(): void
 }
 
+/** What an engine waits for outside of an exchange: nothing that is due. */
+export const WAIT_NONE = 0
+/** The rest of a head that has begun. */
+export const WAIT_HEAD = 1
+/** The client's end, after our last response; what it still sends is dropped. */
+export const WAIT_END = 2
+export type Wait = typeof WAIT_NONE | typeof WAIT_HEAD | typeof WAIT_END
+
 export interface HttpServerEvents {
   /** A request head is complete and valid. Returns who takes the rest. */
   onRequest(stream: ServerStream, head: RequestHead): RequestReceiver
   /** The peer broke the rules outside or before an exchange. The engine has answered and closes. */
   onViolation(violation: ProtocolViolation): void
+  /** The peer owes the engine something, or does not any more. Engines have no timers: the owner bounds the time. */
+  onWait(wait: Wait): void
 }
 
 /**
  * One downstream connection. Its owner forwards what the Conn reports. After a last response the engine may end its side
- * and drop input until the client has ended its own; the owner's idle time-out bounds that (`activeCount` is 0).
+ * and drop input until the client has ended its own (WAIT_END; `activeCount` is 0).
  */
 export interface HttpServerConnection {
   /** Open exchanges. */

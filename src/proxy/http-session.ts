@@ -1,15 +1,21 @@
 // Hot path: see ARCHITECTURE.md, "Hot path rules".
 /**
- * One downstream HTTP connection: hands bytes to the engine and makes an Exchange of every request.
+ * One downstream HTTP connection: hands bytes to the engine and makes an Exchange of every request. It bounds in time
+ * what the engine waits for: an idle connection, a head that comes in drops, a client that never ends.
  */
 import type { WeftError } from '../base/errors.ts'
-import type {
-  HttpServerConnection,
-  HttpServerEvents,
-  ProtocolViolation,
-  RequestHead,
-  RequestReceiver,
-  ServerStream,
+import { TimerEntry, type TimerTarget } from '../base/timers.ts'
+import {
+  type HttpServerConnection,
+  type HttpServerEvents,
+  type ProtocolViolation,
+  type RequestHead,
+  type RequestReceiver,
+  type ServerStream,
+  WAIT_END,
+  WAIT_HEAD,
+  WAIT_NONE,
+  type Wait,
 } from '../http/codec.ts'
 import { H1ServerConnection } from '../http/h1/server-connection.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
@@ -18,7 +24,13 @@ import type { ProxyParts } from './parts.ts'
 import { normalizeTarget } from './path.ts'
 
 /** Idle time after which a downstream connection is reset. One hour, as Istio's default idleTimeout. */
-export const DOWNSTREAM_IDLE_MS = 3_600_000
+const DOWNSTREAM_IDLE_MS = 3_600_000
+
+/** Longest time from the first byte of a head to its last. One minute, as nginx: a head of 64 KiB at 10 kbit/s. */
+const HEAD_MS_MAX = 60_000
+
+/** Longest wait for the client's end after our last response. 5 s: time for the response to be read, as nginx gives. */
+const LINGER_MS_MAX = 5000
 
 /** What the connection's owner needs to know beyond the exchanges. */
 export interface HttpSessionOwner extends ExchangeOrigin {
@@ -26,12 +38,16 @@ export interface HttpSessionOwner extends ExchangeOrigin {
   onViolation(violation: ProtocolViolation): void
 }
 
-export class HttpSession implements Handler, HttpServerEvents {
+/** See the head of the file. */
+export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
   readonly conn: Conn
   private readonly parts: ProxyParts
   private readonly owner: HttpSessionOwner
   private readonly codec: HttpServerConnection
   private current: Exchange | null
+  /** Runs while the client owes us something; made when it first does, which is rare. */
+  private waitTimer: TimerEntry | null
+  private wait: Wait
 
   /** Takes an open connection over. */
   constructor(parts: ProxyParts, conn: Conn, owner: HttpSessionOwner) {
@@ -39,6 +55,8 @@ export class HttpSession implements Handler, HttpServerEvents {
     this.parts = parts
     this.owner = owner
     this.current = null
+    this.waitTimer = null
+    this.wait = WAIT_NONE
     this.codec = new H1ServerConnection(conn, this)
     conn.handler = this
     conn.setIdleTimeout(DOWNSTREAM_IDLE_MS)
@@ -66,6 +84,7 @@ export class HttpSession implements Handler, HttpServerEvents {
   }
 
   onClose(_conn: Conn, error: WeftError | null): void {
+    this.onWait(WAIT_NONE)
     this.codec.receiveClose()
     this.owner.onSessionClosed(error)
   }
@@ -83,6 +102,21 @@ export class HttpSession implements Handler, HttpServerEvents {
     this.owner.onViolation(violation)
   }
 
+  onWait(wait: Wait): void {
+    this.wait = wait
+    if (wait !== WAIT_NONE) {
+      this.waitTimer ??= new TimerEntry(this)
+      this.parts.timers.start(this.waitTimer, wait === WAIT_END ? LINGER_MS_MAX : HEAD_MS_MAX)
+    } else if (this.waitTimer !== null) {
+      this.parts.timers.clear(this.waitTimer)
+    }
+  }
+
+  onTimer(): void {
+    if (this.wait === WAIT_HEAD) this.owner.onViolation(HEAD_TOO_SLOW)
+    this.conn.abort()
+  }
+
   /** Ends after the exchange in flight. */
   drain(): void {
     this.codec.drain()
@@ -93,4 +127,10 @@ export class HttpSession implements Handler, HttpServerEvents {
     if (this.current !== null && !this.current.isDone) this.current.abort('the connection was reset by the proxy')
     this.conn.abort()
   }
+}
+
+const HEAD_TOO_SLOW: ProtocolViolation = {
+  reason: 'head-too-slow',
+  message: `a request head must be complete within ${HEAD_MS_MAX / 1000} s of its first byte`,
+  status: 408,
 }

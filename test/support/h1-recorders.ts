@@ -12,6 +12,8 @@ import {
   type ResponseHead,
   type ResponseReceiver,
   type ServerStream,
+  WAIT_NONE,
+  type Wait,
 } from '../../src/http/codec.ts'
 import { H1ClientConnection } from '../../src/http/h1/client-connection.ts'
 import { H1ServerConnection } from '../../src/http/h1/server-connection.ts'
@@ -100,6 +102,7 @@ export class RecordingServer implements HttpServerEvents {
   readonly log = new EventLog()
   readonly exchanges: RecordedExchange[] = []
   readonly connection: H1ServerConnection
+  wait: Wait = WAIT_NONE
   onRequestHead: ((exchange: RecordedExchange) => void) | null = null
   onBody: ((exchange: RecordedExchange, length: number) => void) | null = null
   onEnd: ((exchange: RecordedExchange) => void) | null = null
@@ -141,6 +144,10 @@ export class RecordingServer implements HttpServerEvents {
     this.log.addFields('  ', head.headers)
     this.onRequestHead?.(exchange)
     return exchange
+  }
+
+  onWait(wait: Wait): void {
+    this.wait = wait
   }
 
   onViolation(violation: ProtocolViolation): void {

@@ -13,10 +13,18 @@
  *  - After `end` or `reset` of a stream its receiver hears nothing more; the rest of the request is dropped here.
  *  - `onRequestEnd` comes once. Where the request asks for a tunnel it comes when the tunnel is refused (inside
  *    `writeHead`), or as the client's half-close of the tunnel.
- *  - A connection in LINGER counts as idle: `activeCount` is 0, and the idle time-out of its owner bounds it.
+ *  - A connection in LINGER counts as idle: `activeCount` is 0. Its owner, told by `onWait`, bounds it in time.
  */
 import { latin1Bytes } from '../../base/bytes.ts'
-import type { ByteSink, HttpServerConnection, HttpServerEvents, ProtocolViolation } from '../codec.ts'
+import {
+  type ByteSink,
+  type HttpServerConnection,
+  type HttpServerEvents,
+  type ProtocolViolation,
+  WAIT_END,
+  WAIT_HEAD,
+  WAIT_NONE,
+} from '../codec.ts'
 import { BODY_BAD, BODY_DATA, BODY_END, BodyReader } from './body-reader.ts'
 import { HEAD_REQUEST, type HeadParser, PARSE_BAD, PARSE_MORE } from './head-parser.ts'
 import { OPTION_CLOSE, writeConnection, writeContentLength, writeStatusLine } from './head-writer.ts'
@@ -172,9 +180,11 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     const parser = this.parser ?? borrowParser(HEAD_REQUEST)
     const outcome = parser.feed(bytes, offset, end)
     if (outcome === PARSE_MORE) {
+      if (this.parser === null) this.events.onWait(WAIT_HEAD)
       this.parser = parser
       return end
     }
+    if (this.parser !== null) this.events.onWait(WAIT_NONE)
     const position = parser.position
     const head = outcome === PARSE_BAD ? null : readRequestHead(parser, this.scheme)
     const violation = parser.violation
@@ -425,6 +435,7 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     this.held.clear()
     this.dropBytesLeft = LINGER_BYTES_MAX
     this.setPause(PAUSE_BY_HELD_INPUT, false)
+    this.events.onWait(WAIT_END)
     this.sink.end()
   }
 
