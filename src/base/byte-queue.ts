@@ -4,6 +4,7 @@
  * Small pieces share a block, so that a peer who sends single bytes cannot make one object per byte. A block is never
  * overwritten once it is given out, and is dropped as soon as it is read.
  */
+import { Buffer } from 'node:buffer'
 
 /** First block of a queue. 2 KiB: most queues that exist at all hold one small message. */
 const BLOCK_BYTES_FIRST = 2048
@@ -18,7 +19,8 @@ class Block {
   next: Block | null = null
 
   constructor(size: number) {
-    this.bytes = new Uint8Array(size)
+    // Not zeroed (a tenth of the cost of bulk): only what was pushed is ever read.
+    this.bytes = Buffer.allocUnsafeSlow(size)
   }
 }
 
