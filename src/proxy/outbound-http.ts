@@ -37,7 +37,7 @@ import {
 import { applyEdits, rewriteTarget } from './rewrite.ts'
 import type { CompiledRoute } from './route-table.ts'
 import type { CompiledTraffic } from './route-tables.ts'
-import { PATH_ONE_HOP } from './upstreams.ts'
+import { PATH_ONE_HOP, PATH_PLAIN, type Path } from './upstreams.ts'
 
 export class OutboundHttp implements HttpSessionOwner {
   readonly session: HttpSession
@@ -182,8 +182,8 @@ export class OutboundHttp implements HttpSessionOwner {
 
   /** A workload's own address was dialled: straight to it. */
   private routeDirect(exchange: Exchange): void {
-    const { parts, source, destination, conn } = this.outbound
-    const workload = destination.workload
+    const { parts, source, conn } = this.outbound
+    const workload = this.dialledWorkload()
     if (workload === null) {
       exchange.reply(REPLY_NO_ENDPOINT, null, 'the service has no such port')
       return
@@ -191,6 +191,13 @@ export class OutboundHttp implements HttpSessionOwner {
     const path = parts.upstreams.pathTo(workload, true)
     if (path === PATH_ONE_HOP && !this.isAllowed(exchange, workload, conn.localAddress, conn.localPort)) return
     exchange.forward(parts.upstreams.directPool(source, workload, conn.localAddress, conn.localPort))
+  }
+
+  /** The workload whose own address was dialled, as it is now: it may have joined or left the mesh meanwhile. */
+  private dialledWorkload(): Workload | null {
+    const { parts, destination } = this.outbound
+    const { workload } = destination
+    return workload === null ? null : (parts.snapshot.workloads.get(workload.uid) ?? workload)
   }
 
   /** On one hop the destination's policies are judged here, as if the request had crossed the network. */
@@ -215,7 +222,7 @@ export class OutboundHttp implements HttpSessionOwner {
   record(exchange: Exchange): void {
     exchange.cluster?.releaseRequest()
     const { parts } = this.outbound
-    const edges = this.edgesOf(exchange.endpoint)
+    const edges = this.edgesOf(exchange)
     const durationMs = parts.nowMs() - exchange.startedAtMs
     const { status, flag, receivedBytes, sentBytes } = exchange
     edges.source.exchangeFinished(status, -1, flag, durationMs, receivedBytes, sentBytes)
@@ -233,12 +240,13 @@ export class OutboundHttp implements HttpSessionOwner {
     else this.outbound.finish(null, FLAG_DOWNSTREAM_CLOSED, describeError(error))
   }
 
-  private edgesOf(endpoint: Endpoint | null): EdgePair {
+  private edgesOf(exchange: Exchange): EdgePair {
+    const { parts, conn } = this.outbound
+    const { endpoint } = exchange
+    const workload = endpoint === null ? this.dialledWorkload() : endpoint.workload
+    const path = parts.upstreams.pathTo(workload, exchange.cluster === null || exchange.cluster.isMutualTls)
     let edges = this.edges.get(endpoint)
-    if (edges === undefined) {
-      const { parts, destination, conn } = this.outbound
-      const workload = endpoint?.workload ?? destination.workload
-      const path = parts.upstreams.pathTo(workload, true)
+    if (edges === undefined || !isEdgeOf(edges, workload, path)) {
       edges = this.outbound.edgesTo('http', workload, endpoint?.port ?? conn.localPort, path)
       this.edges.set(endpoint, edges)
     }
@@ -268,4 +276,13 @@ export class OutboundHttp implements HttpSessionOwner {
       },
     })
   }
+}
+
+/** False when the workload or the way to it has changed since the edge was made. */
+function isEdgeOf(edges: EdgePair, workload: Workload | null, path: Path): boolean {
+  return (
+    edges.key.destination === workload &&
+    edges.key.isMutualTls === (path !== PATH_PLAIN) &&
+    (edges.destination !== null) === (path === PATH_ONE_HOP)
+  )
 }
