@@ -10,6 +10,7 @@ import { EbpfCapture, openPodSocket } from '../../src/agent/capture-ebpf.ts'
 import { FAMILY_IPV4 } from '../../src/base/address.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { loadAddon, NATIVE_BUILD_DIRECTORY, type SyscallError } from '../../src/kernel/addon.ts'
+import { STEER_MARK } from '../../src/kernel/layout.generated.ts'
 import { AnsweringPod, answerIn, podToCapture, runClient, startApp, TestClient } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
@@ -176,17 +177,36 @@ describe('life of an eBPF capture', needsRoot, () => {
     assert.equal(inB.answers.length, 2)
   })
 
-  it('gives the port of a withdrawn pod back, and captures a connection attempt that was steered just before', async () => {
+  it('gives a withdrawn pod everything back: its ports, its strictness, the marks of its sockets', async () => {
     const capture = open()
-    const enrolled = await enrol(capture, a)
-    const withdrawn = capture.withdraw(enrolled.uid)
-    // Not captured any more from the very moment, although the programs are still there.
-    assert.equal(await readFromB(), `read app b ${a.ipv4}`)
-    await withdrawn
+    const enrolled = await enrol(capture, a, true)
+    const connect = ['connect', b.ipv4, APP_PORT, 'read']
+    const client = TestClient.start(network, a, ['4', ...connect, 'disconnect', 'wait', ...connect, 'mark'])
+    await client.line()
+    assert.equal(answerIn(await client.line()).pod, 'a')
+    assert.equal(await client.line(), 'disconnect ok')
+    await capture.withdraw(enrolled.uid)
     enrolled.close()
+    client.proceed()
+    assert.match(await client.line(), /^connect ok/)
+    assert.equal(await client.line(), `read app b ${a.ipv4}`)
+    assert.equal(await client.line(), 'mark 0')
+    const { refused, bypassed } = capture.stats()
+    assert.deepEqual({ refused, bypassed }, { refused: 0, bypassed: 0 })
+
     await startApp(network, a, 15_001)
     const [, read] = await runClient(network, b, ['4', 'connect', a.ipv4, '15001', 'read'])
     assert.equal(read, `read app a ${b.ipv4}`)
+  })
+
+  it('still takes a connection that was steered just before the pod was switched off', async () => {
+    const capture = open()
+    await enrol(capture, a)
+    capture.drain()
+    // The mark stands for a connect() that the hook had seen when the pod was still switched on.
+    const steps = ['set-mark', String(STEER_MARK), 'connect', b.ipv4, APP_PORT, 'read']
+    const [, , read] = await runClient(network, a, ['4', ...steps])
+    assert.equal(answerIn(read).role, ROLE_OUTBOUND)
   })
 
   it('lets a permissive pod by, and refuses a strict one, when no data worker listens any more', async () => {
