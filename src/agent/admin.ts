@@ -12,7 +12,7 @@ import type { AddressInfo } from 'node:net'
 import { formatHostPort } from '../base/address.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
-import type { Endpoint } from './config.ts'
+import type { ListenAddress } from '../base/settings.ts'
 
 /** What an endpoint answers. */
 export interface Answer {
@@ -59,14 +59,14 @@ export class AdminEndpoint {
   }
 
   /** The port that is bound. Rejects with WeftError WEFT_SYSCALL when the address is taken. */
-  async listen({ host, port }: Endpoint): Promise<number> {
+  async listen({ address, port }: ListenAddress): Promise<number> {
     await new Promise<void>((resolve, reject) => {
       this.server.once('error', (error) => {
-        const where = formatHostPort(host, port)
+        const where = formatHostPort(address, port)
         const what = `the ${this.name} endpoint cannot listen on ${where}; choose another address with --${this.name}`
         reject(new WeftError('WEFT_SYSCALL', what, error))
       })
-      this.server.listen({ host, port }, resolve)
+      this.server.listen({ host: address, port }, resolve)
     })
     return (this.server.address() as AddressInfo).port
   }

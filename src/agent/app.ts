@@ -10,6 +10,7 @@ import { formatHostPort } from '../base/address.ts'
 import { systemClock } from '../base/clock.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
+import type { ListenAddress } from '../base/settings.ts'
 import { loadAddon } from '../kernel/addon.ts'
 import { findCgroup2Mount } from '../kernel/probe.ts'
 import type { Delta } from '../model/delta.ts'
@@ -71,7 +72,7 @@ export class Agent {
     this.link = link
     this.capture = capture
     this.gate = gate
-    this.registry = new MetricsRegistry({ component: 'agent', version: VERSION, now: systemClock.now })
+    this.registry = new MetricsRegistry({ component: 'proxy', version: VERSION, now: systemClock.now })
     const addon = capture.kind === 'ebpf' ? loadAddon() : null
     this.workers = new Workers({
       count: config.workers,
@@ -195,11 +196,11 @@ export class Agent {
 
   // --- endpoints ---
 
-  private async listen(name: string, endpoint: AgentConfig['admin'], routes: Routes): Promise<void> {
+  private async listen(name: string, where: ListenAddress, routes: Routes): Promise<void> {
     const admin = new AdminEndpoint(name, routes, this.log.child('admin'))
     this.endpoints.push(admin)
-    const port = await admin.listen(endpoint)
-    this.log.info('endpoint ready', { endpoint: name, address: formatHostPort(endpoint.host, port) })
+    const port = await admin.listen(where)
+    this.log.info('endpoint ready', { endpoint: name, address: formatHostPort(where.address, port) })
   }
 
   private metricsRoutes(): Routes {

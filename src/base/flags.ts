@@ -21,7 +21,9 @@ export interface Flag<T> {
   readonly parse: (text: string) => T
 }
 
+/** The flags of a command by the names that its code uses. */
 export type FlagTable = Readonly<Record<string, Flag<unknown>>>
+/** What parsing a table gives. */
 export type FlagValues<F extends FlagTable> = {
   readonly [K in keyof F]: F[K] extends Flag<infer T> ? T : never
 }
@@ -34,8 +36,13 @@ export class UsageError extends WeftError {
   }
 }
 
-type FlagText = Pick<Flag<unknown>, 'name' | 'doc'> & { readonly short?: string }
+/** Default of a flag that must be given. `parseFlags` never returns it. */
+const REQUIRED = Symbol('required')
 
+/** What every kind of flag is made with. */
+export type FlagText = Pick<Flag<unknown>, 'name' | 'doc'> & { readonly short?: string }
+
+/** True when given. */
 export function switchFlag(text: FlagText): Flag<boolean> {
   return {
     ...head(text),
@@ -46,6 +53,7 @@ export function switchFlag(text: FlagText): Flag<boolean> {
   }
 }
 
+/** One of a few words. */
 export function choiceFlag<T extends string>(text: FlagText, choices: readonly T[], fallback: T): Flag<T> {
   return {
     ...head(text),
@@ -78,6 +86,11 @@ export function durationFlag(text: FlagText, minimumMs: number, maximumMs: numbe
   }
 }
 
+/** A value that must be given. */
+export function requiredFlag<T>(text: FlagText, placeholder: string, parse: (value: string) => T): Flag<T> {
+  return { ...head(text), placeholder, fallback: REQUIRED as never, fallbackText: null, parse }
+}
+
 /** `-o text|json`, the same in every command that prints something. */
 export const outputFlag = choiceFlag(
   { name: 'output', short: 'o', doc: 'Form of what is printed on standard output.' },
@@ -92,7 +105,8 @@ function parseDuration(text: string): number | null {
   return match === null ? null : Number(match[1]) * UNIT_MS[match[2]!]!
 }
 
-function formatDuration(ms: number): string {
+/** The shortest way to write a time that `durationFlag` reads. */
+export function formatDuration(ms: number): string {
   for (const unit of ['h', 'm', 's']) if (ms % UNIT_MS[unit]! === 0 && ms > 0) return `${ms / UNIT_MS[unit]!}${unit}`
   return `${ms}ms`
 }
@@ -101,8 +115,15 @@ function head(text: FlagText): { name: string; short: string | null; doc: string
   return { name: text.name, short: text.short ?? null, doc: text.doc }
 }
 
-/** Values of all flags of `table`. No positional arguments are taken. */
-export function parseFlags<F extends FlagTable>(table: F, args: readonly string[]): FlagValues<F> {
+/**
+ * Values of all flags of `table`. No positional arguments are taken. `alternative` says in the error of a missing flag
+ * where else its value may come from.
+ */
+export function parseFlags<F extends FlagTable>(
+  table: F,
+  args: readonly string[],
+  alternative: (flag: Flag<unknown>) => string = () => '',
+): FlagValues<F> {
   const values: Record<string, unknown> = {}
   for (const [key, flag] of Object.entries(table)) values[key] = flag.fallback
   const seen = new Set<string>()
@@ -123,6 +144,11 @@ export function parseFlags<F extends FlagTable>(table: F, args: readonly string[
       if (text === null) throw new UsageError(`flag --${flag.name} needs a value: ${flag.placeholder}`)
     }
     values[key] = parseValue(flag, text ?? '')
+  }
+  for (const [key, flag] of Object.entries(table)) {
+    if (values[key] === REQUIRED) {
+      throw new UsageError(`flag --${flag.name}${alternative(flag)} is required: ${flag.doc}`)
+    }
   }
   return values as FlagValues<F>
 }
@@ -152,7 +178,8 @@ export function describeFlags(table: FlagTable): string {
     const short = flag.short === null ? '    ' : `-${flag.short}, `
     const value = flag.placeholder === null ? '' : ` ${flag.placeholder}`
     const fallback = flag.fallbackText === null ? '' : ` Default: ${flag.fallbackText}.`
-    return [`${short}--${flag.name}${value}`, `${flag.doc}${fallback}`] as const
+    const required = flag.fallback === REQUIRED ? ' Required.' : ''
+    return [`${short}--${flag.name}${value}`, `${flag.doc}${required}${fallback}`] as const
   })
   const width = Math.max(0, ...rows.map(([left]) => left.length))
   return rows.map(([left, doc]) => `  ${left.padEnd(width)}  ${doc}\n`).join('')

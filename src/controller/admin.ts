@@ -3,7 +3,7 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { formatHostPort } from '../base/address.ts'
 import { WeftError } from '../base/errors.ts'
-import type { ListenAddress } from './config.ts'
+import type { ListenAddress } from '../base/settings.ts'
 
 export interface AdminSource {
   /** True when agents are being served. */

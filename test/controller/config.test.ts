@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import { UsageError } from '../../src/base/flags.ts'
-import { controllerFlags, describeControllerFlags, parseControllerConfig } from '../../src/controller/config.ts'
+import { describeFlags, UsageError } from '../../src/base/flags.ts'
+import { controllerFlags, parseControllerConfig } from '../../src/controller/config.ts'
 
 const DIRECTORY = ['--source-directory', '/etc/mesh']
 
@@ -61,7 +61,8 @@ for (const [what, args, environment, pattern] of BAD) {
   })
 }
 
-test('help shows every flag', () => {
-  const text = describeControllerFlags()
+test('help shows every flag, and which must be given', () => {
+  const text = describeFlags(controllerFlags)
   for (const flag of Object.values(controllerFlags)) assert.ok(text.includes(`--${flag.name}`), flag.name)
+  assert.match(text, /--source-directory DIR .* Required\./)
 })

@@ -1,7 +1,8 @@
 /** `weft controller`: compiles and publishes the mesh's configuration; `weft controller issue`: a node's credential. */
 
-import { describeFlags, didYouMean, type Flag, parseFlags, UsageError } from '../../base/flags.ts'
+import { describeFlags, didYouMean, parseFlags, requiredFlag, UsageError } from '../../base/flags.ts'
 import { Logger } from '../../base/log.ts'
+import { parseText } from '../../base/settings.ts'
 import { startController } from '../../controller/app.ts'
 import { authorityFlags, controllerFlags, givenRoot, parseControllerConfig } from '../../controller/config.ts'
 import { issueNodeCredential } from '../../controller/node-credential.ts'
@@ -9,8 +10,12 @@ import { type Command, EXIT_OK, helpText, type Streams } from '../command.ts'
 import { endSignal } from '../signals.ts'
 
 const ISSUE_FLAGS = {
-  node: requiredFlag('node', 'NAME', 'Name of the node, as pods name it in spec.nodeName. Required.'),
-  out: requiredFlag('out', 'DIR', 'Directory that gets cert.pem, key.pem (mode 0600) and root.pem. Required.'),
+  node: requiredFlag({ name: 'node', doc: 'Name of the node, as pods name it in spec.nodeName.' }, 'NAME', parseText),
+  out: requiredFlag(
+    { name: 'out', doc: 'Directory that gets cert.pem, key.pem (mode 0600) and root.pem.' },
+    'DIR',
+    parseText,
+  ),
   ...authorityFlags,
 }
 
@@ -48,19 +53,9 @@ export const controllerCommand: Command = {
 
 async function issue(args: readonly string[], streams: Streams): Promise<number> {
   const { node, out, state, caRoot, caKey, trustDomain } = parseFlags(ISSUE_FLAGS, args)
-  if (node === null) throw new UsageError('flag --node is required: the name of the node')
-  if (out === null) throw new UsageError('flag --out is required: the directory for the credential')
   const log = new Logger('issue', 'warn', (line) => streams.err(`${line}\n`))
   const order = { node, outDirectory: out, stateDirectory: state, given: givenRoot(caRoot, caKey), trustDomain }
   const files = await issueNodeCredential(order, log)
   streams.out(`${files.identity} until ${new Date(files.notAfterMs).toISOString()}: ${out}\n`)
   return EXIT_OK
-}
-
-function requiredFlag(name: string, placeholder: string, doc: string): Flag<string | null> {
-  const parse = (text: string): string => {
-    if (text === '') throw new UsageError('must not be empty')
-    return text
-  }
-  return { name, short: null, placeholder, fallback: null, fallbackText: null, doc, parse }
 }
