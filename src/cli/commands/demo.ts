@@ -51,7 +51,7 @@ export const demoCommand: Command = {
       flags: describeFlags(FLAGS),
       examples: [
         ['npm run demo', 'set up what is missing, then watch it until Ctrl-C'],
-        ['weft demo --duration 20s -o json', 'unattended: one JSON object, exit code 0 if all checks hold'],
+        ['npm run -s demo -- --duration 20s -o json', 'unattended: one JSON object, exit code 0 if all checks hold'],
         ['weft demo --capture loopback', 'without root and eBPF'],
         ['weft demo --clean', 'tidy up after a kill -9'],
       ],
