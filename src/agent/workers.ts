@@ -203,7 +203,12 @@ class WorkerSlot {
 
   start(): void {
     this.id = nextWorkerId++
-    const worker = new Worker(new URL(workerFile(), import.meta.url), { workerData: this.startValues, env: {} })
+    const worker = new Worker(new URL(workerFile(), import.meta.url), {
+      workerData: this.startValues,
+      env: {},
+      // Listeners come from the addon and are closed by Node: not a leak, as Node would warn.
+      trackUnmanagedFds: false,
+    })
     this.worker = worker
     this.deathReason = ''
     this.ready = new Promise((resolve, reject) => {

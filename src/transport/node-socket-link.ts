@@ -59,5 +59,9 @@ export function destroySocket(socket: Socket | null): void {
 /** Addresses as the mesh writes them: an IPv4-mapped one in its IPv4 form. */
 export function canonicalOf(address: string | undefined): string {
   if (address === undefined) return ''
-  return address.includes(':') ? (canonicalAddress(address) ?? address) : address
+  if (!address.includes(':')) return address
+  // A link-local peer comes with its interface (`fe80::1%eth0`), which is no part of the address.
+  const zone = address.indexOf('%')
+  const plain = zone < 0 ? address : address.slice(0, zone)
+  return canonicalAddress(plain) ?? plain
 }
