@@ -25,7 +25,7 @@ export interface Answer {
 export type Routes = Readonly<Record<string, () => Answer | Promise<Answer>>>
 
 export const TYPE_TEXT = 'text/plain; charset=utf-8'
-export const TYPE_JSON = 'application/json'
+const TYPE_JSON = 'application/json'
 
 /** A JSON answer; maps become objects, bigints text. */
 export function jsonAnswer(value: unknown, status = 200): Answer {

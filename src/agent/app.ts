@@ -28,19 +28,20 @@ import { Pods } from './pods.ts'
 import { Subscription } from './subscription.ts'
 import { Workers } from './workers.ts'
 
-/** Version of this program, as `istio_build` shows it. */
-const VERSION = '0.1.0'
-
 /** Connections that /connections shows per worker. */
 const CONNECTIONS_SHOWN_MAX = 1000
 
-export interface AgentOutput {
+/** What the program around the agent gives it. */
+export interface AgentHost {
+  /** Of this program, as `istio_build` shows it. */
+  readonly version: string
   /** Lines of the access log, newline included. */
   readonly accessLog: (lines: string) => void
   /** Log lines of the workers, as the logger's sink takes them. */
   readonly logLine: (line: string) => void
 }
 
+/** One agent of this process. */
 export class Agent {
   private readonly config: AgentConfig
   private readonly log: Logger
@@ -60,7 +61,7 @@ export class Agent {
   private constructor(
     config: AgentConfig,
     log: Logger,
-    output: AgentOutput,
+    host: AgentHost,
     certificates: Certificates,
     link: ControllerLink,
     capture: Capture,
@@ -72,7 +73,7 @@ export class Agent {
     this.link = link
     this.capture = capture
     this.gate = gate
-    this.registry = new MetricsRegistry({ component: 'proxy', version: VERSION, now: systemClock.now })
+    this.registry = new MetricsRegistry({ component: 'proxy', version: host.version, now: systemClock.now })
     const addon = capture.kind === 'ebpf' ? loadAddon() : null
     this.workers = new Workers({
       count: config.workers,
@@ -82,8 +83,8 @@ export class Agent {
       wholeState: () => wholeState(this.snapshot),
       duplicate: (fd) => (addon === null ? fd : addon.duplicateFd(fd)),
       closeFd: closeSync,
-      onAccessLog: output.accessLog,
-      onLogLine: output.logLine,
+      onAccessLog: host.accessLog,
+      onLogLine: host.logLine,
       onCrash: (id) => this.registry.forgetWorker(id),
     })
     this.pods = new Pods({
@@ -107,7 +108,7 @@ export class Agent {
    * Starts an agent; resolves when it serves, though perhaps without configuration yet. Rejects with WeftError when a
    * setting, the credential, the kernel or an address is not usable; then nothing of it is left running.
    */
-  static async start(config: AgentConfig, log: Logger, output: AgentOutput): Promise<Agent> {
+  static async start(config: AgentConfig, log: Logger, host: AgentHost): Promise<Agent> {
     mkdirSync(config.state, { recursive: true, mode: 0o700 })
     const gate = new CredentialGate()
     let agent: Agent | null = null
@@ -140,7 +141,7 @@ export class Agent {
       credential: () => certificates.nodeCredential(),
     })
     const capture = openCapture(config, log)
-    agent = new Agent(config, log, output, certificates, link, capture, gate)
+    agent = new Agent(config, log, host, certificates, link, capture, gate)
     try {
       await agent.open()
     } catch (error) {

@@ -4,6 +4,7 @@
  * `log.isDebug` guards debug lines on warm paths so that their arguments are not even built.
  */
 
+/** From the least to the most that is written. */
 export type LogLevel = 'error' | 'warn' | 'info' | 'debug'
 const LEVELS: readonly LogLevel[] = ['error', 'warn', 'info', 'debug']
 
@@ -13,6 +14,7 @@ export type LogFields = Readonly<Record<string, unknown>>
 /** Where lines go; `line` has no newline. */
 export type LogSink = (line: string) => void
 
+/** Writes what is at its level or above. */
 export class Logger {
   readonly component: string
   readonly isDebug: boolean
@@ -54,11 +56,6 @@ export class Logger {
     const time = new Date(this.now()).toISOString()
     this.sink(JSON.stringify({ time, level: LEVELS[rank], component: this.component, message, ...fields }))
   }
-}
-
-/** True when `text` names a level. */
-export function isLogLevel(text: string): text is LogLevel {
-  return (LEVELS as readonly string[]).includes(text)
 }
 
 /** A logger that drops everything, for tests. */

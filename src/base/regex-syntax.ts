@@ -49,7 +49,7 @@ export type RegexNode =
       readonly isGreedy: boolean
     }
 
-export interface RegexTree {
+interface RegexTree {
   readonly root: RegexNode
   readonly groupCount: number
 }

@@ -24,7 +24,7 @@ import { type Addon, hasCode, kernelError } from './addon.ts'
 const BPF_FS_MAGIC = 0xcafe4a11
 
 /** What an agent pins, in directories of their own: a fresh bpf file system may have files that cannot be removed. */
-export const PIN_DIRECTORIES = ['maps', 'links', 'pods'] as const
+const PIN_DIRECTORIES = ['maps', 'links', 'pods'] as const
 
 export class BpfDirectory {
   readonly path: string
@@ -78,7 +78,7 @@ export class BpfDirectory {
  * Makes sure that `path`, a directory, is in a bpf file system. Returns true when it has one of its own, mounted now or
  * by an earlier agent, to be unmounted at the end.
  */
-export function ensureBpfFilesystem(addon: Addon, path: string): boolean {
+function ensureBpfFilesystem(addon: Addon, path: string): boolean {
   const isMountPoint = statSync(path).dev !== statSync(dirname(path)).dev
   if (statfsSync(path).type !== BPF_FS_MAGIC) {
     addon.mountBpfFilesystem(path)

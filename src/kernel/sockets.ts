@@ -5,7 +5,7 @@ import { FAMILY_IPV4, FAMILY_IPV6, type Family } from '../base/address.ts'
 import { type Addon, hasCode, kernelError } from './addon.ts'
 
 /** Connections that may wait to be accepted, per listener. 4096 is the kernel's own ceiling (net.core.somaxconn). */
-export const BACKLOG = 4096
+const BACKLOG = 4096
 
 /**
  * Listens on `port` of both families in the netns. Where the kernel has no IPv6 at all, on IPv4 only.

@@ -25,7 +25,6 @@ export interface TunnelRequest {
   readonly baggage: string
   /** `for="ip:port"` and perhaps `;host=<service>`. */
   readonly forwarded: string
-  readonly traceparent: string
 }
 
 export interface TunnelClientOwner {
@@ -98,6 +97,5 @@ function fieldsOf(request: TunnelRequest): string[] {
   const fields = [':method', 'CONNECT', ':authority', request.authority]
   if (request.baggage !== '') fields.push('baggage', request.baggage)
   if (request.forwarded !== '') fields.push('forwarded', request.forwarded)
-  if (request.traceparent !== '') fields.push('traceparent', request.traceparent)
   return fields
 }

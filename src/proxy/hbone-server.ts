@@ -31,10 +31,8 @@ export class PendingTunnel implements H2Receiver {
   /** Of the authority: canonical address, or a host name. */
   readonly host: string
   readonly port: number
-  /** Header values as received; null when absent. */
+  /** The header as received; null when absent. */
   readonly forwarded: string | null
-  readonly baggage: string | null
-  readonly traceparent: string | null
   /** The client has gone: `accept` would be in vain. */
   isAbandoned = false
   listener: AbandonListener | null = null
@@ -48,8 +46,6 @@ export class PendingTunnel implements H2Receiver {
     this.host = host
     this.port = port
     this.forwarded = fieldValue(fields, 'forwarded')
-    this.baggage = fieldValue(fields, 'baggage')
-    this.traceparent = fieldValue(fields, 'traceparent')
   }
 
   /** SPIFFE identity that the client proved; never null on a mutual-TLS listener. */

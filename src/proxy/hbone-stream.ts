@@ -10,7 +10,7 @@ import { formatHostPort } from '../base/address.ts'
 import { WeftError } from '../base/errors.ts'
 import { TimerEntry, type TimerTarget } from '../base/timers.ts'
 import { ERROR_CANCEL, ERROR_NONE, errorName } from '../http/h2/frame.ts'
-import { fieldValue, statusOf } from '../http/h2/header-rules.ts'
+import { statusOf } from '../http/h2/header-rules.ts'
 import {
   CLOSED_BY_LIMIT,
   CLOSED_BY_PEER,
@@ -57,8 +57,6 @@ export interface TunnelHost {
 
 export class TunnelStream implements Conn, H2Receiver, TimerTarget {
   handler: Handler
-  /** What the destination's proxy said of its workload with the 200; empty when it said nothing. */
-  peerBaggage = ''
   private readonly host: TunnelHost
   private readonly side: TunnelSide
   /** Of the CONNECT authority. */
@@ -217,7 +215,6 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
       this.fail(refusalError(status, this.authority, this.host.peerName))
       return
     }
-    this.peerBaggage = fieldValue(fields, 'baggage') ?? ''
     this.state = STATE_OPEN
     this.handler.onOpen(this)
     stream.uncork()

@@ -19,7 +19,7 @@ import type { ProxyParts } from './parts.ts'
 import type { UpstreamTarget } from './upstreams.ts'
 
 /** An unused tunnel connection is released after five minutes, like ztunnel's POOL_UNUSED_RELEASE_TIMEOUT. */
-export const TUNNEL_UNUSED_MS = 300_000
+const TUNNEL_UNUSED_MS = 300_000
 
 /** Connections to one destination. 100 tunnels each: 3,200 concurrent streams from one pod to one pod. */
 const CLIENTS_MAX = 32
@@ -102,7 +102,6 @@ class TunnelDestination implements TunnelClientOwner, TimerTarget {
       authority: formatHostPort(target.address, target.port),
       baggage: sourceWorkload === undefined ? '' : writeBaggage(sourceWorkload),
       forwarded: writeForwarded(target.forwardedFor, target.host),
-      traceparent: '',
     }
     return client.openTunnel(request, handler)
   }

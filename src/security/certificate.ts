@@ -7,7 +7,7 @@ import { parseIdentity } from '../model/identity.ts'
 import { isSpiffeId, uriNames } from '../model/subject-alt-name.ts'
 
 /** Most text of one chain or bundle. 256 KiB: over a hundred certificates, far beyond any real bundle. */
-export const PEM_LENGTH_MAX = 262_144
+const PEM_LENGTH_MAX = 262_144
 
 const PEM_CERTIFICATE = /-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----/g
 

@@ -67,7 +67,7 @@ export function octetString(bytes: Uint8Array): Asn1 {
   return forge.asn1.create(Class.UNIVERSAL, Type.OCTETSTRING, false, binary(bytes))
 }
 
-export function utf8String(text: string): Asn1 {
+function utf8String(text: string): Asn1 {
   return forge.asn1.create(Class.UNIVERSAL, Type.UTF8, false, forge.util.encodeUtf8(text))
 }
 

@@ -43,7 +43,7 @@ export const BUCKET_BOUNDS: readonly number[] = [
 ]
 
 /** Numbers of one histogram: a count per bucket (not cumulative), the one of `+Inf`, and the sum. */
-export const HISTOGRAM_WIDTH = BUCKET_BOUNDS.length + 2
+const HISTOGRAM_WIDTH = BUCKET_BOUNDS.length + 2
 export const HISTOGRAM_SUM = HISTOGRAM_WIDTH - 1
 
 /** Numbers of one HTTP outcome: the count of requests, then three histograms. */

@@ -39,7 +39,6 @@ export class CallError extends Error {
   }
 }
 
-export const STATUS_OK = status.OK
 export const STATUS_INVALID_ARGUMENT = status.INVALID_ARGUMENT
 export const STATUS_PERMISSION_DENIED = status.PERMISSION_DENIED
 export const STATUS_INTERNAL = status.INTERNAL

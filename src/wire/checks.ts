@@ -9,9 +9,9 @@ import type { CidrMessage } from './messages.ts'
 /** Longest name, host name, path, header value or regular expression. 8 KiB: what HTTP servers take as one header line. */
 const TEXT_LENGTH_MAX = 8_192
 /** Longest body of a direct response: it is configuration, held by every agent, not content. Istio's limit is 1 MiB. */
-export const BODY_LENGTH_MAX = 262_144
+const BODY_LENGTH_MAX = 262_144
 
-export const PPM_MAX = 1_000_000
+const PPM_MAX = 1_000_000
 const UINT32_MAX = 0xffff_ffff
 
 /** Control characters, which would split a header line or forge a log line. Tab is legal in header values. */

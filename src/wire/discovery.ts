@@ -37,9 +37,8 @@ export function isResourceType(typeUrl: string): typeUrl is ResourceType {
 /** Metadata key of CreateCertificate by which an agent names the workload it asks for. */
 export const IMPERSONATED_IDENTITY = 'ImpersonatedIdentity'
 
-export const DELTA_AGGREGATED_RESOURCES =
-  '/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources'
-export const CREATE_CERTIFICATE = '/istio.v1.auth.IstioCertificateService/CreateCertificate'
+const DELTA_AGGREGATED_RESOURCES = '/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources'
+const CREATE_CERTIFICATE = '/istio.v1.auth.IstioCertificateService/CreateCertificate'
 
 /** Value of `system_version_info`. */
 export function formatGeneration(generation: number, isComplete: boolean): string {
@@ -51,7 +50,7 @@ export function isCompleteGeneration(systemVersionInfo: string): boolean {
   return !systemVersionInfo.endsWith('+')
 }
 
-export function serialize<T>(type: MessageType<T>): (message: T) => Buffer {
+function serialize<T>(type: MessageType<T>): (message: T) => Buffer {
   return (message) => {
     const bytes = type.encode(message)
     return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)

@@ -1,8 +1,8 @@
-/** The baggage header: written for a workload, read from any peer. */
+/** The baggage header: written for a workload. */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { TUNNEL_HBONE, type Workload } from '../../src/model/workload.ts'
-import { parseBaggage, writeBaggage } from '../../src/proxy/baggage.ts'
+import { writeBaggage } from '../../src/proxy/baggage.ts'
 
 const WORKLOAD: Workload = {
   uid: 'Kubernetes//Pod/shop/reviews-1',
@@ -25,17 +25,6 @@ const WORKLOAD: Workload = {
   capacity: 1,
 }
 
-const EMPTY = {
-  cluster: '',
-  namespace: '',
-  workloadName: '',
-  workloadType: 'deployment',
-  service: '',
-  revision: '',
-  region: '',
-  zone: '',
-}
-
 describe('baggage', () => {
   test('names the workload with the keys that ztunnel uses', () => {
     assert.equal(
@@ -51,32 +40,8 @@ describe('baggage', () => {
     assert.equal(writeBaggage(bare), 'k8s.namespace.name=shop,k8s.job.name=reviews-v1,service.name=reviews')
   })
 
-  test('is read back, whatever characters are in it', () => {
+  test('escapes what has a meaning in the header', () => {
     const odd: Workload = { ...WORKLOAD, canonicalName: 'a,b=c;d é', canonicalRevision: '100%' }
-    assert.deepEqual(parseBaggage(writeBaggage(odd)), {
-      cluster: 'Kubernetes',
-      namespace: 'shop',
-      workloadName: 'reviews-v1',
-      workloadType: 'deployment',
-      service: 'a,b=c;d é',
-      revision: '100%',
-      region: 'eu',
-      zone: 'eu-1',
-    })
+    assert.match(writeBaggage(odd), /service\.name=a%2Cb%3Dc%3Bd%20%C3%A9,service\.version=100%25/)
   })
-
-  const READ: readonly (readonly [string, object | null])[] = [
-    ['', null],
-    [',,,', null],
-    ['=x', null],
-    ['novalue', null],
-    ['service.name=a', { ...EMPTY, service: 'a' }],
-    [' service.name = a ;p=1, k8s.pod.name=b ', { ...EMPTY, service: 'a', workloadName: 'b', workloadType: 'pod' }],
-    ['service.name=%zz', { ...EMPTY, service: '%zz' }],
-    ['unknown=1,k8s.cronjob.name=c', { ...EMPTY, workloadName: 'c', workloadType: 'cronjob' }],
-    [`service.name=${'x'.repeat(5000)}`, null],
-  ]
-  for (const [text, expected] of READ) {
-    test(`reads ${JSON.stringify(text.slice(0, 60))}`, () => assert.deepEqual(parseBaggage(text), expected))
-  }
 })

@@ -31,11 +31,8 @@ describe('a tunnel', TEST, () => {
     const pending = pair.acceptor.pending[0]!
     assert.deepEqual([pending.host, pending.port], [SERVER_ADDRESS, 8080])
     assert.equal(pending.forwarded, REQUEST.forwarded)
-    assert.equal(pending.baggage, REQUEST.baggage)
-    assert.equal(pending.traceparent, null)
     assert.equal(pending.peerIdentity, CLIENT_IDENTITY)
     assert.equal(pending.remoteAddress, CLIENT_ADDRESS)
-    assert.equal(conn.peerBaggage, 'k8s.namespace.name=far')
     assert.equal(conn.peerIdentity, SERVER_IDENTITY)
     assert.deepEqual([conn.remoteAddress, conn.remotePort], [SERVER_ADDRESS, 8080])
     assert.equal(conn.localAddress, CLIENT_ADDRESS)

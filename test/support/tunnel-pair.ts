@@ -20,7 +20,6 @@ export const REQUEST: TunnelRequest = {
   authority: `${SERVER_ADDRESS}:8080`,
   baggage: 'k8s.namespace.name=shop',
   forwarded: 'for="198.18.1.2:40000";host=reviews.shop.svc.cluster.local',
-  traceparent: '',
 }
 
 /** Keeps pending tunnels, or decides at once. */

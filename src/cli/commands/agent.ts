@@ -5,6 +5,7 @@ import { describeFlags } from '../../base/flags.ts'
 import { Logger } from '../../base/log.ts'
 import { type Command, EXIT_OK, helpText } from '../command.ts'
 import { endSignal } from '../signals.ts'
+import { weftVersion } from './version.ts'
 
 export const agentCommand: Command = {
   help() {
@@ -26,7 +27,7 @@ export const agentCommand: Command = {
     const config = parseAgentConfig(args, environment)
     const logLine = (line: string): void => streams.err(`${line}\n`)
     const log = new Logger('agent', config.logLevel, logLine)
-    const agent = await Agent.start(config, log, { accessLog: streams.out, logLine })
+    const agent = await Agent.start(config, log, { version: weftVersion(), accessLog: streams.out, logLine })
     const quit = new Promise<void>((resolve) => {
       agent.quitListener = resolve
     })

@@ -82,8 +82,3 @@ export const UNEXPECTED_SWITCH = violation(
   'the server switched protocols without being asked',
 )
 export const TOO_MANY_INFORMATIONAL = violation('too_many_informational', 502, 'the server sent too many 1xx responses')
-export const UNSOLICITED_RESPONSE = violation(
-  'unsolicited_response',
-  502,
-  'the server sent bytes that nobody asked for',
-)

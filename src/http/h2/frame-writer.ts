@@ -50,10 +50,6 @@ export class FrameWriter {
     this.listener = listener
   }
 
-  get hasOutput(): boolean {
-    return this.length > 0
-  }
-
   /** Hands the buffer to the sink. */
   flush(): void {
     const buffer = this.buffer

@@ -73,11 +73,6 @@ export function decodeHuffman(
   return mayEnd[state] === 1 ? at - targetOffset : -1
 }
 
-/** Bits of the code of `symbol`: [code, length]. For tests and tables. */
-export function huffmanCode(symbol: number): readonly [number, number] {
-  return canonicalCodes()[symbol]!
-}
-
 function codeLengths(): number[] {
   const lengths: number[] = []
   for (let i = 0; i < LENGTH_RUNS.length; i += 2) {
