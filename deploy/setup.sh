@@ -76,7 +76,7 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends $missing >>"$log" 2>&1; then
     rm -f "$log"
   else
-    tail -n 15 "$log"
+    grep -E '^(E|Err|W):' "$log" | head -n 8
     rm -f "$log"
     lack "the Debian packages could not be installed. Once the network is there, run: $command"
   fi
