@@ -17,6 +17,14 @@ export interface ByteSink {
   resumeReading(): void
 }
 
+/**
+ * Calls `flush` once at the end of the current batch of events, so that what many streams had to say leaves in one write.
+ * The transport is one.
+ */
+export interface BatchEnd {
+  atBatchEnd(flushable: { isFlushPending: boolean; flush(): void }): void
+}
+
 /** Body length markers of a head. */
 export const BODY_CHUNKED = -1
 /** Response only: the body lasts until the connection closes. */
@@ -151,8 +159,9 @@ export interface ClientStream {
 
 export interface HttpClientEvents {
   /**
-   * An exchange ended; the connection may have room again or may be done with. Comes before the receiver's last event, so
-   * that whoever is told there finds the connection in its pool; the next exchange may be opened from here.
+   * An exchange ended; the connection may have room again or may be done with. With HTTP/1 it comes before the receiver's
+   * last event, so that whoever is told there finds the connection in its pool (with HTTP/2 it may come after, or be left
+   * out when the whole connection ends); the next exchange may be opened from here.
    */
   onStreamClosed(): void
   /** No new exchange will be accepted (Connection: close, GOAWAY, violation). */

@@ -68,6 +68,15 @@ export class HeaderList {
     return new HeaderList(bytes, slots, base, count)
   }
 
+  /**
+   * A list over names and values, alternating, that an engine has checked as `add` would. Takes ownership of the array.
+   */
+  static fromFields(fields: string[]): HeaderList {
+    const list = new HeaderList()
+    if (fields.length > 0) list.texts = fields
+    return list
+  }
+
   /** A list of name and value pairs, each checked as by `add`. */
   static of(pairs: Iterable<readonly [string, string]>): HeaderList {
     const list = new HeaderList()
@@ -163,6 +172,16 @@ export class HeaderList {
       output.writeText(': ')
       output.writeText(texts[i + 1]!)
       output.writeText('\r\n')
+    }
+  }
+
+  /** Appends every field that goes to the next hop, name and value, in order: for engines whose heads are lists. */
+  appendTo(fields: string[]): void {
+    for (let i = 0; i < this.parsedCount; i++) fields.push(this.nameAt(i), this.valueAt(i))
+    const texts = this.texts
+    if (texts === null) return
+    for (let i = 0; i < texts.length; i += 2) {
+      if (!NOT_FORWARDED.has(texts[i]!)) fields.push(texts[i]!, texts[i + 1]!)
     }
   }
 

@@ -10,6 +10,7 @@ import type { WeftError } from '../base/errors.ts'
 import { TimerEntry, type TimerTarget, type TimerWheel } from '../base/timers.ts'
 import {
   PROTOCOL_DETECT,
+  PROTOCOL_GRPC,
   PROTOCOL_HTTP1,
   PROTOCOL_HTTP2,
   PROTOCOL_TCP,
@@ -17,6 +18,7 @@ import {
   type Protocol,
 } from '../model/service.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
+import type { Exchange } from './exchange.ts'
 
 /** Longest wait for a client's first bytes. A server-first protocol is delayed by this much, once. */
 export const DETECT_TIMEOUT_MS = 50
@@ -28,6 +30,26 @@ const METHOD_BYTES_MAX = 24
 const HELD_BYTES_MAX = 65_536
 
 const PREFACE = 'PRI * HTTP/2.0'
+
+/** `PRI ` begins nothing else. */
+const PREFACE_BYTES_TELLING = 4
+
+/** Payload of the first SETTINGS frame of a server: ten settings of six bytes exist. */
+const SETTINGS_BYTES_MAX = 60
+
+/** True for protocols that are served as HTTP, request by request. */
+export function isHttp(protocol: Protocol): boolean {
+  return protocol === PROTOCOL_HTTP1 || protocol === PROTOCOL_HTTP2 || protocol === PROTOCOL_GRPC
+}
+
+/**
+ * The version in which a request goes on: that of its port where the port declares one, else the client's. gRPC is HTTP/2
+ * wherever it comes from: HTTP/1 cannot carry it.
+ */
+export function speaksHttp2(protocol: Protocol, exchange: Exchange): boolean {
+  if (protocol === PROTOCOL_HTTP2 || protocol === PROTOCOL_GRPC) return true
+  return exchange.head.version === 20 && (protocol !== PROTOCOL_HTTP1 || exchange.isGrpc)
+}
 
 /** Who is told what was found. */
 export interface DetectTarget {
@@ -56,8 +78,13 @@ export class Detection implements Handler, TimerTarget {
     if (waitsForClient) timers.start(this.timer, DETECT_TIMEOUT_MS)
   }
 
-  /** The other side spoke first: no HTTP. */
-  serverSpoke(): void {
+  /** The other side spoke first: no HTTP, unless it is the settings with which a server of HTTP/2 may begin. */
+  serverSpoke(/* lent */ bytes: Uint8Array): void {
+    if (!startsLikeSettings(bytes)) this.finish(PROTOCOL_TCP, false)
+  }
+
+  /** The other side ended, or will not be heard. */
+  serverEnded(): void {
     this.finish(PROTOCOL_TCP, false)
   }
 
@@ -86,6 +113,10 @@ export class Detection implements Handler, TimerTarget {
 
   onTimer(): void {
     // A request line that comes in pieces is HTTP all the same; only silence means that the server speaks first.
+    if (this.length >= PREFACE_BYTES_TELLING && startsLikePreface(this.held, this.length)) {
+      this.finish(PROTOCOL_HTTP2, false)
+      return
+    }
     this.finish(beginsRequestLine(this.held, this.length) ? PROTOCOL_HTTP1 : PROTOCOL_TCP, false)
   }
 
@@ -150,6 +181,14 @@ function beginsRequestLine(bytes: Uint8Array, length: number): boolean {
 function startsLikePreface(bytes: Uint8Array, length: number): boolean {
   const end = Math.min(length, PREFACE.length)
   for (let i = 0; i < end; i++) if (bytes[i] !== PREFACE.charCodeAt(i)) return false
+  return true
+}
+
+/** The head of a SETTINGS frame that acknowledges nothing (RFC 9113 section 6.5). */
+function startsLikeSettings(bytes: Uint8Array): boolean {
+  if (bytes.length < 9 || bytes[0] !== 0 || bytes[1] !== 0 || bytes[3] !== 4) return false
+  if (bytes[2]! > SETTINGS_BYTES_MAX || bytes[2]! % 6 !== 0) return false
+  for (let i = 4; i < 9; i++) if (bytes[i] !== 0) return false
   return true
 }
 

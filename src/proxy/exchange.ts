@@ -10,14 +10,7 @@
  *         \--reply() ------------\-----------------------\----------------------------------> done
  */
 import { assert } from '../base/assert.ts'
-import {
-  FLAG_DOWNSTREAM_CLOSED,
-  FLAG_NONE,
-  FLAG_UPSTREAM_CLOSED,
-  FLAG_UPSTREAM_TIMEOUT,
-  type Flag,
-  type WeftError,
-} from '../base/errors.ts'
+import { FLAG_DOWNSTREAM_CLOSED, FLAG_NONE, FLAG_UPSTREAM_CLOSED, type Flag, type WeftError } from '../base/errors.ts'
 import { TimerEntry, type TimerTarget } from '../base/timers.ts'
 import type {
   ClientStream,
@@ -30,11 +23,27 @@ import type {
 import type { HeaderList } from '../http/headers.ts'
 import { BACKLOG_HIGH } from '../transport/conn.ts'
 import type { ClusterState, Endpoint } from './cluster.ts'
+import {
+  GRPC_CANCELLED,
+  GRPC_INTERNAL,
+  GRPC_UNAVAILABLE,
+  GRPC_UNKNOWN,
+  grpcStatusFor,
+  grpcStatusOf,
+  grpcTimeoutOf,
+  httpStatusFor,
+  isGrpcRequest,
+} from './grpc.ts'
 import type { HttpPool, HttpUpstream, PoolWaiter } from './http-pool.ts'
 import type { MirroredRequest } from './mirror.ts'
 import type { ProxyParts } from './parts.ts'
 import {
+  GRPC_REPLY,
+  grpcHeaders,
+  grpcStatusOfReply,
+  grpcTrailers,
   REPLY_CONNECT_FAILED,
+  REPLY_DEADLINE,
   REPLY_OVERFLOW,
   REPLY_TIMEOUT,
   REPLY_UPSTREAM_RESET,
@@ -70,6 +79,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   readonly stream: ServerStream
   readonly head: RequestHead
   readonly startedAtMs: number
+  readonly isGrpc: boolean
 
   // --- decided by the origin ---
   route: CompiledRoute | null
@@ -85,6 +95,8 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
 
   // --- what happened ---
   status: number
+  /** Of the response, or what its end means to a gRPC client; -1 when it is not gRPC. */
+  grpcStatus: number
   flag: Flag
   details: string
   receivedBytes: number
@@ -97,6 +109,9 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   private pool: HttpPool | null
   private client: ClientStream | null
   private isReused: boolean
+  /** The upstream knows for certain what it did not process; see `onResponseReset`. */
+  private isCertain: boolean
+  private hasRepeated: boolean
   private isCounted: boolean
   private isRetryCounted: boolean
   private held: Uint8Array[] | null
@@ -108,6 +123,8 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   private isRequestPaused: boolean
   private isResponsePaused: boolean
   private deadline: TimerEntry | null
+  /** Of the client's own deadline (grpc-timeout); -1 when there is none. */
+  private clientTimeoutMs: number
   private tryDeadline: TimerEntry | null
   private wait: TimerEntry | null
   private afterWait: number
@@ -119,6 +136,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.stream = stream
     this.head = head
     this.startedAtMs = parts.nowMs()
+    this.isGrpc = isGrpcRequest(head)
     this.route = null
     this.destination = null
     this.cluster = null
@@ -129,6 +147,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.injectedStatus = 0
     this.injectedGrpcStatus = -1
     this.status = 0
+    this.grpcStatus = -1
     this.flag = FLAG_NONE
     this.details = ''
     this.receivedBytes = 0
@@ -139,6 +158,8 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.pool = null
     this.client = null
     this.isReused = false
+    this.isCertain = false
+    this.hasRepeated = false
     this.isCounted = false
     this.isRetryCounted = false
     this.held = null
@@ -150,6 +171,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.isRequestPaused = false
     this.isResponsePaused = false
     this.deadline = null
+    this.clientTimeoutMs = -1
     this.tryDeadline = null
     this.wait = null
     this.afterWait = AFTER_WAIT_ROUTE
@@ -162,9 +184,19 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
 
   // --- decisions of the origin ---
 
-  /** Starts the deadline of the whole exchange, retries included. */
+  /** Starts the deadline of the whole exchange, retries included. The client's own wins where it is shorter. */
   startDeadline(timeoutMs: number): void {
-    if (timeoutMs <= 0) return
+    if (timeoutMs <= 0 || (this.clientTimeoutMs >= 0 && this.clientTimeoutMs <= timeoutMs)) return
+    this.clientTimeoutMs = -1
+    this.deadline ??= new TimerEntry(this)
+    this.parts.deadlines.start(this.deadline, timeoutMs)
+  }
+
+  /** Starts the deadline that a gRPC client has set itself. */
+  startClientDeadline(): void {
+    const timeoutMs = grpcTimeoutOf(this.head.headers)
+    if (timeoutMs < 0) return
+    this.clientTimeoutMs = timeoutMs
     this.deadline = new TimerEntry(this)
     this.parts.deadlines.start(this.deadline, timeoutMs)
   }
@@ -216,9 +248,19 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.isResponseEnded = true
     this.state = STATE_DONE
     this.releaseRequest()
-    if (isStarted) this.stream.reset()
+    if (this.isGrpc) this.replyGrpc(reply, headers, isStarted)
+    else if (isStarted) this.stream.reset()
     else this.sentBytes += writeReply(this.stream, reply, headers)
     this.finish()
+  }
+
+  /** The same for a gRPC client: HTTP 200 and a status among the headers, or in trailers once a response has begun. */
+  private replyGrpc(reply: Reply, headers: HeaderList | null, isStarted: boolean): void {
+    const given = grpcStatusOf(headers)
+    this.grpcStatus = given >= 0 ? given : grpcStatusOfReply(reply)
+    this.status = 200
+    if (isStarted) this.stream.end(grpcTrailers(this.grpcStatus, reply.body))
+    else writeReply(this.stream, GRPC_REPLY, given >= 0 ? headers : grpcHeaders(this.grpcStatus, reply.body))
   }
 
   // --- the request, from downstream ---
@@ -268,6 +310,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     assert(this.state === STATE_WAITING && upstream.codec !== null, 'a connection comes only to a waiting exchange')
     this.state = STATE_TRYING
     this.isReused = upstream.servedCount > 0
+    this.isCertain = upstream.isCertain
     upstream.servedCount++
     const client = upstream.codec.open(this.head, this)
     this.client = client
@@ -295,8 +338,12 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
 
   onResponseHead(head: ResponseHead): void {
     if (this.state !== STATE_TRYING) return
-    this.noteOutcome(head.status)
-    if (this.retry?.shouldRetryStatus(head.status, -1) === true && this.tryAgain()) return
+    const grpcStatus = this.isGrpc ? grpcStatusOf(head.headers) : -1
+    // A gRPC call that goes on tells its outcome in trailers.
+    if (grpcStatus >= 0) this.noteOutcome(httpStatusFor(grpcStatus))
+    else if (!this.isGrpc || head.status !== 200) this.noteOutcome(head.status)
+    if (this.retry?.shouldRetryStatus(head.status, grpcStatus) === true && this.tryAgain()) return
+    this.grpcStatus = grpcStatus
     this.state = STATE_RESPONDING
     this.held = null
     this.status = head.status
@@ -319,6 +366,10 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   onResponseEnd(trailers: HeaderList | null): void {
     if (this.state !== STATE_RESPONDING) return
     this.isResponseEnded = true
+    if (this.isGrpc && this.grpcStatus < 0) {
+      this.grpcStatus = grpcStatusOf(trailers)
+      if (this.grpcStatus >= 0) this.noteOutcome(httpStatusFor(this.grpcStatus))
+    }
     this.stream.end(trailers)
     if (this.isTunnel) {
       this.finishIfBothEnded()
@@ -343,8 +394,9 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
       return
     }
     if (this.state !== STATE_TRYING) return
-    if (!wasProcessed && this.isReused && this.canReplay() && isIdempotent(this.head.method)) {
-      // A kept-alive connection that the app closed just then: once more, on a fresh one, not counted as a retry.
+    if (!wasProcessed && this.mayRepeat()) {
+      // Not counted as a retry: nobody has acted on it.
+      this.hasRepeated = true
       this.state = STATE_WAITING
       this.pool?.acquireFresh(this)
       if (this.state === STATE_WAITING) this.holdRequest()
@@ -372,8 +424,8 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     if (entry === this.tryDeadline && this.state !== STATE_RESPONDING) {
       if (this.retry?.shouldRetryTimeout === true && this.tryAgain()) return
     }
-    this.flag = FLAG_UPSTREAM_TIMEOUT
-    this.reply(REPLY_TIMEOUT, null, 'the upstream did not answer in time')
+    const isClients = entry === this.deadline && this.clientTimeoutMs >= 0
+    this.reply(isClients ? REPLY_DEADLINE : REPLY_TIMEOUT, null, 'the upstream did not answer in time')
   }
 
   /** The worker stops, or a policy now denies this connection. */
@@ -442,6 +494,15 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.finish()
   }
 
+  /**
+   * Once more at once, on another connection: after a kept-alive connection of HTTP/1 that the app closed just then, as
+   * far as one may guess; after a refused stream or a GOAWAY of HTTP/2, which are certain, once.
+   */
+  private mayRepeat(): boolean {
+    if (!this.canReplay()) return false
+    return this.isCertain ? !this.hasRepeated : this.isReused && isIdempotent(this.head.method)
+  }
+
   private canReplay(): boolean {
     return this.heldBytes <= REPLAY_BYTES_MAX
   }
@@ -477,12 +538,20 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     if (entry !== null) this.parts.deadlines.clear(entry)
   }
 
+  /** What a gRPC client makes of an end without a status. */
+  private impliedGrpcStatus(): number {
+    if (this.flag === FLAG_DOWNSTREAM_CLOSED) return GRPC_CANCELLED
+    if (this.status === 200) return this.flag === FLAG_NONE ? GRPC_UNKNOWN : GRPC_INTERNAL
+    return this.status === 0 ? GRPC_UNAVAILABLE : grpcStatusFor(this.status)
+  }
+
   /** Exactly once, whatever the end. */
   private finish(): void {
     this.clear(this.deadline)
     this.clear(this.tryDeadline)
     this.clear(this.wait)
     this.held = null
+    if (this.isGrpc && this.grpcStatus < 0) this.grpcStatus = this.impliedGrpcStatus()
     this.endTry()
     if (this.isRetryCounted) this.cluster?.releaseRetry()
     this.origin.record(this)

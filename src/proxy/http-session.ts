@@ -1,6 +1,7 @@
 // Hot path: see ARCHITECTURE.md, "Hot path rules".
 /**
- * One downstream HTTP connection: hands bytes to the engine and makes an Exchange of every request. It bounds in time
+ * One downstream HTTP connection of either version, told apart by the first bytes, whatever was declared: hands bytes to
+ * the engine and makes an Exchange of every request. It bounds in time
  * what the engine waits for: an idle connection, a head that comes in drops, a client that never ends.
  */
 import type { WeftError } from '../base/errors.ts'
@@ -18,6 +19,7 @@ import {
   type Wait,
 } from '../http/codec.ts'
 import { H1ServerConnection } from '../http/h1/server-connection.ts'
+import { H2ServerConnection } from '../http/h2/server-connection.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
 import { Exchange, type ExchangeOrigin } from './exchange.ts'
 import type { ProxyParts } from './parts.ts'
@@ -32,6 +34,9 @@ const HEAD_MS_MAX = 60_000
 /** Longest wait for the client's end after our last response. 5 s: time for the response to be read, as nginx gives. */
 const LINGER_MS_MAX = 5000
 
+/** Enough of the preface of HTTP/2 to tell it from a request line. */
+const PREFACE_BEGIN = 'PRI '
+
 /** What the connection's owner needs to know beyond the exchanges. */
 export interface HttpSessionOwner extends ExchangeOrigin {
   onSessionClosed(error: WeftError | null): void
@@ -43,7 +48,12 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
   readonly conn: Conn
   private readonly parts: ProxyParts
   private readonly owner: HttpSessionOwner
-  private readonly codec: HttpServerConnection
+  /** Null until the first bytes tell the version. */
+  private codec: HttpServerConnection | null
+  /** First bytes that could still be either version's; null nearly always. */
+  private early: Uint8Array | null
+  /** The connection was closed before it had a version. */
+  private isOver: boolean
   private current: Exchange | null
   /** Runs while the client owes us something; made when it first does, which is rare. */
   private waitTimer: TimerEntry | null
@@ -57,36 +67,68 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     this.current = null
     this.waitTimer = null
     this.wait = WAIT_NONE
-    this.codec = new H1ServerConnection(conn, this)
+    this.codec = null
+    this.early = null
+    this.isOver = false
     conn.handler = this
     conn.setIdleTimeout(DOWNSTREAM_IDLE_MS)
-    if (parts.isDraining) this.codec.drain()
+    if (parts.isDraining) this.drain()
   }
 
   /** Bytes that were read before the protocol was known. */
   begin(held: Uint8Array, length: number, hasEnded: boolean): void {
-    if (length > 0) this.codec.receive(held, 0, length)
-    if (hasEnded && !this.conn.isClosed) this.codec.receiveEnd()
+    if (length > 0) this.onBytes(this.conn, held, 0, length)
+    if (hasEnded && !this.conn.isClosed) this.onEnd()
   }
 
   onOpen(): void {}
 
   onBytes(_conn: Conn, /* lent */ bytes: Uint8Array, offset: number, end: number): void {
-    this.codec.receive(bytes, offset, end)
+    if (this.codec !== null) this.codec.receive(bytes, offset, end)
+    else if (!this.isOver) this.begun(bytes, offset, end)
   }
 
   onEnd(): void {
-    this.codec.receiveEnd()
+    if (this.codec !== null) this.codec.receiveEnd()
+    else this.close()
   }
 
   onDrain(): void {
-    this.codec.receiveDrain()
+    this.codec?.receiveDrain()
   }
 
   onClose(_conn: Conn, error: WeftError | null): void {
     this.onWait(WAIT_NONE)
-    this.codec.receiveClose()
+    this.isOver = true
+    this.codec?.receiveClose()
     this.owner.onSessionClosed(error)
+  }
+
+  /** The first bytes: `PRI ` begins the preface of HTTP/2, and no request of HTTP/1 (RFC 9113 section 11.6). */
+  private begun(/* lent */ bytes: Uint8Array, offset: number, end: number): void {
+    const first = this.early === null ? bytes.subarray(offset, end) : joined(this.early, bytes, offset, end)
+    let count = 0
+    while (count < PREFACE_BEGIN.length && count < first.length && first[count] === PREFACE_BEGIN.charCodeAt(count)) {
+      count++
+    }
+    if (count === first.length && count < PREFACE_BEGIN.length) {
+      this.early = first.slice()
+      return
+    }
+    this.early = null
+    const { conn, parts } = this
+    const codec =
+      count === PREFACE_BEGIN.length
+        ? new H2ServerConnection(conn, this, parts.transport, parts.nowMs)
+        : new H1ServerConnection(conn, this)
+    this.codec = codec
+    if (parts.isDraining) codec.drain()
+    codec.receive(first, 0, first.length)
+  }
+
+  private close(): void {
+    this.isOver = true
+    this.conn.close()
   }
 
   onRequest(stream: ServerStream, head: RequestHead): RequestReceiver {
@@ -94,6 +136,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     head.target = normalizeTarget(head.target)
     const exchange = new Exchange(this.parts, this.owner, stream, head)
     this.current = exchange
+    if (exchange.isGrpc) exchange.startClientDeadline()
     this.owner.route(exchange)
     return exchange
   }
@@ -117,9 +160,10 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     this.conn.abort()
   }
 
-  /** Ends after the exchange in flight. */
+  /** Ends after the exchanges in flight. */
   drain(): void {
-    this.codec.drain()
+    if (this.codec !== null) this.codec.drain()
+    else this.close()
   }
 
   /** Resets at once. */
@@ -127,6 +171,18 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     if (this.current !== null && !this.current.isDone) this.current.abort('the connection was reset by the proxy')
     this.conn.abort()
   }
+}
+
+/** An HTTP version as the access log shows it. */
+export function versionText(version: number): string {
+  return version === 20 ? 'HTTP/2' : version === 10 ? 'HTTP/1.0' : 'HTTP/1.1'
+}
+
+function joined(first: Uint8Array, bytes: Uint8Array, offset: number, end: number): Uint8Array {
+  const all = new Uint8Array(first.length + end - offset)
+  all.set(first)
+  all.set(bytes.subarray(offset, end), first.length)
+  return all
 }
 
 const HEAD_TOO_SLOW: ProtocolViolation = {

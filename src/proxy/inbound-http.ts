@@ -6,26 +6,23 @@
 import { formatHostPort } from '../base/address.ts'
 import { describeError, FLAG_DOWNSTREAM_CLOSED, FLAG_NONE, type WeftError } from '../base/errors.ts'
 import type { ProtocolViolation } from '../http/codec.ts'
-import type { EdgeKey, EdgeMetrics } from '../telemetry/recorder.ts'
+import type { EdgeKey, EdgeMetrics, MetricProtocol } from '../telemetry/recorder.ts'
 import type { Conn } from '../transport/conn.ts'
 import type { Exchange } from './exchange.ts'
-import type { HttpPool } from './http-pool.ts'
-import { HttpSession, type HttpSessionOwner } from './http-session.ts'
+import { HttpSession, type HttpSessionOwner, versionText } from './http-session.ts'
 import type { InboundConnection } from './inbound.ts'
 import { denialText, REPLY_DENIED } from './reply.ts'
 
 export class InboundHttp implements HttpSessionOwner {
   readonly session: HttpSession
   private readonly inbound: InboundConnection
-  private readonly pool: HttpPool
-  private readonly edgeKey: EdgeKey
-  private readonly edge: EdgeMetrics
+  private readonly edge: InboundEdge
+  private grpcEdge: InboundEdge | null
 
-  constructor(inbound: InboundConnection, pool: HttpPool, downstream: Conn) {
+  constructor(inbound: InboundConnection, downstream: Conn) {
     this.inbound = inbound
-    this.pool = pool
-    this.edgeKey = inbound.edgeFor('http')
-    this.edge = inbound.parts.recorder.edge(this.edgeKey)
+    this.edge = new InboundEdge(inbound, 'http')
+    this.grpcEdge = null
     this.session = new HttpSession(inbound.parts, downstream, this)
   }
 
@@ -39,23 +36,24 @@ export class InboundHttp implements HttpSessionOwner {
         return
       }
     }
-    exchange.forward(this.pool)
+    exchange.forward(this.inbound.poolFor(exchange))
   }
 
   reroute(exchange: Exchange): void {
-    exchange.forward(this.pool)
+    exchange.forward(this.inbound.poolFor(exchange))
   }
 
   record(exchange: Exchange): void {
     const { parts, arrival } = this.inbound
     const durationMs = parts.nowMs() - exchange.startedAtMs
-    const { status, flag, receivedBytes, sentBytes, head } = exchange
-    this.edge.exchangeFinished(status, -1, flag, durationMs, receivedBytes, sentBytes)
+    const { status, grpcStatus, flag, receivedBytes, sentBytes, head } = exchange
+    const edge = this.edgeOf(exchange)
+    edge.metrics.exchangeFinished(status, grpcStatus, flag, durationMs, receivedBytes, sentBytes)
     if (!parts.recorder.isLogging) return
     parts.recorder.log({
       startedAtMs: exchange.startedAtMs,
       durationMs,
-      edge: this.edgeKey,
+      edge: edge.key,
       flag,
       details: exchange.details,
       downstream: formatHostPort(arrival.remoteAddress, arrival.remotePort),
@@ -66,12 +64,18 @@ export class InboundHttp implements HttpSessionOwner {
         method: head.method,
         path: head.target,
         authority: head.authority,
-        protocol: head.version === 10 ? 'HTTP/1.0' : 'HTTP/1.1',
+        protocol: versionText(head.version),
         status,
         route: '',
         requestId: head.headers.get('x-request-id') ?? '',
       },
     })
+  }
+
+  private edgeOf(exchange: Exchange): InboundEdge {
+    if (!exchange.isGrpc) return this.edge
+    this.grpcEdge ??= new InboundEdge(this.inbound, 'grpc')
+    return this.grpcEdge
   }
 
   onViolation(violation: ProtocolViolation): void {
@@ -82,5 +86,16 @@ export class InboundHttp implements HttpSessionOwner {
   onSessionClosed(error: WeftError | null): void {
     if (error === null) this.inbound.finish(FLAG_NONE, '')
     else this.inbound.finish(FLAG_DOWNSTREAM_CLOSED, describeError(error))
+  }
+}
+
+/** The edge of one protocol, as the destination reports it. */
+class InboundEdge {
+  readonly key: EdgeKey
+  readonly metrics: EdgeMetrics
+
+  constructor(inbound: InboundConnection, protocol: MetricProtocol) {
+    this.key = inbound.edgeFor(protocol)
+    this.metrics = inbound.parts.recorder.edge(this.key)
   }
 }

@@ -40,7 +40,9 @@ import type { ConnectionFacts, Decision } from './authorize.ts'
 import type { ConnectionDescription, LiveConnection } from './connections.ts'
 import { Relay, type RelayOwner } from './copy.ts'
 import { resolveTargetPort } from './destination.ts'
-import { Detection, type DetectTarget } from './detect.ts'
+import { Detection, type DetectTarget, isHttp, speaksHttp2 } from './detect.ts'
+import type { Exchange } from './exchange.ts'
+import type { HttpPool } from './http-pool.ts'
 import { InboundHttp } from './inbound-http.ts'
 import { addressBytes, identityOf, type LocalWorkload } from './local-pods.ts'
 import { RELAY_IDLE_MS } from './outbound-relay.ts'
@@ -148,7 +150,7 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
       this.detectFirst()
       return
     }
-    if (this.protocol !== PROTOCOL_HTTP1) {
+    if (!isHttp(this.protocol)) {
       const decision = authorizer.authorizeConnection(this.facts)
       if (!decision.isAllowed) {
         this.deny(decision)
@@ -206,8 +208,8 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
       this.finish(FLAG_DOWNSTREAM_CLOSED, 'the client has gone')
     } else if (this.detection !== null || this.protocol === PROTOCOL_TCP) {
       this.startRelay(downstream, upstream, EMPTY, false)
-    } else if (this.protocol === PROTOCOL_HTTP1) {
-      this.startHttp(downstream, upstream, EMPTY, false)
+    } else if (isHttp(this.protocol)) {
+      this.startHttp(downstream, upstream, this.protocol, EMPTY, false)
     } else if (this.protocol === PROTOCOL_DETECT) {
       // No timer: if the server speaks first we hear it, because it is connected already.
       this.detection = new Detection(this, this.parts.deadlines, false)
@@ -220,8 +222,8 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
   onDetected(protocol: Protocol, held: Uint8Array, length: number, hasEnded: boolean): void {
     const downstream = this.downstream!
     const bytes = held.subarray(0, length)
-    if (protocol === PROTOCOL_HTTP1) {
-      this.startHttp(downstream, this.upstream, bytes, hasEnded)
+    if (isHttp(protocol)) {
+      this.startHttp(downstream, this.upstream, protocol, bytes, hasEnded)
       return
     }
     if (this.upstream !== null) {
@@ -258,12 +260,12 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
     early.set(this.early)
     early.set(bytes.subarray(offset, end), this.early.length)
     this.early = early
-    this.detection?.serverSpoke()
+    this.detection?.serverSpoke(early)
   }
 
   onEnd(): void {
     this.hasUpstreamEnded = true
-    this.detection?.serverSpoke()
+    this.detection?.serverEnded()
   }
 
   onDrain(): void {}
@@ -304,11 +306,30 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
 
   // --- 7b: HTTP ---
 
-  private startHttp(downstream: Conn, upstream: Conn | null, held: Uint8Array, hasEnded: boolean): void {
-    const pool = this.parts.upstreams.appPool(this.pod, this.arrival.address, this.arrival.port)
-    if (upstream !== null) pool.adopt(upstream)
-    this.http = new InboundHttp(this, pool, downstream)
+  /** `protocol` is the declared one, or what the client was found to speak. */
+  private startHttp(
+    downstream: Conn,
+    upstream: Conn | null,
+    protocol: Protocol,
+    held: Uint8Array,
+    hasEnded: boolean,
+  ): void {
+    if (upstream !== null) {
+      const isHttp2 = protocol !== PROTOCOL_HTTP1
+      this.appPool(isHttp2).adopt(upstream, this.early)
+      this.early = EMPTY
+    }
+    this.http = new InboundHttp(this, downstream)
     if (held.length > 0 || hasEnded) this.http.session.begin(held, held.length, hasEnded)
+  }
+
+  /** The pool that an exchange goes to. */
+  poolFor(exchange: Exchange): HttpPool {
+    return this.appPool(speaksHttp2(this.protocol, exchange))
+  }
+
+  private appPool(isHttp2: boolean): HttpPool {
+    return this.parts.upstreams.appPool(this.pod, this.arrival.address, this.arrival.port, isHttp2)
   }
 
   // --- 8: record ---

@@ -16,7 +16,7 @@ import type { CompiledTraffic } from './route-tables.ts'
 import { PATH_ONE_HOP } from './upstreams.ts'
 
 /** Longest body that is mirrored. 64 KiB: as much as is kept for a retry. */
-export const MIRROR_BYTES_MAX = 65_536
+const MIRROR_BYTES_MAX = 65_536
 
 /** Mirrored requests in flight per worker. A slow mirror must not become a memory leak. */
 const MIRRORS_MAX = 1024
@@ -39,7 +39,8 @@ export function sendMirrors(
     const state = parts.clusters.get(cluster, snapshot)
     const endpoint = state.pick(null)
     if (endpoint === null || !isAllowed(outbound, exchange, state, endpoint)) continue
-    const pool = parts.upstreams.httpPool(source, state, endpoint, destination.service?.hostname ?? '')
+    const host = destination.service?.hostname ?? ''
+    const pool = parts.upstreams.httpPool(source, state, endpoint, host, outbound.speaksHttp2(exchange))
     exchange.addMirror(new MirroredRequest(exchange.head, pool))
   }
 }

@@ -17,7 +17,7 @@ import type { EdgeKey } from '../telemetry/recorder.ts'
 import type { ClusterState, Endpoint } from './cluster.ts'
 import type { Exchange } from './exchange.ts'
 import { decideFault } from './fault.ts'
-import { HttpSession, type HttpSessionOwner } from './http-session.ts'
+import { HttpSession, type HttpSessionOwner, versionText } from './http-session.ts'
 import { sendMirrors } from './mirror.ts'
 import type { EdgePair, OutboundConnection } from './outbound.ts'
 import { buildRedirect } from './redirect.ts'
@@ -34,6 +34,7 @@ import {
   REPLY_NO_ROUTE,
   REPLY_OVERFLOW,
 } from './reply.ts'
+import { addRequestId } from './request-id.ts'
 import { applyEdits, rewriteTarget } from './rewrite.ts'
 import type { CompiledRoute } from './route-table.ts'
 import type { CompiledTraffic } from './route-tables.ts'
@@ -43,10 +44,12 @@ export class OutboundHttp implements HttpSessionOwner {
   readonly session: HttpSession
   private readonly outbound: OutboundConnection
   private readonly edges: Map<Endpoint | null, EdgePair>
+  private readonly grpcEdges: Map<Endpoint | null, EdgePair>
 
   constructor(outbound: OutboundConnection) {
     this.outbound = outbound
     this.edges = new Map()
+    this.grpcEdges = new Map()
     this.session = new HttpSession(outbound.parts, outbound.conn, this)
   }
 
@@ -55,6 +58,7 @@ export class OutboundHttp implements HttpSessionOwner {
   route(exchange: Exchange): void {
     const { parts, destination } = this.outbound
     const snapshot = parts.snapshot
+    addRequestId(exchange.head.headers, parts.random)
     if (destination.service === null || destination.port === null) {
       this.routeDirect(exchange)
       return
@@ -177,7 +181,9 @@ export class OutboundHttp implements HttpSessionOwner {
     exchange.endpoint = endpoint
     const path = parts.upstreams.pathTo(endpoint.workload, cluster.isMutualTls)
     if (path === PATH_ONE_HOP && !this.isAllowed(exchange, endpoint.workload, endpoint.address, endpoint.port)) return
-    exchange.forward(parts.upstreams.httpPool(source, cluster, endpoint, destination.service!.hostname))
+    const speaksHttp2 = this.outbound.speaksHttp2(exchange)
+    const host = destination.service!.hostname
+    exchange.forward(parts.upstreams.httpPool(source, cluster, endpoint, host, speaksHttp2))
   }
 
   /** A workload's own address was dialled: straight to it. */
@@ -190,7 +196,8 @@ export class OutboundHttp implements HttpSessionOwner {
     }
     const path = parts.upstreams.pathTo(workload, true)
     if (path === PATH_ONE_HOP && !this.isAllowed(exchange, workload, conn.localAddress, conn.localPort)) return
-    exchange.forward(parts.upstreams.directPool(source, workload, conn.localAddress, conn.localPort))
+    const speaksHttp2 = this.outbound.speaksHttp2(exchange)
+    exchange.forward(parts.upstreams.directPool(source, workload, conn.localAddress, conn.localPort, speaksHttp2))
   }
 
   /** The workload whose own address was dialled, as it is now: it may have joined or left the mesh meanwhile. */
@@ -224,9 +231,9 @@ export class OutboundHttp implements HttpSessionOwner {
     const { parts } = this.outbound
     const edges = this.edgesOf(exchange)
     const durationMs = parts.nowMs() - exchange.startedAtMs
-    const { status, flag, receivedBytes, sentBytes } = exchange
-    edges.source.exchangeFinished(status, -1, flag, durationMs, receivedBytes, sentBytes)
-    edges.destination?.exchangeFinished(status, -1, flag, durationMs, receivedBytes, sentBytes)
+    const { status, grpcStatus, flag, receivedBytes, sentBytes } = exchange
+    edges.source.exchangeFinished(status, grpcStatus, flag, durationMs, receivedBytes, sentBytes)
+    edges.destination?.exchangeFinished(status, grpcStatus, flag, durationMs, receivedBytes, sentBytes)
     if (parts.recorder.isLogging) this.log(exchange, edges.key, durationMs)
   }
 
@@ -245,10 +252,12 @@ export class OutboundHttp implements HttpSessionOwner {
     const { endpoint } = exchange
     const workload = endpoint === null ? this.dialledWorkload() : endpoint.workload
     const path = parts.upstreams.pathTo(workload, exchange.cluster === null || exchange.cluster.isMutualTls)
-    let edges = this.edges.get(endpoint)
+    const known = exchange.isGrpc ? this.grpcEdges : this.edges
+    let edges = known.get(endpoint)
     if (edges === undefined || !isEdgeOf(edges, workload, path)) {
-      edges = this.outbound.edgesTo('http', workload, endpoint?.port ?? conn.localPort, path)
-      this.edges.set(endpoint, edges)
+      const protocol = exchange.isGrpc ? 'grpc' : 'http'
+      edges = this.outbound.edgesTo(protocol, workload, endpoint?.port ?? conn.localPort, path)
+      known.set(endpoint, edges)
     }
     return edges
   }
@@ -269,7 +278,7 @@ export class OutboundHttp implements HttpSessionOwner {
         method: head.method,
         path: head.target,
         authority: head.authority,
-        protocol: head.version === 10 ? 'HTTP/1.0' : 'HTTP/1.1',
+        protocol: versionText(head.version),
         status: exchange.status,
         route: exchange.route?.name ?? '',
         requestId: head.headers.get('x-request-id') ?? '',

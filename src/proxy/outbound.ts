@@ -14,7 +14,7 @@ import { formatHostPort } from '../base/address.ts'
 import { FLAG_DOWNSTREAM_CLOSED, type Flag } from '../base/errors.ts'
 import { principalOf } from '../model/identity.ts'
 import type { Traffic } from '../model/route.ts'
-import { PROTOCOL_DETECT, PROTOCOL_HTTP1, type Protocol } from '../model/service.ts'
+import { PROTOCOL_DETECT, type Protocol } from '../model/service.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
 import type { EdgeKey, EdgeMetrics, MetricProtocol } from '../telemetry/recorder.ts'
@@ -22,7 +22,8 @@ import type { Conn, Handler } from '../transport/conn.ts'
 import type { ConnectionFacts } from './authorize.ts'
 import type { ConnectionDescription, LiveConnection } from './connections.ts'
 import { type Destination, resolveDestination, resolveTargetPort } from './destination.ts'
-import { Detection, type DetectTarget } from './detect.ts'
+import { Detection, type DetectTarget, isHttp, speaksHttp2 } from './detect.ts'
+import type { Exchange } from './exchange.ts'
 import { addressBytes, identityOf, type LocalWorkload, scopeOf } from './local-pods.ts'
 import { OutboundHttp } from './outbound-http.ts'
 import { OutboundRelay } from './outbound-relay.ts'
@@ -46,6 +47,8 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
   readonly snapshot: Snapshot
   readonly destination: Destination
   private readonly sourceWorkload: Workload | null
+  /** As declared; PROTOCOL_DETECT stays, whatever was found. */
+  private protocol: Protocol
   private http: OutboundHttp | null
   private relay: OutboundRelay | null
   private isFinished: boolean
@@ -58,6 +61,7 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     this.snapshot = parts.snapshot
     this.destination = resolveDestination(parts.snapshot, conn.localAddress, conn.localPort)
     this.sourceWorkload = parts.snapshot.workloads.get(source.uid) ?? null
+    this.protocol = PROTOCOL_DETECT
     this.http = null
     this.relay = null
     this.isFinished = false
@@ -71,15 +75,16 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
       this.conn.abort()
       return
     }
-    const protocol = this.protocol()
-    if (protocol === PROTOCOL_HTTP1) this.http = new OutboundHttp(this)
+    const protocol = this.declaredProtocol()
+    this.protocol = protocol
+    if (isHttp(protocol)) this.http = new OutboundHttp(this)
     else if (protocol === PROTOCOL_DETECT) {
       this.conn.handler = new Detection(this, this.parts.deadlines, true)
     } else this.relay = new OutboundRelay(this, EMPTY, false)
   }
 
   onDetected(protocol: Protocol, held: Uint8Array, length: number, hasEnded: boolean): void {
-    if (protocol === PROTOCOL_HTTP1) {
+    if (isHttp(protocol)) {
       this.http = new OutboundHttp(this)
       this.http.session.begin(held, length, hasEnded)
     } else this.relay = new OutboundRelay(this, held.subarray(0, length), hasEnded)
@@ -98,12 +103,17 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
   }
 
   /** Declared protocol: the traffic rules of this client's scope win over the service's own port. */
-  private protocol(): Protocol {
+  private declaredProtocol(): Protocol {
     const traffic = this.trafficOf(this.snapshot)
     return traffic !== null && traffic.protocol !== PROTOCOL_DETECT ? traffic.protocol : this.destination.protocol
   }
 
   // --- facts for 5a and 5b ---
+
+  /** The version in which a request goes to its endpoint. */
+  speaksHttp2(exchange: Exchange): boolean {
+    return speaksHttp2(this.protocol, exchange)
+  }
 
   /** The rules of this client's scope for the service port that was dialled; null means defaults. */
   trafficOf(snapshot: Snapshot): Traffic | null {
@@ -142,6 +152,57 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     }
     const destination = path === PATH_ONE_HOP ? recorder.edge({ ...key, reporter: 'destination' }) : null
     return { key, source: recorder.edge(key), destination }
+  }
+
+  /** The rules of this client's scope for the service port that was dialled; null means defaults. */
+  trafficOf(snapshot: Snapshot): Traffic | null {
+    const { service, port } = this.destination
+    if (service === null || port === null) return null
+    return snapshot.trafficOf(scopeOf(snapshot, this.source.uid), service.key, port.number)
+  }
+
+  /** What policies of a one-hop destination are judged on. */
+  factsFor(address: string, port: number): ConnectionFacts {
+    return {
+      principal: principalOf(this.source.identity),
+      namespace: this.sourceWorkload?.namespace ?? null,
+      sourceIp: addressBytes(this.conn.remoteAddress),
+      destinationIp: addressBytes(address),
+      destinationPort: port,
+    }
+  }
+
+  edgesTo(protocol: MetricProtocol, workload: Workload | null, port: number, path: Path): EdgePair {
+    const { recorder } = this.parts
+    const isMutualTls = path !== PATH_PLAIN
+    const service =
+      this.destination.service ??
+      (workload === null ? null : resolveTargetPort(this.snapshot, workload, port, '').service)
+    const key: EdgeKey = {
+      reporter: 'source',
+      protocol,
+      source: this.sourceWorkload,
+      destination: workload,
+      service,
+      host: service === null ? this.conn.localAddress : '',
+      isMutualTls,
+      sourcePrincipal: isMutualTls ? this.source.identity : null,
+      destinationPrincipal: isMutualTls && workload !== null ? identityOf(workload) : null,
+    }
+    const destination = path === PATH_ONE_HOP ? recorder.edge({ ...key, reporter: 'destination' }) : null
+    return { key, source: recorder.edge(key), destination }
+  }
+
+  /** The port that was dialled, as ServerFirstPorts knows it. */
+  get portKey(): string {
+    const { service, port } = this.destination
+    if (service !== null && port !== null) return `${service.key}:${port.number}`
+    return formatHostPort(this.conn.localAddress, this.conn.localPort)
+  }
+
+  /** True when nobody has said what protocol the dialled port speaks. */
+  get isUndeclared(): boolean {
+    return this.declaredProtocol() === PROTOCOL_DETECT
   }
 
   get downstreamText(): string {

@@ -14,12 +14,15 @@ import {
 } from '../base/errors.ts'
 import type { ServerStream } from '../http/codec.ts'
 import { HeaderList } from '../http/headers.ts'
+import { encodeGrpcMessage, GRPC_DEADLINE_EXCEEDED, grpcStatusFor } from './grpc.ts'
 
 /** What a local reply says, and why; the access log gets the same flag and details. */
 export interface Reply {
   readonly status: number
   readonly flag: Flag
   readonly body: string
+  /** What a gRPC client is told, where the mapping of `status` does not fit. */
+  readonly grpcStatus?: number
 }
 
 export const REPLY_DENIED: Reply = { status: 403, flag: FLAG_DENIED, body: 'RBAC: access denied' }
@@ -47,17 +50,39 @@ export const REPLY_UPSTREAM_RESET: Reply = {
   body: 'upstream connect error: the connection ended before a response',
 }
 export const REPLY_TIMEOUT: Reply = { status: 504, flag: FLAG_UPSTREAM_TIMEOUT, body: 'upstream request timeout' }
-export const REPLY_UNAUTHORIZED_TUNNEL = 401
+/** The client's own deadline (grpc-timeout) is over. */
+export const REPLY_DEADLINE: Reply = {
+  status: 504,
+  flag: FLAG_UPSTREAM_TIMEOUT,
+  body: 'deadline exceeded',
+  grpcStatus: GRPC_DEADLINE_EXCEEDED,
+}
 
 /** The head of an injected gRPC status: HTTP 200, and the status in `grpcHeaders`. */
 export const GRPC_FAULT_REPLY: Reply = { status: 200, flag: FLAG_FAULT_INJECTED, body: '' }
+
+/** The head of every other answer to a gRPC client that the proxy makes; the status is in `grpcHeaders`. */
+export const GRPC_REPLY: Reply = { status: 200, flag: FLAG_NONE, body: '' }
 
 /** A trailers-only gRPC answer (gRPC over HTTP/2, "Responses"): the status is among the headers. */
 export function grpcHeaders(status: number, message: string): HeaderList {
   return HeaderList.of([
     ['content-type', 'application/grpc'],
     ['grpc-status', String(status)],
-    ['grpc-message', message],
+    ['grpc-message', encodeGrpcMessage(message)],
+  ])
+}
+
+/** What a gRPC client is told instead of `reply`. */
+export function grpcStatusOfReply(reply: Reply): number {
+  return reply.grpcStatus ?? grpcStatusFor(reply.status)
+}
+
+/** The trailers of a gRPC response that has begun and ends badly. */
+export function grpcTrailers(status: number, message: string): HeaderList {
+  return HeaderList.of([
+    ['grpc-status', String(status)],
+    ['grpc-message', encodeGrpcMessage(message)],
   ])
 }
 

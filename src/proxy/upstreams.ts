@@ -79,10 +79,17 @@ export class Upstreams {
   }
 
   /** The HTTP pool from `source` to an endpoint of a cluster. */
-  httpPool(source: LocalWorkload, cluster: ClusterState, endpoint: Endpoint, host: string): HttpPool {
+  httpPool(
+    source: LocalWorkload,
+    cluster: ClusterState,
+    endpoint: Endpoint,
+    host: string,
+    speaksHttp2: boolean,
+  ): HttpPool {
     const pools = this.poolsOf(source)
+    const byEndpoint = speaksHttp2 ? pools.http2 : pools.http
     const path = this.pathTo(endpoint.workload, cluster.isMutualTls)
-    let pool = pools.http.get(endpoint)
+    let pool = byEndpoint.get(endpoint)
     if (pool !== undefined && (pool.path !== path || pool.limits !== cluster.limits)) {
       // The pod joined or left the mesh, or the settings changed: what is open must not outlive that.
       pool.close()
@@ -98,15 +105,16 @@ export class Upstreams {
         host,
         forwardedFor: '',
       }
-      pool = new HttpPool(this.bound(), new SourceDial(this, source, target), cluster.limits, cluster, path)
-      pools.http.set(endpoint, pool)
+      const dial = new SourceDial(this, source, target)
+      pool = new HttpPool(this.bound(), dial, cluster.limits, cluster, path, speaksHttp2)
+      byEndpoint.set(endpoint, pool)
     }
     return pool
   }
 
   /** The HTTP pool from `source` straight to an address (a pod dialled by its IP). */
-  directPool(source: LocalWorkload, workload: Workload, address: string, port: number): HttpPool {
-    const key = formatHostPort(address, port)
+  directPool(source: LocalWorkload, workload: Workload, address: string, port: number, speaksHttp2: boolean): HttpPool {
+    const key = poolKey(address, port, speaksHttp2)
     const pools = this.poolsOf(source)
     const path = this.pathTo(workload, true)
     let pool = pools.direct.get(key)
@@ -124,19 +132,21 @@ export class Upstreams {
         host: '',
         forwardedFor: '',
       }
-      pool = new HttpPool(this.bound(), new SourceDial(this, source, target), DEFAULT_POOL_LIMITS, null, path)
+      const dial = new SourceDial(this, source, target)
+      pool = new HttpPool(this.bound(), dial, DEFAULT_POOL_LIMITS, null, path, speaksHttp2)
       pools.direct.set(key, pool)
     }
     return pool
   }
 
   /** The HTTP pool to the app of a pod of this node, for requests that arrive there. */
-  appPool(pod: LocalWorkload, podAddress: string, port: number): HttpPool {
-    const key = formatHostPort(podAddress, port)
+  appPool(pod: LocalWorkload, podAddress: string, port: number, speaksHttp2: boolean): HttpPool {
+    const key = poolKey(podAddress, port, speaksHttp2)
     const pools = this.poolsOf(pod)
     let pool = pools.app.get(key)
     if (pool === undefined) {
-      pool = new HttpPool(this.bound(), new AppDial(this, pod.uid, podAddress, port), APP_LIMITS, null, PATH_ONE_HOP)
+      const dial = new AppDial(this, pod.uid, podAddress, port)
+      pool = new HttpPool(this.bound(), dial, APP_LIMITS, null, PATH_ONE_HOP, speaksHttp2)
       pools.app.set(key, pool)
     }
     return pool
@@ -181,6 +191,11 @@ export class Upstreams {
   }
 }
 
+/** Connections of both versions may go to one address. */
+function poolKey(address: string, port: number, speaksHttp2: boolean): string {
+  return speaksHttp2 ? `h2 ${formatHostPort(address, port)}` : formatHostPort(address, port)
+}
+
 /** Limits towards a pod's own app: nothing but a time to connect. */
 const APP_LIMITS: PoolLimits = DEFAULT_POOL_LIMITS
 
@@ -188,6 +203,7 @@ const APP_LIMITS: PoolLimits = DEFAULT_POOL_LIMITS
 class SourcePools {
   readonly source: LocalWorkload
   readonly http = new Map<Endpoint, HttpPool>()
+  readonly http2 = new Map<Endpoint, HttpPool>()
   readonly direct = new Map<string, HttpPool>()
   readonly app = new Map<string, HttpPool>()
   readonly tunnels: TunnelPool
@@ -198,18 +214,18 @@ class SourcePools {
   }
 
   get isEmpty(): boolean {
-    return this.http.size + this.direct.size + this.app.size === 0 && this.tunnels.isEmpty
+    return this.http.size + this.http2.size + this.direct.size + this.app.size === 0 && this.tunnels.isEmpty
   }
 
   sweep(): void {
-    for (const map of [this.http, this.direct, this.app] as Map<unknown, HttpPool>[]) {
+    for (const map of [this.http, this.http2, this.direct, this.app] as Map<unknown, HttpPool>[]) {
       for (const [key, pool] of map) if (pool.isEmpty) map.delete(key)
     }
     this.tunnels.sweep()
   }
 
   close(): void {
-    for (const map of [this.http, this.direct, this.app] as Map<unknown, HttpPool>[]) {
+    for (const map of [this.http, this.http2, this.direct, this.app] as Map<unknown, HttpPool>[]) {
       for (const pool of map.values()) pool.close()
       map.clear()
     }

@@ -20,6 +20,7 @@ import {
   ERROR_REFUSED_STREAM,
   ERROR_STREAM_CLOSED,
   PREFACE,
+  SETTING_ENABLE_CONNECT_PROTOCOL,
   SETTING_ENABLE_PUSH,
   SETTING_INITIAL_WINDOW_SIZE,
   SETTING_MAX_CONCURRENT_STREAMS,
@@ -134,6 +135,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       pairs.push(SETTING_ENABLE_PUSH, 0)
     } else {
       pairs.push(SETTING_MAX_CONCURRENT_STREAMS, settings.peerStreamsMax)
+      if (settings.acceptsProtocols === true) pairs.push(SETTING_ENABLE_CONNECT_PROTOCOL, 1)
     }
     this.output.writer.settings(pairs)
     const increment = settings.connectionWindowBytes - WINDOW_BYTES_DEFAULT
@@ -407,7 +409,8 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     let error = ERROR_NONE
     const contentLength = contentLengthOf(fields)
     if (state !== LIST_GOOD) error = listError(state)
-    else if (checkRequest(fields) !== null || contentLength === -2) error = ERROR_PROTOCOL
+    else if (checkRequest(fields, this.settings.acceptsProtocols === true) !== null || contentLength === -2)
+      error = ERROR_PROTOCOL
     else if (this.streams.size >= this.settings.peerStreamsMax) error = ERROR_REFUSED_STREAM
     if (error !== ERROR_NONE) {
       this.output.sendReset(streamId, error)

@@ -25,6 +25,8 @@ export const SETTING_MAX_CONCURRENT_STREAMS = 3
 export const SETTING_INITIAL_WINDOW_SIZE = 4
 export const SETTING_MAX_FRAME_SIZE = 5
 export const SETTING_MAX_HEADER_LIST_SIZE = 6
+/** RFC 8441 section 3. */
+export const SETTING_ENABLE_CONNECT_PROTOCOL = 8
 
 export const ERROR_NONE = 0
 export const ERROR_PROTOCOL = 1

@@ -46,11 +46,13 @@ export function statusOf(fields: readonly string[]): number {
   return status >= 100 && status <= 599 ? status : -1
 }
 
-export function checkRequest(fields: readonly string[]): string | null {
+/** `mayNameProtocol`: CONNECT may carry `:protocol`, and then has scheme and path as well (RFC 8441 section 4). */
+export function checkRequest(fields: readonly string[], mayNameProtocol = false): string | null {
   let method: string | null = null
   let scheme: string | null = null
   let path: string | null = null
   let authority: string | null = null
+  let protocol: string | null = null
   let at = 0
   for (; at < fields.length; at += 2) {
     const name = fields[at]!
@@ -60,10 +62,12 @@ export function checkRequest(fields: readonly string[]): string | null {
     else if (name === ':scheme' && scheme === null) scheme = value
     else if (name === ':path' && path === null) path = value
     else if (name === ':authority' && authority === null) authority = value
+    else if (name === ':protocol' && protocol === null && mayNameProtocol) protocol = value
     else return 'bad pseudo-header'
   }
   if (method === null || method === '') return 'no method'
-  if (method === 'CONNECT') {
+  if (protocol !== null && (method !== 'CONNECT' || protocol === '' || authority === null)) return 'bad protocol'
+  if (method === 'CONNECT' && protocol === null) {
     if (authority === null || scheme !== null || path !== null) return 'bad connect'
   } else {
     if (scheme === null || scheme === '' || path === null || path === '') return 'no scheme or path'

@@ -20,6 +20,8 @@ export interface H2Settings {
   readonly headerListBytesMax: number
   /** Streams the peer may have open at a time; 0 for clients (a server never opens any). */
   readonly peerStreamsMax: number
+  /** Server: CONNECT may name a protocol (RFC 8441), as WebSocket over HTTP/2 does. */
+  readonly acceptsProtocols?: boolean
 }
 
 /** 4 MiB: more than the bandwidth-delay product of 10 Gbit/s at 3 ms. */
@@ -49,6 +51,54 @@ export const HBONE_SERVER_SETTINGS: H2Settings = {
   peerStreamsMax: 200,
 }
 
+/**
+ * Bytes in flight on one stream of an application. 1 MiB: 4 Gbit/s at 2 ms between zones, and not more than what a slow
+ * reader may make the proxy hold for it.
+ */
+const APP_STREAM_WINDOW_BYTES = 1 << 20
+/** 4 MiB: four bulk streams at full speed; given back at once, so that it never holds a stream up (HELD_BYTES_FREE). */
+const APP_CONNECTION_WINDOW_BYTES = 4 << 20
+/** 64 KiB: one read of a socket. Larger frames would let one stream delay the others at the sender. */
+const APP_FRAME_BYTES_MAX = 65_536
+/** 64 KiB, as for HTTP/1.1: a head is held in memory before anyone is authorised. */
+const APP_HEADER_LIST_BYTES_MAX = 65_536
+
+/** An application's server, seen from its client's side. */
+export const APP_CLIENT_SETTINGS: H2Settings = {
+  role: ROLE_CLIENT,
+  streamWindowBytes: APP_STREAM_WINDOW_BYTES,
+  connectionWindowBytes: APP_CONNECTION_WINDOW_BYTES,
+  frameBytesMax: APP_FRAME_BYTES_MAX,
+  headerListBytesMax: APP_HEADER_LIST_BYTES_MAX,
+  peerStreamsMax: 0,
+}
+
+/**
+ * An application's client. 1,000 streams: gRPC clients keep long-lived streams by the hundred on one connection and wait
+ * for ever when there is no room; and as many as may be cancelled at once (RESETS_BURST).
+ */
+export const APP_SERVER_SETTINGS: H2Settings = {
+  role: ROLE_SERVER,
+  streamWindowBytes: APP_STREAM_WINDOW_BYTES,
+  connectionWindowBytes: APP_CONNECTION_WINDOW_BYTES,
+  frameBytesMax: APP_FRAME_BYTES_MAX,
+  headerListBytesMax: APP_HEADER_LIST_BYTES_MAX,
+  peerStreamsMax: 1000,
+  acceptsProtocols: true,
+}
+
+/** Streams on a connection to a server that has not told its limit yet: what RFC 9113 section 6.5.2 asks servers to allow. */
+export const STREAMS_BEFORE_SETTINGS_MAX = 100
+
+/** Streams on one connection, whatever the server allows: beyond it another connection serves everyone better. */
+export const CLIENT_STREAMS_MAX = 1000
+
+/** Fields of one head. 128, as for HTTP/1.1: each costs a look in every search by name. */
+export const FIELD_COUNT_MAX = 128
+
+/** Interim responses to one request. 16, as for HTTP/1.1. */
+export const INFORMATIONAL_COUNT_MAX = 16
+
 /** Backlog of a stream, or of the connection's sink, above which a writer waits for the drain event. As in transport. */
 export const BACKLOG_HIGH = 262_144
 
@@ -72,8 +122,6 @@ export const CONTINUATION_FRAMES_MAX = 16
 
 /** Pairs in one SETTINGS frame. Ten are defined so far; each costs us little. */
 export const SETTINGS_PAIRS_MAX = 64
-
-/** Bytes of unknown frames and padding are skipped as they come; only their number counts, as ABUSE_FRAMES. */
 
 /**
  * Streams that end in RST_STREAM: 1,000 at once, then 500 a second. A client that cancels all its tunnels at once is

@@ -5,6 +5,7 @@ import {
   ERROR_PROTOCOL,
   FRAME_BYTES_DEFAULT,
   FRAME_BYTES_LARGEST,
+  SETTING_ENABLE_CONNECT_PROTOCOL,
   SETTING_ENABLE_PUSH,
   SETTING_HEADER_TABLE_SIZE,
   SETTING_INITIAL_WINDOW_SIZE,
@@ -22,6 +23,10 @@ export class PeerSettings {
   frameBytesMax = FRAME_BYTES_DEFAULT
   windowBytes = WINDOW_BYTES_DEFAULT
   headerTableBytes = 4096
+  /** The peer has sent its settings. */
+  isKnown = false
+  /** CONNECT may name a protocol (RFC 8441). */
+  acceptsProtocols = false
   private readonly role: Role
 
   /** `role` is ours. */
@@ -31,6 +36,7 @@ export class PeerSettings {
 
   /** Applies the payload of a SETTINGS frame. Returns an error code, ERROR_NONE when all is well. */
   apply(bytes: Uint8Array, offset: number, end: number): number {
+    this.isKnown = true
     for (let at = offset; at < end; at += 6) {
       const error = this.applyOne((bytes[at]! << 8) | bytes[at + 1]!, readUint32(bytes, at + 2))
       if (error !== ERROR_NONE) return error
@@ -56,6 +62,11 @@ export class PeerSettings {
       case SETTING_MAX_FRAME_SIZE:
         if (value < FRAME_BYTES_DEFAULT || value > FRAME_BYTES_LARGEST) return ERROR_PROTOCOL
         this.frameBytesMax = value
+        return ERROR_NONE
+      case SETTING_ENABLE_CONNECT_PROTOCOL:
+        // Once allowed it must not be taken back (RFC 8441 section 3).
+        if (value > 1 || (value === 0 && this.acceptsProtocols)) return ERROR_PROTOCOL
+        this.acceptsProtocols = value === 1
         return ERROR_NONE
       default:
         // Unknown settings are ignored; the header list size is advice that our lists never come near.

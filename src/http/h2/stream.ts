@@ -89,6 +89,7 @@ export class H2Stream implements TurnTaker {
   private pauseCount = 0
   private isEnding = false
   private isCorked = false
+  private stopsPeer = false
   private wantsDrain = false
   private isEndReported = false
   private sendQueue: ByteQueue | null = null
@@ -225,9 +226,18 @@ export class H2Stream implements TurnTaker {
     this.localEnded()
   }
 
+  /** The answer needs no more of the request: once it is sent the peer is told to stop (RFC 9113 section 8.1). */
+  stopPeerWhenSent(): void {
+    this.discardInput()
+    if (this.isRemoteEnded) return
+    this.stopsPeer = true
+    if (this.isLocalEnded) this.reset(ERROR_NONE)
+  }
+
   private localEnded(): void {
     this.isLocalEnded = true
     if (this.isRemoteEnded) this.closeInOrder()
+    else if (this.stopsPeer) this.reset(ERROR_NONE)
   }
 
   // --- reading ---
