@@ -154,57 +154,6 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     return { key, source: recorder.edge(key), destination }
   }
 
-  /** The rules of this client's scope for the service port that was dialled; null means defaults. */
-  trafficOf(snapshot: Snapshot): Traffic | null {
-    const { service, port } = this.destination
-    if (service === null || port === null) return null
-    return snapshot.trafficOf(scopeOf(snapshot, this.source.uid), service.key, port.number)
-  }
-
-  /** What policies of a one-hop destination are judged on. */
-  factsFor(address: string, port: number): ConnectionFacts {
-    return {
-      principal: principalOf(this.source.identity),
-      namespace: this.sourceWorkload?.namespace ?? null,
-      sourceIp: addressBytes(this.conn.remoteAddress),
-      destinationIp: addressBytes(address),
-      destinationPort: port,
-    }
-  }
-
-  edgesTo(protocol: MetricProtocol, workload: Workload | null, port: number, path: Path): EdgePair {
-    const { recorder } = this.parts
-    const isMutualTls = path !== PATH_PLAIN
-    const service =
-      this.destination.service ??
-      (workload === null ? null : resolveTargetPort(this.snapshot, workload, port, '').service)
-    const key: EdgeKey = {
-      reporter: 'source',
-      protocol,
-      source: this.sourceWorkload,
-      destination: workload,
-      service,
-      host: service === null ? this.conn.localAddress : '',
-      isMutualTls,
-      sourcePrincipal: isMutualTls ? this.source.identity : null,
-      destinationPrincipal: isMutualTls && workload !== null ? identityOf(workload) : null,
-    }
-    const destination = path === PATH_ONE_HOP ? recorder.edge({ ...key, reporter: 'destination' }) : null
-    return { key, source: recorder.edge(key), destination }
-  }
-
-  /** The port that was dialled, as ServerFirstPorts knows it. */
-  get portKey(): string {
-    const { service, port } = this.destination
-    if (service !== null && port !== null) return `${service.key}:${port.number}`
-    return formatHostPort(this.conn.localAddress, this.conn.localPort)
-  }
-
-  /** True when nobody has said what protocol the dialled port speaks. */
-  get isUndeclared(): boolean {
-    return this.declaredProtocol() === PROTOCOL_DETECT
-  }
-
   get downstreamText(): string {
     return formatHostPort(this.conn.remoteAddress, this.conn.remotePort)
   }
