@@ -9,9 +9,12 @@ import { listenAddress, podName } from './pod.ts'
 const server = createServer((socket) => {
   socket.on('error', () => socket.destroy())
   socket.write(`220 ${podName} ready\r\n`)
-  createInterface({ input: socket }).on('line', (line) => {
+  const lines = createInterface({ input: socket })
+  lines.on('line', (line) => {
     if (line === 'QUIT') socket.end('221 bye\r\n')
     else if (!socket.destroyed) socket.write(`250 ${line.length} characters\r\n`)
   })
+  // It reports the socket's errors a second time.
+  lines.on('error', () => {})
 })
 server.listen(7000, listenAddress)
