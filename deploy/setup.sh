@@ -16,7 +16,7 @@ mode=${1:-}
 [ $# -gt 0 ] && shift
 
 # What the native part is built with, and what the demo's namespaces are made of.
-NATIVE_PACKAGES="clang libbpf-dev libelf-dev zlib1g-dev g++ make"
+NATIVE_PACKAGES="clang libbpf-dev libelf-dev zlib1g-dev libssl-dev g++ make"
 DEMO_PACKAGES="iproute2 util-linux tcpdump"
 # Programs that tests run against the mesh, and the formatter of the C code.
 TEST_PACKAGES="curl openssl nginx-light wrk iperf3 nghttp2-client nghttp2-server clang-format procps"

@@ -12,8 +12,9 @@
 import type { Socket } from 'node:net'
 import { formatHostPort } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
-import { describeError, WeftError } from '../base/errors.ts'
+import { WeftError } from '../base/errors.ts'
 import { BACKLOG_HIGH, type Conn, type Flushable, type Handler } from './conn.ts'
+import { connectError } from './connect-error.ts'
 import type { NodeTransportSettings } from './node-settings.ts'
 import { canonicalOf, closeNow, destroySocket, link, onSocketClose, onSocketData } from './node-socket-link.ts'
 import { isTlsFailure, tlsError } from './node-tls.ts'
@@ -412,12 +413,4 @@ export class NodeConn implements Conn, Flushable {
     if (state === STATE_OPENING) return connectError(error, this.remoteAddress, this.remotePort)
     return new WeftError('WEFT_RESET', `${this.peerName} reset the connection`, error)
   }
-}
-
-/** The error for a failed connect; names the address and what the operator should look at. */
-export function connectError(error: unknown, address: string, port: number): WeftError {
-  if (error instanceof WeftError) return error
-  const code = (error as { code?: unknown } | null)?.code
-  const reason = typeof code === 'string' ? code : describeError(error)
-  return new WeftError('WEFT_CONNECT', `cannot connect to ${formatHostPort(address, port)}: ${reason}`, error)
 }

@@ -8,7 +8,6 @@
 import { closeSync } from 'node:fs'
 import { Socket, type TcpSocketConnectOpts } from 'node:net'
 import * as tls from 'node:tls'
-import { formatHostPort } from '../base/address.ts'
 import { WeftError } from '../base/errors.ts'
 import type {
   Acceptor,
@@ -23,17 +22,16 @@ import type {
   TlsMaterial,
   Transport,
 } from './conn.ts'
-import { type ConnOwner, connectError, NodeConn } from './node-conn.ts'
+import { connectError, connectTimeout } from './connect-error.ts'
+import { type ConnOwner, NodeConn } from './node-conn.ts'
 import { NodeListener } from './node-listener.ts'
 import { DEFAULT_NODE_TRANSPORT_SETTINGS, KEEP_ALIVE_MS, type NodeTransportSettings } from './node-settings.ts'
-import { ALPN_PROTOCOL, checkServer, NodeTlsContext } from './node-tls.ts'
+import { NodeTlsContext } from './node-tls.ts'
 import { OutputSlab } from './output-slab.ts'
+import { ALPN_PROTOCOL, checkServer, noCommonProtocol } from './tls-identity.ts'
 
 /** Receive buffer that all dialled sockets share. 64 KiB: libuv reads at most that much at once. */
 const READ_BUFFER_BYTES = 65_536
-
-/** HBONE's port, where a connect that times out has a usual suspect. */
-const HBONE_PORT = 15_008
 
 export class NodeTransport implements Transport, ConnOwner {
   readonly slab = new OutputSlab()
@@ -175,7 +173,7 @@ function startTls(conn: NodeConn, raw: Socket, context: NodeTlsContext, expected
   conn.attachTls(socket)
   socket.once('secureConnect', () => {
     if (socket.alpnProtocol !== ALPN_PROTOCOL) {
-      conn.fail(new WeftError('WEFT_TLS', `${conn.peerName} does not speak HTTP/2 over TLS (no ALPN ${ALPN_PROTOCOL})`))
+      conn.fail(noCommonProtocol(conn.peerName))
     } else if (conn.peerIdentity === null) {
       conn.fail(new WeftError('WEFT_TLS', `${conn.peerName} proved no identity`))
     } else {
@@ -185,13 +183,7 @@ function startTls(conn: NodeConn, raw: Socket, context: NodeTlsContext, expected
 }
 
 function onConnectTimeout(conn: NodeConn, options: ConnectOptions): void {
-  const where = formatHostPort(options.address, options.port)
-  const hint = options.port === HBONE_PORT ? `; a NetworkPolicy may be blocking TCP port ${HBONE_PORT}` : ''
-  if (conn.isHandshaking) {
-    conn.fail(new WeftError('WEFT_TLS', `${where} did not finish its TLS handshake within ${options.timeoutMs} ms`))
-  } else {
-    conn.fail(new WeftError('WEFT_CONNECT', `${where} did not answer within ${options.timeoutMs} ms${hint}`))
-  }
+  conn.fail(connectTimeout(options, conn.isHandshaking))
 }
 
 function closeDescriptor(fd: number): void {

@@ -1,0 +1,210 @@
+/*
+ * The reactor: sockets and TLS of one thread, driven by one epoll descriptor inside Node's own loop.
+ *
+ *   epoll_wait -> receive, decrypt into the arena -> one callback with all events -> send what it wrote
+ *
+ * It moves bytes and reports what the kernel and OpenSSL say; it interprets nothing and decides nothing: a
+ * connection is closed only when JavaScript says so (src/transport/reactor-conn.ts). JavaScript runs only in
+ * Deliver, so a Connection found by its id stays valid until the next Deliver.
+ */
+#pragma once
+
+#include <node_api.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "reactor_queue.h"
+#include "reactor_uv.h"
+#include "tls_context.h"
+#include "tls_session.h"
+
+namespace weft {
+
+/* Kinds of events; mirrored in src/transport/reactor-addon.ts. An event is four int32: id, kind, a, b. */
+enum EventKind : int32_t {
+  kEventAccepted = 1,     /* on a listener; a: id of the connection */
+  kEventConnected = 2,    /* TCP is there; with TLS the handshake begins */
+  kEventSecured = 3,      /* the handshake is done, the peer's chain verified */
+  kEventBytes = 4,        /* a: offset in the arena, b: length */
+  kEventEnded = 5,        /* the peer's end: FIN, with TLS close_notify */
+  kEventFinished = 6,     /* our end, and all before it, is with the kernel */
+  kEventDrained = 7,      /* the backlog is gone after it was above the limit */
+  kEventFailed = 8,       /* nothing more will come; a: Failure, b: errno or OpenSSL's error */
+  kEventAcceptFailed = 9, /* on a listener, which pauses; a: errno */
+};
+
+/* Lowest byte of a kEventFailed's a; the bits above are X509_V_* of a refused certificate. */
+enum Failure : int32_t {
+  kFailureErrno = 1,
+  kFailureTls = 2,
+  kFailureTruncated = 3, /* FIN without close_notify */
+  kFailureFlooded = 4,   /* the peer makes TLS answer and takes no answer */
+};
+
+enum class Phase : uint8_t {
+  kListening,
+  kConnecting,
+  kAwaitingTls, /* accepted; JavaScript chooses the credentials */
+  kHandshaking,
+  kHeld, /* the client's last flight waits until JavaScript has approved the server */
+  kOpen,
+  kDiscarding, /* what arrives is dropped */
+  kBroken,     /* failed; waits to be closed */
+};
+
+struct Connection {
+  int32_t id;
+  int fd;
+  Phase phase;
+  bool is_tls = false;
+  bool is_paused = false;
+  bool is_readable = false; /* more can be received without another event of epoll */
+  bool is_ready_queued = false;
+  bool is_flush_queued = false;
+  bool has_hangup = false;   /* the kernel holds the peer's end or an error */
+  bool has_peer_end = false; /* kEventEnded was reported */
+  bool is_end_wanted = false;
+  bool has_sent_notify = false;
+  bool is_end_sent = false;
+  bool is_drain_wanted = false;
+  bool is_blocked = false; /* the kernel takes nothing until EPOLLOUT */
+  uint32_t discarded = 0;
+  SSL_CTX* client_context = nullptr; /* with a reference */
+  std::unique_ptr<TlsSession> tls;
+  ByteQueue staged; /* as written */
+  ByteQueue sealed; /* TLS records */
+  ByteQueue unread; /* TLS records received by a held client */
+
+  size_t backlog() const { return staged.size() + sealed.size(); }
+  /* Pausing holds back bytes, never a handshake. */
+  bool may_read() const { return is_readable && (!is_paused || phase != Phase::kOpen); }
+  ~Connection() { SSL_CTX_free(client_context); }
+};
+
+class Reactor {
+ public:
+  struct Options {
+    uint32_t backlog_high;
+    int keep_alive_seconds;
+    bool is_poisoning;
+  };
+
+  /* `arena` and `events` belong to typed arrays that the reactor keeps alive. Errno on failure, 0 if it runs.
+   */
+  static int New(napi_env env, napi_value arena, napi_value events, napi_value callback,
+                 const Options& options, Reactor** made);
+
+  Connection* Find(int32_t id) const;
+  /* Bytes of the arena, for writes out of it. */
+  const uint8_t* arena() const { return arena_; }
+  size_t arena_size() const { return arena_size_; }
+  size_t connection_count() const { return slots_.size() - free_slots_.size(); }
+
+  // --- sockets (reactor_sockets.cc); negative: errno ---
+  int Listen(int fd, const std::string& address, int port, bool is_shared, bool is_tls, int backlog);
+  int Connect(int fd, const std::string& address, int port, const std::string& local_address, SSL_CTX* tls);
+  void ResumeAccept(Connection* listener);
+
+  // --- input (reactor_input.cc) and output (reactor_output.cc) ---
+  bool StartTls(Connection* connection, SSL_CTX* context);
+  void Approve(Connection* connection);
+  size_t Write(Connection* connection, const uint8_t* bytes, size_t length);
+  void End(Connection* connection);
+  void Pause(Connection* connection) { connection->is_paused = true; }
+  void Resume(Connection* connection);
+  void Discard(Connection* connection);
+  void Close(Connection* connection, bool is_reset);
+  /* What the batch wrote goes to the kernel. */
+  void EndBatch();
+
+ private:
+  Reactor(napi_env env, const Options& options) : env_(env), options_(options) {}
+  ~Reactor();
+
+  // --- the loop (reactor.cc) ---
+  int Start(napi_value arena, napi_value events, napi_value callback);
+  static void OnPoll(uv_poll_s* handle, int status, int events);
+  static void OnCleanup(napi_async_cleanup_hook_handle handle, void* reactor);
+  static void OnPollClosed(uv_handle_s* handle);
+  void Turn();
+  void React(int32_t id, uint32_t ready);
+  void ReadReady();
+  void Deliver();
+  bool CallBack(size_t count);
+  void Flush();
+  void Wake();
+  void Push(int32_t id, EventKind kind, int32_t a, int32_t b);
+  bool HasRoom() const;
+  Connection* Add(int fd, Phase phase);
+  int Watch(Connection* connection, uint32_t events);
+  void Remove(Connection* connection);
+
+  // --- reactor_sockets.cc ---
+  void Accept(int32_t id);
+  void FinishConnect(Connection* connection);
+
+  // --- reactor_input.cc ---
+  void QueueRead(Connection* connection);
+  void ReadOnce(Connection* connection);
+  void ReadPlain(Connection* connection);
+  void ReadTls(Connection* connection);
+  void DecryptWindow(Connection* connection);
+  void ReadNothing(Connection* connection);
+  void Drop(Connection* connection);
+  void StepHandshake(Connection* connection);
+  void Fail(Connection* connection, Failure failure, int32_t code);
+  void FailTls(Connection* connection);
+
+  // --- reactor_output.cc ---
+  void QueueFlush(Connection* connection);
+  void FlushConnection(Connection* connection);
+  bool Seal(Connection* connection, const uint8_t* bytes, size_t length);
+  bool SendQueued(Connection* connection, ByteQueue* queue);
+  bool SendWindow(Connection* connection);
+  ssize_t Send(Connection* connection, const uint8_t* bytes, size_t length);
+  void FinishOutput(Connection* connection);
+
+  napi_env env_;
+  Options options_;
+  napi_ref arena_ref_ = nullptr;
+  napi_ref events_ref_ = nullptr;
+  napi_ref callback_ref_ = nullptr;
+  napi_async_context async_context_ = nullptr;
+  napi_async_cleanup_hook_handle cleanup_ = nullptr;
+  uv_poll_s* poll_ = nullptr;
+  int epoll_fd_ = -1;
+  int wake_fd_ = -1;
+  bool is_woken_ = false;
+  bool is_referenced_ = true;
+
+  uint8_t* arena_ = nullptr;
+  size_t arena_size_ = 0;
+  size_t arena_used_ = 0;
+  int32_t* events_ = nullptr;
+  size_t events_max_ = 0;
+  std::vector<int32_t> queue_;
+
+  std::vector<Connection*> slots_;
+  std::vector<uint16_t> generations_;
+  std::vector<uint32_t> free_slots_;
+  std::vector<int32_t> ready_;
+  std::vector<int32_t> unflushed_;
+  std::vector<int32_t> reading_;
+  TlsWindow window_;
+  std::unique_ptr<uint8_t[]> ciphertext_;
+};
+
+/* Empty when not known; an IPv4-mapped address in its IPv4 form. */
+struct Endpoint {
+  std::string address;
+  int port = 0;
+};
+Endpoint LocalEndpoint(int fd);
+Endpoint RemoteEndpoint(int fd);
+
+}  // namespace weft

@@ -1,0 +1,65 @@
+/*
+ * One TLS session on one connection: OpenSSL between a window of received bytes and a buffer of bytes to
+ * send, both of which belong to the reactor and are shared by all its sessions. No session keeps a pointer
+ * into them between calls.
+ */
+#pragma once
+
+#include <openssl/ssl.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "reactor_queue.h"
+
+namespace weft {
+
+/* What OpenSSL reads from and writes to during one call. */
+struct TlsWindow {
+  /* Received and not yet taken by OpenSSL. */
+  const uint8_t* input = nullptr;
+  size_t input_length = 0;
+  /* Records made during the call, in order. */
+  ByteQueue output;
+};
+
+enum class TlsResult {
+  kDone,    /* handshake complete; bytes read or written */
+  kWaiting, /* more bytes of the peer are needed */
+  kEnded,   /* the peer sent close_notify */
+  kFailed,  /* see error() and verify_result() */
+};
+
+class TlsSession {
+ public:
+  /* Null when there is no memory. `window` outlives the session. */
+  static TlsSession* New(SSL_CTX* context, bool is_server, TlsWindow* window);
+  ~TlsSession();
+  TlsSession(const TlsSession&) = delete;
+  TlsSession& operator=(const TlsSession&) = delete;
+
+  TlsResult Handshake();
+  TlsResult Read(uint8_t* bytes, size_t capacity, size_t* length);
+  TlsResult Write(const uint8_t* bytes, size_t length);
+  /* Sends close_notify. */
+  void End();
+
+  /* OpenSSL's packed error of the call that failed; 0 when it gave none. */
+  uint32_t error() const { return error_; }
+  /* X509_V_OK, or why the peer's certificate was refused. */
+  int verify_result() const;
+  /* True when "h2" was agreed on. */
+  bool has_agreed_h2() const;
+  /* DER of the peer's certificate, to be freed with FreeCertificate; null when it showed none. */
+  uint8_t* PeerCertificate(size_t* length) const;
+  static void FreeCertificate(uint8_t* der);
+
+ private:
+  explicit TlsSession(SSL* ssl) : ssl_(ssl) {}
+  TlsResult Result(int returned);
+
+  SSL* ssl_;
+  uint32_t error_ = 0;
+};
+
+}  // namespace weft
