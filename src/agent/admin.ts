@@ -3,7 +3,7 @@
  *
  *   metrics    :15020/metrics and /stats/prometheus     Prometheus text
  *   readiness  :15021/healthz/ready                     200 once configuration is in force and pods are captured
- *   admin      127.0.0.1:15000                          /config_dump /connections /certificates /logging /quitquitquit
+ *   admin      127.0.0.1:15000                          /config_dump /connections /certificates /healthz/ready, POST /quitquitquit
  *
  * The admin endpoint has no password: it binds loopback only, and nothing it shows is secret.
  */
@@ -13,6 +13,16 @@ import { formatHostPort } from '../base/address.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { ListenAddress } from '../base/settings.ts'
+
+/** Longest time for a request and for its head. Scrapers and operators are near and send a few hundred bytes. */
+const REQUEST_TIMEOUT_MS = 10_000
+const HEAD_TIMEOUT_MS = 5000
+
+/** Bytes of a request's head. 8 KiB: no body and no cookie has any business here. */
+const HEAD_BYTES_MAX = 8192
+
+/** Connections at a time. 256: a few scrapers and people; an endpoint that anyone can reach must not hold the agent. */
+const CONNECTIONS_MAX = 256
 
 /** What an endpoint answers. */
 export interface Answer {
@@ -24,6 +34,7 @@ export interface Answer {
 /** Handlers by path. A path with a method other than GET is written `POST /path`. */
 export type Routes = Readonly<Record<string, () => Answer | Promise<Answer>>>
 
+/** Content type of plain answers. */
 export const TYPE_TEXT = 'text/plain; charset=utf-8'
 const TYPE_JSON = 'application/json'
 
@@ -50,12 +61,12 @@ export class AdminEndpoint {
     this.name = name
     this.log = log
     this.server = createServer(
-      { requestTimeout: 10_000, headersTimeout: 5000, maxHeaderSize: 8192 },
+      { requestTimeout: REQUEST_TIMEOUT_MS, headersTimeout: HEAD_TIMEOUT_MS, maxHeaderSize: HEAD_BYTES_MAX },
       (request, response) => {
         void this.answer(routes, request, response)
       },
     )
-    this.server.maxConnections = 256
+    this.server.maxConnections = CONNECTIONS_MAX
   }
 
   /** The port that is bound. Rejects with WeftError WEFT_SYSCALL when the address is taken. */

@@ -5,6 +5,7 @@
  * to the same state. A crash resets that worker's connections and nothing else: the listeners are the main thread's,
  * a worker gets duplicates.
  */
+import { performance } from 'node:perf_hooks'
 import { Worker } from 'node:worker_threads'
 import { Backoff } from '../base/backoff.ts'
 import { describeError, WeftError } from '../base/errors.ts'
@@ -20,6 +21,13 @@ const REPORT_TIMEOUT_MS = 2000
 /** Longest wait for a worker to listen for a pod. */
 const ADD_TIMEOUT_MS = 10_000
 
+/** A worker that lived this long and dies is replaced at once; one that dies sooner is replaced ever more slowly. */
+const STABLE_MS = 60_000
+
+/** A worker that was told to stop and is still there after this long hangs, and is ended by force. */
+const END_TIMEOUT_MS = 1000
+
+/** What the workers need of the agent. */
 export interface WorkersOptions {
   readonly count: number
   readonly start: Omit<WorkerStart, 'index' | 'logLevel'>
@@ -41,6 +49,7 @@ interface EnrolledPod {
   readonly identity: string
 }
 
+/** All data workers of this agent. */
 export class Workers {
   private readonly options: WorkersOptions
   private readonly slots: WorkerSlot[] = []
@@ -55,9 +64,6 @@ export class Workers {
   get count(): number {
     return this.options.count
   }
-
-  /** Crashed workers that were replaced. */
-  restartCount = 0
 
   /** Resolves when every worker is ready. */
   async start(): Promise<void> {
@@ -135,7 +141,7 @@ export class Workers {
     const slot = new WorkerSlot(index, { ...options.start, index, logLevel: options.logLevel }, options, (reason) => {
       if (this.isStopping) return
       options.log.error('a data worker died; its connections are reset, a new one starts', { worker: index, reason })
-      this.restartCount++
+      if (performance.now() - slot.startedAtMs > STABLE_MS) backoff.reset()
       options.onCrash(slot.id)
       setTimeout(() => void this.replace(slot), backoff.nextMs())
     })
@@ -183,6 +189,7 @@ class WorkerSlot {
   readonly index: number
   /** Tells a worker from its successors. */
   id: number
+  startedAtMs: number
   ready: Promise<void> = Promise.resolve()
   private readonly startValues: WorkerStart
   private readonly options: WorkersOptions
@@ -196,6 +203,7 @@ class WorkerSlot {
   constructor(index: number, startValues: WorkerStart, options: WorkersOptions, onDeath: (reason: string) => void) {
     this.index = index
     this.id = 0
+    this.startedAtMs = 0
     this.startValues = startValues
     this.options = options
     this.onDeath = onDeath
@@ -203,6 +211,7 @@ class WorkerSlot {
 
   start(): void {
     this.id = nextWorkerId++
+    this.startedAtMs = performance.now()
     const worker = new Worker(new URL(workerFile(), import.meta.url), {
       workerData: this.startValues,
       env: {},
@@ -265,8 +274,7 @@ class WorkerSlot {
     if (worker === null) return
     const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
     this.post({ kind: 'stop' })
-    // A worker that hangs is ended by force: its connections are gone either way.
-    const timer = setTimeout(() => void worker.terminate(), 1000)
+    const timer = setTimeout(() => void worker.terminate(), END_TIMEOUT_MS)
     await ended
     clearTimeout(timer)
   }
