@@ -1,132 +1,222 @@
+/**
+ * Data workers that die. They are the real ones, threads with a proxy in them: Node tells this process of every thread
+ * that it starts (the `worker` event), and so the test can end one from outside, as a bug in it would from inside.
+ */
 import assert from 'node:assert/strict'
-import { connect } from 'node:net'
-import { afterEach, test } from 'node:test'
-import { type CapturedPod, ROLE_OUTBOUND } from '../../src/agent/capture.ts'
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+import { after, afterEach, before, beforeEach, describe, it } from 'node:test'
+import type { Worker } from 'node:worker_threads'
+import { type CapturedPod, ROLE_INBOUND } from '../../src/agent/capture.ts'
 import { Workers } from '../../src/agent/workers.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { type Delta, EMPTY_DELTA } from '../../src/model/delta.ts'
-import { workloadOf } from '../support/proxy-objects.ts'
+import { formatIdentity } from '../../src/model/identity.ts'
+import { TUNNEL_HBONE, type Workload } from '../../src/model/workload.ts'
+import { TestAuthority } from '../support/certificates.ts'
 
-const TEST = { timeout: 30_000 }
-const A = workloadOf('a')
-const IDENTITY = 'spiffe://cluster.local/ns/shop/sa/reviews'
-/** One address per test process: tests of other files run at the same time. */
-const ADDRESS = `127.${200 + (process.pid % 50)}.${(process.pid >> 6) % 256}.1`
-const PORT = 8080
-const STATE: Delta = { ...EMPTY_DELTA, workloads: [A], pods: [{ uid: A.uid, netns: '', scope: 'shop' }] }
+/** Only a failing test waits so long. */
+const PATIENCE_MS = 10_000
 
-const POD: CapturedPod = {
-  uid: A.uid,
-  listeners: [{ role: ROLE_OUTBOUND, fds: null, address: ADDRESS, port: PORT }],
-  dialing: { netnsFd: -1, exemptMapFd: -1, localAddress: ADDRESS, appAddress: ADDRESS },
-}
+const IDENTITY = formatIdentity('cluster.local', 'default', 'app')
+const UID = 'Kubernetes//Pod/default/app'
+/** The pod's address, and where its app listens. */
+const POD_ADDRESS = `127.${1 + (process.pid % 200)}.${(process.pid >> 8) % 250}.2`
+const APP_ADDRESS = POD_ADDRESS.replace(/2$/, '3')
+const OTHER_ADDRESS = POD_ADDRESS.replace(/2$/, '4')
 
-const crashed: number[] = []
-let workers: Workers | null = null
+describe('data workers', () => {
+  let app: Server
+  let port: number
+  let workers: Workers
+  let threads: Worker[]
+  let crashed: number[]
+  const sockets: Socket[] = []
+  const onWorker = (worker: Worker): void => {
+    threads.push(worker)
+  }
 
-afterEach(async () => {
-  await workers?.stop(0)
-  workers = null
-  crashed.length = 0
+  before(async () => {
+    app = createServer((socket) => {
+      socket.on('error', () => {})
+      socket.pipe(socket)
+    })
+    app.listen(0, APP_ADDRESS)
+    await once(app, 'listening')
+    port = (app.address() as AddressInfo).port
+  })
+
+  after(() => {
+    app.close()
+  })
+
+  beforeEach(async () => {
+    threads = []
+    crashed = []
+    process.on('worker', onWorker)
+    workers = new Workers({
+      count: 2,
+      start: { node: 'node1', trustDomain: 'cluster.local', isLogging: false },
+      logLevel: 'error',
+      log: silentLog,
+      wholeState: () => state,
+      duplicate: (fd) => fd,
+      closeFd: () => {},
+      onAccessLog: () => {},
+      onLogLine: () => {},
+      onCrash: (id) => crashed.push(id),
+    })
+    await workers.start()
+    workers.applyDelta(state)
+    workers.setCredential(new TestAuthority().leafFor(IDENTITY))
+    await workers.addPod(podOf(port), IDENTITY)
+  })
+
+  afterEach(async () => {
+    for (const socket of sockets.splice(0)) socket.destroy()
+    await workers.stop(0)
+    process.off('worker', onWorker)
+  })
+
+  /** A connection to the pod that is answered by its app. */
+  async function talk(): Promise<Socket> {
+    const socket = connect(port, POD_ADDRESS)
+    sockets.push(socket)
+    socket.on('error', () => {})
+    await say(socket)
+    return socket
+  }
+
+  async function say(socket: Socket): Promise<void> {
+    socket.write('x')
+    await Promise.race([once(socket, 'data'), once(socket, 'close').then(() => assert.fail('closed'))])
+  }
+
+  /** Connections of each worker, by its id. */
+  async function loads(): Promise<Map<number, number>> {
+    const reports = await workers.reports(0)
+    return new Map([...reports].map(([id, report]) => [id, report.connectionCount]))
+  }
+
+  it('share the connections of a pod', async () => {
+    for (let i = 0; i < 64; i++) await talk()
+    const counts = [...(await loads()).values()]
+    assert.equal(counts.length, 2)
+    assert.equal(counts[0]! + counts[1]!, 64)
+    assert.ok(Math.min(...counts) > 8, String(counts))
+  })
+
+  it('are replaced when they die: their connections are reset, those of others go on, new ones are served', async () => {
+    const open = await Promise.all(Array.from({ length: 64 }, talk))
+    const before = await loads()
+    const closed: Socket[] = []
+    for (const socket of open) socket.on('close', () => closed.push(socket))
+
+    await threads[0]!.terminate()
+    await eventually(() => crashed.length === 1 && threads.length === 3)
+    await eventually(async () => (await loads()).size === 2)
+    const now = await loads()
+    const [dead] = [...before.keys()].filter((id) => !now.has(id))
+    assert.deepEqual(crashed, [dead])
+    await eventually(() => closed.length === before.get(dead!))
+    for (const socket of open) if (!closed.includes(socket)) await say(socket)
+
+    // The successor serves: with the state, the credential and the pod that its predecessor had.
+    await eventually(async () => {
+      await Promise.all(Array.from({ length: 16 }, talk))
+      return [...(await loads())].some(([id, count]) => !before.has(id) && count > 0)
+    })
+  })
+
+  it('come back when all of them die at once', async () => {
+    await Promise.all(threads.map((thread) => thread.terminate()))
+    await eventually(() => threads.length === 4)
+    await eventually(async () => (await loads()).size === 2)
+    await eventually(async () => {
+      await Promise.all(Array.from({ length: 16 }, talk))
+      return [...(await loads()).values()].every((count) => count > 0)
+    })
+  })
+
+  it('listen for a pod all together, or none of them does', async () => {
+    // The second address is of no interface.
+    const listeners = [
+      { role: ROLE_INBOUND, fds: null, address: OTHER_ADDRESS, port },
+      { role: ROLE_INBOUND, fds: null, address: '198.18.255.255', port },
+    ] as const
+    await assert.rejects(workers.addPod({ ...podOf(port), uid: 'other', listeners }, IDENTITY), {
+      code: 'WEFT_SYSCALL',
+      message: /cannot listen for pod other: .*198\.18\.255\.255/,
+    })
+    await eventually(() => isRefused(OTHER_ADDRESS, port))
+  })
+
+  it('do not listen for a removed pod any more, nor do their successors', async () => {
+    workers.removePod(UID)
+    await eventually(() => isRefused(POD_ADDRESS, port))
+    await Promise.all(threads.map((thread) => thread.terminate()))
+    await eventually(async () => threads.length === 4 && (await loads()).size === 2)
+    assert.equal(await isRefused(POD_ADDRESS, port), true)
+  })
+
+  it('that are told to end are not replaced', async () => {
+    await talk()
+    await workers.stop(0)
+    assert.deepEqual(crashed, [])
+    assert.equal(threads.length, 2)
+  })
 })
 
-async function start(count: number): Promise<Workers> {
-  workers = new Workers({
-    count,
-    start: { node: 'node1', trustDomain: 'cluster.local', isLogging: false, transport: 'node' },
-    logLevel: 'error',
-    log: silentLog,
-    wholeState: () => STATE,
-    duplicate: (fd) => fd,
-    closeFd: () => {},
-    onAccessLog: () => {},
-    onLogLine: () => {},
-    onCrash: (id) => crashed.push(id),
-  })
-  await workers.start()
-  return workers
+const WORKLOAD: Workload = {
+  uid: UID,
+  name: 'app',
+  namespace: 'default',
+  addresses: [POD_ADDRESS],
+  node: 'node1',
+  trustDomain: 'cluster.local',
+  serviceAccount: 'app',
+  tunnelProtocol: TUNNEL_HBONE,
+  isHealthy: true,
+  services: [],
+  policies: [],
+  clusterId: 'Kubernetes',
+  locality: { region: '', zone: '', subzone: '' },
+  workloadName: 'app',
+  workloadType: 'deployment',
+  canonicalName: 'app',
+  canonicalRevision: 'v1',
+  capacity: 1,
 }
 
-/** Kills every worker: a credential that is none cannot be survived. It is dropped at once, so successors live. */
-function crash(all: Workers): void {
-  const material = { identity: IDENTITY, trustDomain: 'cluster.local', key: '', chain: '', bundle: '' }
-  all.setCredential(material as never)
-  all.dropCredential(IDENTITY)
+const state: Delta = {
+  ...EMPTY_DELTA,
+  workloads: [WORKLOAD],
+  pods: [{ uid: UID, netns: `loopback:${APP_ADDRESS}`, scope: 'all' }],
 }
 
-function isListening(): Promise<boolean> {
+function podOf(port: number): CapturedPod {
+  return {
+    uid: UID,
+    listeners: [{ role: ROLE_INBOUND, fds: null, address: POD_ADDRESS, port }],
+    dialing: { netnsFd: -1, exemptMapFd: -1, localAddress: POD_ADDRESS, appAddress: APP_ADDRESS },
+  }
+}
+
+function isRefused(address: string, port: number): Promise<boolean> {
   return new Promise((resolve) => {
-    const socket = connect({ host: ADDRESS, port: PORT })
+    const socket = connect(port, address)
     socket.on('connect', () => {
       socket.destroy()
-      resolve(true)
+      resolve(false)
     })
-    socket.on('error', () => resolve(false))
+    socket.on('error', () => resolve(true))
   })
 }
 
-async function until(condition: () => Promise<boolean>): Promise<void> {
-  // The workers are threads: there is no event here for what happens in them.
-  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 20))
-}
-
-test('every worker reports, each under a number of its own', TEST, async () => {
-  const all = await start(2)
-  all.applyDelta(STATE)
-  const reports = await all.reports(10)
-  assert.equal(reports.size, 2)
-  for (const report of reports.values()) {
-    assert.equal(report.snapshotVersion, 1)
-    assert.equal(report.connectionCount, 0)
-    assert.deepEqual(report.connections, [])
+async function eventually(condition: () => boolean | Promise<boolean>): Promise<void> {
+  const deadlineMs = performance.now() + PATIENCE_MS
+  while (!(await condition())) {
+    if (performance.now() > deadlineMs) assert.fail('it did not come about in time')
+    await new Promise((resolve) => setTimeout(resolve, 20))
   }
-})
-
-test('a worker that crashes is replaced and brought to the same state', TEST, async () => {
-  const all = await start(1)
-  all.applyDelta(STATE)
-  await all.addPod(POD, IDENTITY)
-  assert.equal(await isListening(), true)
-  const [first] = [...(await all.reports(0)).keys()]
-  crash(all)
-  await until(async () => crashed.length > 0)
-  assert.deepEqual(crashed, [first])
-  await until(isListening)
-  const [[second, report] = []] = await all.reports(0)
-  assert.notEqual(second, first)
-  assert.equal(report?.snapshotVersion, 1)
-})
-
-test('a report that is asked for while a worker dies leaves it out', TEST, async () => {
-  const all = await start(1)
-  crash(all)
-  assert.equal((await all.reports(0)).size, 0)
-})
-
-test('a pod that one worker cannot listen for is refused, and nobody listens for it', TEST, async () => {
-  const all = await start(2)
-  all.applyDelta(STATE)
-  const elsewhere = { role: ROLE_OUTBOUND, fds: null, address: '198.18.255.255', port: PORT } as const
-  const pod = { ...POD, listeners: [...POD.listeners, elsewhere] }
-  await assert.rejects(all.addPod(pod, IDENTITY), { code: 'WEFT_SYSCALL', message: /cannot listen for pod .*\/a/ })
-  await until(async () => !(await isListening()))
-})
-
-test('a pod that is removed is not listened for any more, by successors either', TEST, async () => {
-  const all = await start(1)
-  all.applyDelta(STATE)
-  await all.addPod(POD, IDENTITY)
-  all.removePod(POD.uid)
-  await until(async () => !(await isListening()))
-  crash(all)
-  await until(async () => crashed.length > 0)
-  await until(async () => (await all.reports(0)).size === 1)
-  assert.equal(await isListening(), false)
-})
-
-test('the end of idle workers does not wait for the time-out', TEST, async () => {
-  const all = await start(2)
-  await all.stop(3_600_000)
-  workers = null
-  assert.deepEqual(crashed, [])
-})
+}
