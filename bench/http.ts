@@ -142,7 +142,7 @@ async function runCase(
     for (const name of each.systems) {
       if (options.peer !== undefined && !options.peer.includes(name)) continue
       try {
-        samples.set(await stage.start(name, each.topology), [])
+        samples.set(await stage.start(name, each.topology, each.weftOptions), [])
       } catch (error) {
         lack(name, messageOf(error))
       }
@@ -169,7 +169,7 @@ async function runCase(
 }
 
 function isJavaScript(name: SystemName): boolean {
-  return name === 'weft' || name === 'node-http'
+  return name.startsWith('weft') || name === 'node-http'
 }
 
 /** What a program said before it ended explains more than what the load met. */

@@ -27,6 +27,8 @@ export interface BenchCase {
   readonly rounds: number
   /** What the value is held against when there is no peer, and what to call that; a limit of our own. */
   readonly limit?: { readonly name: string; readonly value: number }
+  /** Options for Weft's Node.js. */
+  readonly weftOptions?: readonly string[]
   measure(system: System, seconds: number, stage: Stage): Promise<Sample>
 }
 
@@ -46,12 +48,12 @@ const fixedRate: Load = ({ address }, seconds, { directory }) =>
   runH2load(address, seconds, directory, { clients: 16, streams: 0, rate: 1000 })
 
 export const CASES: readonly BenchCase[] = [
-  cpuCase('h1-cpu', 'http', ['weft', 'envoy', 'nginx', 'haproxy', 'node-http'], get(32)),
+  cpuCase('h1-cpu', 'http', ['weft', 'weft-node', 'envoy', 'nginx', 'haproxy', 'node-http'], get(32)),
   cpuCase('h1-1000conns', 'http', ['weft', 'envoy', 'nginx', 'haproxy'], get(1000)),
   cpuCase('h1-post-64k', 'http', ['weft', 'envoy', 'nginx', 'haproxy'], post),
   cpuCase('h2-cpu', 'http2', ['weft', 'envoy', 'nginx', 'haproxy'], http2),
   cpuCase('grpc-cpu', 'grpc', ['weft', 'envoy', 'nginx', 'haproxy'], grpc),
-  cpuCase('pair-cpu', 'http-pair', ['weft', 'envoy', 'nginx', 'haproxy'], get(32)),
+  cpuCase('pair-cpu', 'http-pair', ['weft', 'weft-node', 'envoy', 'nginx', 'haproxy'], get(32)),
   {
     ...cpuCase('tunnel-throughput', 'tcp-pair', ['weft', 'envoy', 'nginx'], bulk),
     unit: 'Gbit per CPU s',
@@ -71,6 +73,7 @@ export const CASES: readonly BenchCase[] = [
     unit: 'B/request',
     rounds: 1,
     limit: { name: 'limit', value: 2048 },
+    weftOptions: ['--min-semi-space-size=512', '--max-semi-space-size=512'],
     measure: measureAllocation,
   },
 ]
@@ -168,7 +171,7 @@ async function memoryOf(
   return { value: (rssBytes - before) / count, requestsPerS: 0, p50Us: 0, p99Us: 0, rssBytes, failed }
 }
 
-/** Young space so large that nothing is collected while it is measured; see `WEFT_OPTIONS` in systems.ts. */
+/** The young space is so large that nothing is collected while it is measured. */
 async function measureAllocation(system: System): Promise<Sample> {
   await runWrk(system.address, 3, { connections: 32 })
   for (;;) {

@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import type { TransportName } from '../../src/agent/worker-transport.ts'
 import { ENVOY_VERSION, envoyConfigs } from '../peers/envoy.ts'
 import { haproxyConfigs } from '../peers/haproxy.ts'
 import { nginxConfigs, originConfig, STREAM_MODULE } from '../peers/nginx.ts'
@@ -9,7 +10,8 @@ import type { Address, Certificates, Site, Topology } from '../peers/work.ts'
 import { findProgram, LOAD_CORE, PROXY_CORE, Program } from './programs.ts'
 import type { HeapReport, WeftPlan } from './weft-proxy.ts'
 
-export type SystemName = 'weft' | 'envoy' | 'nginx' | 'haproxy' | 'node-http' | 'direct'
+/** `weft` is on the reactor, as agents are by default, `weft-node` on node:net. */
+export type SystemName = 'weft' | 'weft-node' | 'envoy' | 'nginx' | 'haproxy' | 'node-http' | 'direct'
 
 /** A system that runs and can be put under load. */
 export interface System {
@@ -60,8 +62,11 @@ export class Stage {
     await this.originProgram?.end()
   }
 
-  /** Starts a system. Rejects with MissingPeer when it is not to be had here or cannot do this work. */
-  async start(name: SystemName, topology: Topology): Promise<System> {
+  /**
+   * Starts a system. Rejects with MissingPeer when it is not to be had here or cannot do this work.
+   * `weftOptions` are for Weft's Node.js.
+   */
+  async start(name: SystemName, topology: Topology, weftOptions: readonly string[] = []): Promise<System> {
     const isHttp2 = topology === 'http2' || topology === 'grpc'
     const host = this.nextHost
     this.nextHost += 2
@@ -75,7 +80,7 @@ export class Stage {
       certificates: this.certificates,
     }
     if (name === 'direct') return { name, address: site.upstream, middle: site.middle, programs: [] }
-    const programs = this.launch(name, site)
+    const programs = this.launch(name, site, weftOptions)
     try {
       if (programs.length === 2) await programs[1]!.listening(site.middle)
       await programs[0]!.listening(site.listen)
@@ -86,10 +91,11 @@ export class Stage {
     return { name, address: site.listen, middle: site.middle, programs }
   }
 
-  private launch(name: SystemName, site: Site): Program[] {
+  private launch(name: SystemName, site: Site, weftOptions: readonly string[]): Program[] {
     switch (name) {
       case 'weft':
-        return this.launchWeft(site)
+      case 'weft-node':
+        return this.launchWeft(site, name === 'weft' ? 'reactor' : 'node', weftOptions)
       case 'envoy':
         return this.launchEnvoy(site)
       case 'nginx':
@@ -103,13 +109,14 @@ export class Stage {
     }
   }
 
-  private launchWeft(site: Site): Program[] {
+  private launchWeft(site: Site, transport: TransportName, options: readonly string[]): Program[] {
     const program = join(import.meta.dirname, 'weft-proxy.ts')
     const roles: WeftPlan['role'][] = site.topology.endsWith('-pair') ? ['client', 'server'] : ['client']
-    const options = (process.env['WEFT_BENCH_NODE_OPTIONS'] ?? '').split(' ').filter((option) => option !== '')
+    // For profilers: --cpu-prof and the like.
+    const ownOptions = (process.env['WEFT_BENCH_NODE_OPTIONS'] ?? '').split(' ').filter((option) => option !== '')
     return roles.map((role, index) => {
-      const plan: WeftPlan = { role, site }
-      return this.run(site, index, [process.execPath, ...options, program, JSON.stringify(plan)])
+      const plan: WeftPlan = { role, transport, site }
+      return this.run(site, index, [process.execPath, ...options, ...ownOptions, program, JSON.stringify(plan)])
     })
   }
 

@@ -8,6 +8,7 @@
 import { readFileSync } from 'node:fs'
 import { PerformanceObserver, performance } from 'node:perf_hooks'
 import { createInterface } from 'node:readline'
+import { openTransport, type TransportName } from '../../src/agent/worker-transport.ts'
 import { Logger } from '../../src/base/log.ts'
 import { type Delta, EMPTY_DELTA } from '../../src/model/delta.ts'
 import { DEFAULT_RETRY, type Route, type Traffic, trafficKey } from '../../src/model/route.ts'
@@ -27,7 +28,6 @@ import {
 import { TUNNEL_HBONE, TUNNEL_NONE, type Workload } from '../../src/model/workload.ts'
 import { LISTEN_HBONE, LISTEN_OUTBOUND, METRICS_FLUSH_MS, MeshProxy } from '../../src/proxy/mesh-proxy.ts'
 import { WorkerRecorder } from '../../src/telemetry/worker-recorder.ts'
-import { NodeTransport } from '../../src/transport/node-transport.ts'
 import {
   ADDED_HEADERS,
   BENCH_HOST,
@@ -43,6 +43,7 @@ import {
 /** `client` is the only proxy, or the client's side of a pair. */
 export interface WeftPlan {
   readonly role: 'client' | 'server'
+  readonly transport: TransportName
   readonly site: Site
 }
 
@@ -73,7 +74,7 @@ const client = workload('client', CLIENT_ADDRESS, 'node1', true)
 const server = workload('server', serverAddress, 'node2', isPair)
 const own = role === 'client' ? client : server
 
-const transport = new NodeTransport()
+const transport = openTransport(plan.transport)
 const recorder = new WorkerRecorder(null)
 const proxy = new MeshProxy({
   node: own.node,
