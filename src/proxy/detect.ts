@@ -96,6 +96,8 @@ export class Detection implements Handler, TimerTarget {
     const protocol = sniff(this.held, this.length)
     if (protocol !== PROTOCOL_DETECT) this.finish(protocol, false)
     else if (this.length >= HELD_BYTES_MAX) this.finish(PROTOCOL_TCP, false)
+    // Silence may last, half a word may not: it would be held from an app that is waiting for it.
+    else if (!this.timer.isRunning) this.timers.start(this.timer, DETECT_TIMEOUT_MS)
   }
 
   onEnd(): void {
@@ -158,9 +160,10 @@ export function sniff(bytes: Uint8Array, length: number): Protocol {
  * A request line that is still coming is undecided.
  */
 function sniffTarget(bytes: Uint8Array, from: number, length: number): Protocol {
+  if (bytes[from]! <= 0x20) return PROTOCOL_TCP
   let lineEnd = from
   while (lineEnd < length && bytes[lineEnd] !== 0x0a) lineEnd++
-  if (lineEnd === length) return bytes[from]! > 0x20 ? PROTOCOL_DETECT : PROTOCOL_TCP
+  if (lineEnd === length) return PROTOCOL_DETECT
   let end = lineEnd
   if (end > from && bytes[end - 1] === 0x0d) end--
   const start = end - 9

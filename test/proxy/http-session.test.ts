@@ -5,29 +5,13 @@ import type { ProtocolViolation } from '../../src/http/codec.ts'
 import type { Exchange } from '../../src/proxy/exchange.ts'
 import { HttpSession, type HttpSessionOwner } from '../../src/proxy/http-session.ts'
 import type { ProxyParts } from '../../src/proxy/parts.ts'
-import type { Conn, Handler } from '../../src/transport/conn.ts'
-import { FakeSink } from '../support/fake-sink.ts'
-import { latin1 } from '../support/h1-recorders.ts'
+import { FakeConn } from '../support/fake-conn.ts'
 
 const TICK_MS = 1000
 const MINUTE_TICKS = 60
 const LINGER_TICKS = 5
 /** The wheel fires at most two ticks late. */
 const LATE_TICKS = 2
-
-/** A connection whose output is a FakeSink. */
-class FakeConn extends FakeSink {
-  handler: Handler | null = null
-  setIdleTimeout(): void {}
-
-  get isAborted(): boolean {
-    return this.endings.includes('abort')
-  }
-
-  get isClosed(): boolean {
-    return this.isAborted
-  }
-}
 
 class Owner implements HttpSessionOwner {
   readonly violations: string[] = []
@@ -46,28 +30,23 @@ class Owner implements HttpSessionOwner {
   }
 }
 
-function open(): { conn: FakeConn; owner: Owner; session: HttpSession; tick: (count: number) => void } {
+function open(): { conn: FakeConn; owner: Owner; tick: (count: number) => void } {
   const timers = new TimerWheel(TICK_MS)
   const parts = { timers, isDraining: false, nowMs: () => 0 } as unknown as ProxyParts
   const conn = new FakeConn()
   const owner = new Owner()
-  const session = new HttpSession(parts, conn as unknown as Conn, owner)
+  new HttpSession(parts, conn, owner)
   const tick = (count: number): void => {
     for (let i = 0; i < count; i++) timers.advance()
   }
-  return { conn, owner, session, tick }
-}
-
-function receive(session: HttpSession, conn: FakeConn, text: string): void {
-  const bytes = latin1(text)
-  session.onBytes(conn as unknown as Conn, bytes, 0, bytes.length)
+  return { conn, owner, tick }
 }
 
 test('a head that comes in drops is given one minute from its first byte', () => {
-  const { conn, owner, session, tick } = open()
-  receive(session, conn, 'GET / HTTP/1.1\r\n')
+  const { conn, owner, tick } = open()
+  conn.deliver('GET / HTTP/1.1\r\n')
   for (let second = 0; second < MINUTE_TICKS; second++) {
-    receive(session, conn, 'a: b\r\n')
+    conn.deliver('a: b\r\n')
     tick(1)
   }
   assert.equal(conn.isAborted, false)
@@ -77,10 +56,10 @@ test('a head that comes in drops is given one minute from its first byte', () =>
 })
 
 test('a head that is complete in time stops the clock, for the time of the exchange as well', () => {
-  const { conn, owner, session, tick } = open()
-  receive(session, conn, 'GET / HTTP/1.1\r\n')
+  const { conn, owner, tick } = open()
+  conn.deliver('GET / HTTP/1.1\r\n')
   tick(MINUTE_TICKS - 1)
-  receive(session, conn, 'host: web\r\n\r\n')
+  conn.deliver('host: web\r\n\r\n')
   assert.equal(owner.exchanges.length, 1)
   tick(2 * MINUTE_TICKS)
   assert.equal(conn.isAborted, false)
@@ -93,10 +72,10 @@ test('a connection that has said nothing yet is only idle', () => {
 })
 
 test('a client that does not end after a refusal is reset within seconds, and no second violation is told', () => {
-  const { conn, owner, session, tick } = open()
-  receive(session, conn, 'GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n')
+  const { conn, owner, tick } = open()
+  conn.deliver('GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n')
   assert.equal(owner.violations.length, 1)
-  receive(session, conn, 'more')
+  conn.deliver('more')
   tick(LINGER_TICKS)
   assert.equal(conn.isAborted, false)
   tick(LATE_TICKS)
@@ -105,9 +84,9 @@ test('a client that does not end after a refusal is reset within seconds, and no
 })
 
 test('a connection that closes takes its timer with it', () => {
-  const { conn, owner, session, tick } = open()
-  receive(session, conn, 'GET / HT')
-  session.onClose(conn as unknown as Conn, null)
+  const { conn, owner, tick } = open()
+  conn.deliver('GET / HT')
+  conn.deliverClose()
   tick(2 * MINUTE_TICKS)
   assert.deepEqual(owner.violations, [])
   assert.equal(conn.isAborted, false)
