@@ -9,6 +9,8 @@ import type { WeftError } from '../base/errors.ts'
 import { BACKLOG_HIGH, type Conn, type Handler } from '../transport/conn.ts'
 
 export interface RelayOwner {
+  /** The first byte of the relay has come, from the server or from the client. */
+  onFirstByte?(isServer: boolean): void
   /** Both sides are closed; `error` is the first reset or failure, null for an orderly end. */
   onRelayClosed(isDownstreamFault: boolean, error: WeftError | null): void
 }
@@ -48,6 +50,7 @@ export class Relay implements Handler {
 
   onBytes(conn: Conn, /* lent */ bytes: Uint8Array, offset: number, end: number): void {
     const length = end - offset
+    if (this.receivedBytes === 0 && this.sentBytes === 0) this.owner.onFirstByte?.(conn === this.upstream)
     if (conn === this.downstream) {
       this.receivedBytes += length
       if (this.upstream.write(bytes, offset, length) > BACKLOG_HIGH && !this.isDownstreamPaused) {

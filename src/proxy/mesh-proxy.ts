@@ -29,6 +29,7 @@ import { OutboundConnection } from './outbound.ts'
 import type { Credentials, PodSockets, ProxyParts } from './parts.ts'
 import { Policies } from './policies.ts'
 import { RouteTables } from './route-tables.ts'
+import { ServerFirstPorts } from './server-first.ts'
 import { Upstreams } from './upstreams.ts'
 
 export const LISTEN_OUTBOUND = 0
@@ -74,6 +75,7 @@ export class MeshProxy {
       pods: new LocalPods(),
       upstreams,
       connections: new Connections(),
+      serverFirst: new ServerFirstPorts(),
       timers: new TimerWheel(),
       deadlines: new TimerWheel(TICK_FINE_MS),
       snapshot: Snapshot.empty,

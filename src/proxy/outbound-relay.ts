@@ -251,6 +251,10 @@ export class OutboundRelay implements Handler, RelayOwner {
 
   // --- the end ---
 
+  onFirstByte(isServer: boolean): void {
+    if (this.outbound.isUndeclared) this.outbound.parts.serverFirst.note(this.outbound.portKey, isServer)
+  }
+
   onRelayClosed(isDownstreamFault: boolean, error: WeftError | null): void {
     this.endpoint?.onRequestEnd()
     if (error === null) this.finish(FLAG_NONE, '')

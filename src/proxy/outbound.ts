@@ -78,7 +78,7 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     const protocol = this.declaredProtocol()
     this.protocol = protocol
     if (isHttp(protocol)) this.http = new OutboundHttp(this)
-    else if (protocol === PROTOCOL_DETECT) {
+    else if (protocol === PROTOCOL_DETECT && !this.parts.serverFirst.has(this.portKey)) {
       this.conn.handler = new Detection(this, this.parts.deadlines, true)
     } else this.relay = new OutboundRelay(this, EMPTY, false)
   }
@@ -152,6 +152,18 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     }
     const destination = path === PATH_ONE_HOP ? recorder.edge({ ...key, reporter: 'destination' }) : null
     return { key, source: recorder.edge(key), destination }
+  }
+
+  /** The port that was dialled, as ServerFirstPorts knows it. */
+  get portKey(): string {
+    const { service, port } = this.destination
+    if (service !== null && port !== null) return `${service.key}:${port.number}`
+    return formatHostPort(this.conn.localAddress, this.conn.localPort)
+  }
+
+  /** True when nobody has said what protocol the dialled port speaks. */
+  get isUndeclared(): boolean {
+    return this.declaredProtocol() === PROTOCOL_DETECT
   }
 
   get downstreamText(): string {

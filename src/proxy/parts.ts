@@ -12,6 +12,7 @@ import type { Connections } from './connections.ts'
 import type { LocalPods } from './local-pods.ts'
 import type { Policies } from './policies.ts'
 import type { RouteTables } from './route-tables.ts'
+import type { ServerFirstPorts } from './server-first.ts'
 import type { Upstreams } from './upstreams.ts'
 
 /** Opens sockets that start inside a pod of this node. Implemented by the agent on top of the capture. */
@@ -42,6 +43,7 @@ export interface ProxyParts {
   readonly pods: LocalPods
   readonly upstreams: Upstreams
   readonly connections: Connections
+  readonly serverFirst: ServerFirstPorts
   /** Coarse wheel: idle times, keepalives. */
   readonly timers: TimerWheel
   /** Fine wheel: deadlines of requests, detection. */

@@ -93,6 +93,21 @@ for (const index of [0, 1]) {
     assert.equal((await readAll(socket)).toString(), 'QUIT\r\n')
   })
 
+  test(`a server that is known to speak first is heard without a wait ${where}`, async () => {
+    const recorder = mesh.nodes[0]!.recorder
+    const before = recorder.opened
+    const socket = dial(services[index]!, GREETER)
+    // The relay is begun when the connection is accepted, not when the wait for the client is over.
+    await once(socket, 'connect')
+    while (recorder.opened === before) {
+      const waiting = mesh.nodes[0]!.proxy.describeConnections(1000).filter(({ protocol }) => protocol === 'detecting')
+      assert.deepEqual(waiting, [])
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    socket.end()
+    assert.match((await readAll(socket)).toString(), /220 hello/)
+  })
+
   test(`a reset of the app is a reset for the client ${where}`, async () => {
     const arrived = once(sinks[index]!, 'connection') as Promise<[Socket]>
     const socket = dial(services[index]!, SINK)
