@@ -26,6 +26,7 @@ import { ControllerLink } from './controller-link.ts'
 import { CredentialGate } from './credential-gate.ts'
 import { Pods } from './pods.ts'
 import { Subscription } from './subscription.ts'
+import { chooseTransport } from './worker-transport.ts'
 import { Workers } from './workers.ts'
 
 /** Connections that /connections shows per worker. */
@@ -77,7 +78,12 @@ export class Agent {
     const addon = capture.kind === 'ebpf' ? loadAddon() : null
     this.workers = new Workers({
       count: config.workers,
-      start: { node: certificates.node, trustDomain: certificates.trustDomain, isLogging: config.accessLog },
+      start: {
+        node: certificates.node,
+        trustDomain: certificates.trustDomain,
+        isLogging: config.accessLog,
+        transport: chooseTransport(config.transport, log),
+      },
       logLevel: config.logLevel,
       log: log.child('workers'),
       wholeState: () => wholeState(this.snapshot),

@@ -55,6 +55,14 @@ export const agentFlags = {
     ['ebpf', 'loopback'] as const,
     'ebpf',
   ),
+  transport: choiceFlag(
+    {
+      name: 'transport',
+      doc: 'What carries connections: the native reactor, node:net, or with auto the reactor where it can be loaded.',
+    },
+    ['auto', 'reactor', 'node'] as const,
+    'node',
+  ),
   loopbackBlock: optionalFlag(
     { name: 'loopback-block', doc: 'With --capture loopback: listen only on service addresses of this block.' },
     'CIDR',

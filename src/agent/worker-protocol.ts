@@ -5,6 +5,7 @@ import type { ConnectionDescription } from '../proxy/connections.ts'
 import type { MetricsReport } from '../telemetry/report.ts'
 import type { TlsMaterial } from '../transport/conn.ts'
 import type { CapturedPod } from './capture.ts'
+import type { TransportName } from './worker-transport.ts'
 
 /** `workerData` of a worker thread. */
 export interface WorkerStart {
@@ -12,6 +13,7 @@ export interface WorkerStart {
   readonly node: string
   readonly trustDomain: string
   readonly isLogging: boolean
+  readonly transport: TransportName
   readonly logLevel: LogLevel
 }
 

@@ -10,9 +10,9 @@ import { loadAddon } from '../kernel/addon.ts'
 import { METRICS_FLUSH_MS, MeshProxy } from '../proxy/mesh-proxy.ts'
 import { AccessLog } from '../telemetry/access-log.ts'
 import { WorkerRecorder } from '../telemetry/worker-recorder.ts'
-import { NodeTransport } from '../transport/node-transport.ts'
 import { PodSocketTable } from './pod-sockets.ts'
 import type { FromWorker, ToWorker, WorkerStart } from './worker-protocol.ts'
+import { openTransport } from './worker-transport.ts'
 
 /** Pools and clusters that nothing uses are dropped this often. */
 const SWEEP_MS = 60_000
@@ -27,7 +27,7 @@ const send = (message: FromWorker): void => port.postMessage(message)
 const log = new Logger(`worker-${start.index}`, start.logLevel, (line) => send({ kind: 'log', line }))
 const accessLog = start.isLogging ? new AccessLog((lines) => send({ kind: 'access-log', lines })) : null
 const recorder = new WorkerRecorder(accessLog)
-const transport = new NodeTransport()
+const transport = openTransport(start.transport)
 const sockets = new PodSocketTable(loadAddon)
 const proxy = new MeshProxy({
   node: start.node,

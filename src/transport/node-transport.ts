@@ -36,7 +36,8 @@ const READ_BUFFER_BYTES = 65_536
 export class NodeTransport implements Transport, ConnOwner {
   readonly slab = new OutputSlab()
   readonly settings: NodeTransportSettings
-  private readonly readBuffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES)
+  /** No Buffer: whose `slice` would be a view and not the copy that its users mean. */
+  private readonly readBuffer = new Uint8Array(READ_BUFFER_BYTES)
   private flushables: Flushable[] = []
   private flushablesSpare: Flushable[] = []
   private readonly dirtyConns: NodeConn[] = []

@@ -80,7 +80,8 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
   constructor(addon: ReactorAddon, options: ReactorTransportOptions = {}) {
     this.addon = addon
     this.settings = options.settings ?? DEFAULT_NODE_TRANSPORT_SETTINGS
-    this.arena = Buffer.allocUnsafeSlow(ARENA_BYTES)
+    // No Buffer: whose `slice` would be a view of the arena and not the copy that its users mean.
+    this.arena = new Uint8Array(ARENA_BYTES)
     this.events = new Int32Array(EVENTS_MAX * 4)
     this.onBatchEnd = () => this.endTurn()
     const onBatch = (count: number): void => this.dispatch(count)

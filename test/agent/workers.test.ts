@@ -56,7 +56,7 @@ describe('data workers', () => {
     process.on('worker', onWorker)
     workers = new Workers({
       count: 2,
-      start: { node: 'node1', trustDomain: 'cluster.local', isLogging: false },
+      start: { node: 'node1', trustDomain: 'cluster.local', isLogging: false, transport: 'node' },
       logLevel: 'error',
       log: silentLog,
       wholeState: () => state,

@@ -21,8 +21,9 @@ import {
   type PodListener,
 } from '../../src/proxy/mesh-proxy.ts'
 import type { AccessRecord, EdgeKey, EdgeMetrics, Recorder } from '../../src/telemetry/recorder.ts'
-import { NodeTransport } from '../../src/transport/node-transport.ts'
+import type { Transport } from '../../src/transport/conn.ts'
 import { TestAuthority } from './certificates.ts'
+import { nodeKind, type TransportKind } from './transports.ts'
 
 /** Blocks of 127.0.0.0/8 that are taken by meshes of this process; the process id keeps processes apart. */
 let nextBlock = 0
@@ -87,12 +88,13 @@ export class TestRecorder implements Recorder {
 
 class TestNode {
   readonly recorder = new TestRecorder()
-  readonly transport = new NodeTransport()
+  readonly transport: Transport
   readonly proxy: MeshProxy
   readonly pods = new Map<string, TestPod>()
 
-  constructor(index: number) {
+  constructor(index: number, kind: TransportKind) {
     const { pods } = this
+    this.transport = kind.create()
     this.proxy = new MeshProxy({
       node: `node${index}`,
       trustDomain: 'cluster.local',
@@ -116,10 +118,11 @@ export class TestMesh {
   readonly authority = new TestAuthority()
   private readonly block: string
 
-  constructor(nodeCount = 2) {
+  /** `kind` is the transport of all its proxies. */
+  constructor(nodeCount = 2, kind: TransportKind = nodeKind) {
     this.block = `127.${1 + ((process.pid + nextBlock) % 100)}.${(process.pid >> 4) % 256}`
     nextBlock += 7
-    this.nodes = Array.from({ length: nodeCount }, (_, index) => new TestNode(index))
+    this.nodes = Array.from({ length: nodeCount }, (_, index) => new TestNode(index, kind))
   }
 
   /** Enrols a pod (unless told not to): its proxy listens for it, and every proxy knows its workload. */

@@ -1,6 +1,5 @@
 /** The transports that open sockets, for suites that every one of them must pass. */
 import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import { NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
 import { loadReactor } from '../../src/kernel/reactor-addon.ts'
 import type { Transport } from '../../src/transport/conn.ts'
@@ -26,9 +25,7 @@ export const nodeKind: TransportKind = {
 }
 
 /** The sanitizer's build, where the sanitizer is loaded: see test/transport/reactor-sanitizers.test.ts. */
-export const REACTOR_PATH = fileURLToPath(
-  new URL(process.env['WEFT_TEST_REACTOR'] ?? `file://${NATIVE_BUILD_DIRECTORY}reactor.node`),
-)
+export const REACTOR_PATH = process.env['WEFT_TEST_REACTOR'] ?? `${NATIVE_BUILD_DIRECTORY}reactor.node`
 
 /** Null where it is not built; in CI that is an error. */
 function loadBuiltReactor(): ReactorAddon | null {
