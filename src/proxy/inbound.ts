@@ -212,6 +212,7 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
       this.startHttp(downstream, upstream, this.protocol, EMPTY, false)
     } else if (this.protocol === PROTOCOL_DETECT) {
       // No timer: if the server speaks first we hear it, because it is connected already.
+      downstream.setIdleTimeout(RELAY_IDLE_MS)
       this.detection = new Detection(this, this.parts.deadlines, false)
       downstream.handler = this.detection
     } else {
