@@ -63,6 +63,12 @@ spec:
     return stdout.trimEnd().split('\n')
   }
 
+  /** A certificate for `identity`, asked for with the credential of `node`. */
+  async function sign(node: NodeName, identity: string, out: string): Promise<string> {
+    const command = [process.execPath, SIGNING, mesh.credentials(node), mesh.plan.controller, identity, out] as const
+    return (await mesh.onNode(node, [...command])).trim()
+  }
+
   /** Everybody else is served. */
   async function assertServing(): Promise<void> {
     for (const host of ['near', 'far', 'near-vault', 'far-vault']) {
@@ -141,12 +147,6 @@ spec:
 
   describe('who want another’s identity', () => {
     const own = 'spiffe://cluster.local/ns/default/sa/client'
-
-    /** A certificate for `identity`, asked for with the credential of `node`. */
-    async function sign(node: NodeName, identity: string, out: string): Promise<string> {
-      const command = [process.execPath, SIGNING, mesh.credentials(node), mesh.plan.controller, identity, out] as const
-      return (await mesh.onNode(node, [...command])).trim()
-    }
 
     async function connect(pod: string, to: string, credentials: string, ...authorities: string[]): Promise<string[]> {
       const { stdout } = await mesh.run(pod, [process.execPath, CONNECT, `::ffff:${to}`, credentials, ...authorities])
@@ -242,6 +242,37 @@ spec:
         }
       }
       await assertServing()
+    })
+
+    it('lose their own connection when they flood it, with a valid certificate', async () => {
+      const credentials = join(mesh.runDirectory, 'flooding')
+      assert.equal(await sign('node1', 'spiffe://cluster.local/ns/default/sa/client', credentials), 'signed')
+      const program = `
+        const fs = require('node:fs')
+        const [host, directory, kind] = process.argv.slice(1)
+        const read = (name) => fs.readFileSync(directory + '/' + name)
+        const session = require('node:http2').connect('https://' + host + ':15008', {
+          cert: read('cert.pem'), key: read('key.pem'), rejectUnauthorized: false })
+        let code = 0, left = 20000
+        session.on('error', () => {})
+        session.on('goaway', (value) => { code = value })
+        session.on('close', () => { console.log('closed', code); process.exit() })
+        const flood = () => {
+          for (let i = 0; i < 100 && left > 0 && !session.destroyed; i++, left--) {
+            if (kind === 'ping') { session.ping(() => {}); if (i > 8) break; continue }
+            const stream = session.request({ ':method': 'CONNECT', ':authority': host + ':9000' }, { endStream: false })
+            stream.on('error', () => {})
+            stream.close(8)
+          }
+          if (left > 0) setImmediate(flood)
+        }
+        session.on('connect', flood)`
+      for (const kind of ['reset', 'ping']) {
+        const command = [process.execPath, '-e', program, addressOf('far'), credentials, kind]
+        // 11: ENHANCE_YOUR_CALM.
+        assert.equal((await mesh.run('outsider', command)).stdout, 'closed 11\n', kind)
+        await assertServing()
+      }
     })
 
     it('keep nobody else waiting with slow and half-open requests, and get large heads refused', async () => {

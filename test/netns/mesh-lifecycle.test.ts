@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { LiveMesh, NODES } from '../support/live-mesh.ts'
 import { Talker } from '../support/live-talker.ts'
 import { needsRoot } from '../support/netns.ts'
@@ -113,6 +114,32 @@ spec: { mtls: { mode: STRICT } }
         for (const talker of talkers) await talker.close()
       })
     }
+
+    it('that cannot be enrolled are reported by name, and keep no other from being served', async () => {
+      const paths = ['/var/run/netns/nowhere', '/etc/passwd', '/dev/null', `/run/netns/${mesh.plan.name}-near`]
+      const pods = paths.map(
+        (path, index) => `
+apiVersion: v1
+kind: Pod
+metadata: { name: broken${index}, namespace: default, annotations: { weft.dev/netns: ${path} } }
+spec: { nodeName: node1, serviceAccountName: near, containers: [{ name: x, image: x }] }
+status: { phase: Running, podIP: 198.18.1.20${index}, podIPs: [{ ip: 198.18.1.20${index} }] }
+`,
+      )
+      mesh.writeRules('broken.yaml', pods.join('---'))
+      for (const index of paths.keys()) {
+        await mesh.eventually('it is reported', () => mesh.log('agent-node1').includes(`default/broken${index}`))
+      }
+      await mesh.addPod({ name: 'sound', node: 'node1', programs: ['web'] })
+      await mesh.eventually('another is enrolled', async () => {
+        await get(addressOf('sound'))
+        return (await secured('sound', 'node1')) > 0
+      })
+      for (const host of ['near', 'far', 'vault']) assert.equal(await get(host), '200')
+      mesh.removeRules('broken.yaml')
+      await mesh.deletePod('sound')
+      await mesh.eventually('nothing is left to enrol', async () => (await readiness('node1')).status === '200')
+    })
 
     it('that move to another node are found there', async () => {
       await mesh.addPod({ name: 'mover', node: 'node1', programs: ['web'] })
@@ -239,6 +266,35 @@ spec:
         const { outcomes, requests } = await traffic.stop()
         assert.deepEqual(outcomes, { 200: requests })
       }
+    })
+
+    it('that hangs for a moment delays requests and loses none', async () => {
+      const traffics = PATHS.map(({ server }) =>
+        mesh.traffic('client', { url: `http://${server}:8080/`, isFresh: true }),
+      )
+      for (const node of NODES) {
+        const pid = mesh.pid(`agent-${node}`)
+        process.kill(pid, 'SIGSTOP')
+        await new Promise((resolve) => setTimeout(resolve, 1000))
+        process.kill(pid, 'SIGCONT')
+      }
+      for (const traffic of traffics) {
+        const { outcomes, requests } = await traffic.stop()
+        assert.deepEqual(outcomes, { 200: requests })
+      }
+    })
+
+    it('whose data worker dies replaces it and serves again; what arrives meanwhile waits', async () => {
+      for (const node of NODES) {
+        const program = fileURLToPath(new URL('../support/live-debugger.ts', import.meta.url))
+        const command = [process.execPath, program, String(mesh.pid(`agent-${node}`))] as const
+        assert.equal(await mesh.onNode(node, [...command]), 'ended\n')
+        for (const host of ['near', 'far', 'vault']) {
+          await mesh.eventually(`${host} is served`, async () => (await get(host)) === '200')
+        }
+        assert.match(mesh.log(`agent-${node}`), /a data worker died/)
+      }
+      for (let i = 0; i < 20; i++) for (const host of ['near', 'far', 'vault']) assert.equal(await get(host), '200')
     })
 
     it('that is killed: PERMISSIVE pods are reached directly, STRICT ones are not; a new one enrols them again', async () => {

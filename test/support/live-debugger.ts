@@ -1,0 +1,43 @@
+/**
+ * Ends a thread of a running agent as a bug in it would: through Node's own debugger, which root can switch on in any
+ * Node process (SIGUSR1). The agent has no part in it. Run on the agent's node:
+ *
+ *      node live-debugger.ts PID
+ *
+ * Prints `ended` when every worker thread has been told to exit.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+
+const INSPECTOR = 'http://127.0.0.1:9229/json/list'
+const TRIES_MAX = 100
+
+process.kill(Number(process.argv[2]), 'SIGUSR1')
+const socket = new WebSocket(await inspectorUrl())
+socket.onopen = () => send('NodeWorker.enable', { waitForDebuggerOnStart: false })
+socket.onmessage = ({ data }) => {
+  const { method, params } = JSON.parse(String(data)) as { method?: string; params: { sessionId: string } }
+  if (method !== 'NodeWorker.attachedToWorker') return
+  const message = JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression: 'process.exit(9)' } })
+  send('NodeWorker.sendMessageToWorker', { sessionId: params.sessionId, message })
+  console.log('ended')
+  // The answer will not come: who would give it is gone.
+  setTimeout(() => process.exit(0), 100)
+}
+
+let nextId = 1
+
+function send(method: string, params: object): void {
+  socket.send(JSON.stringify({ id: nextId++, method, params }))
+}
+
+async function inspectorUrl(): Promise<string> {
+  for (let tries = 0; tries < TRIES_MAX; tries++) {
+    try {
+      const targets = (await (await fetch(INSPECTOR)).json()) as { webSocketDebuggerUrl: string }[]
+      return targets[0]!.webSocketDebuggerUrl
+    } catch {
+      await delay(50)
+    }
+  }
+  throw new Error('the debugger did not answer')
+}
