@@ -8,7 +8,7 @@
  */
 import { closeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import { canonicalAddress, type Family } from '../base/address.ts'
+import { canonicalAddress } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
@@ -24,7 +24,7 @@ import {
   STAT_OUTBOUND_CAPTURED,
   STAT_REFUSED,
 } from '../kernel/layout.generated.ts'
-import { listenInNetns, socketInNetns } from '../kernel/sockets.ts'
+import { listenInNetns } from '../kernel/sockets.ts'
 import {
   hasSteeredSockets,
   installSteering,
@@ -321,15 +321,6 @@ export class EbpfCapture implements Capture {
     }
     closeSync(pod.netnsFd)
   }
-}
-
-/**
- * For data workers: opens an unconnected socket inside the pod, which the capture lets by. The caller owns the descriptor.
- * Throws WeftError WEFT_SYSCALL, also when the pod was withdrawn in the meantime.
- */
-export function openPodSocket(addon: Addon, dialing: PodDialing, family: Family): number {
-  assert(dialing.netnsCookie !== undefined, 'the pod was enrolled by the eBPF capture')
-  return socketInNetns(addon, dialing.netnsFd, dialing.netnsCookie, family, dialing.exemptMapFd)
 }
 
 function openListeners(

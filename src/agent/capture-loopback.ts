@@ -53,7 +53,7 @@ export class LoopbackCapture implements Capture {
     return {
       uid: pod.uid,
       listeners,
-      dialing: { netnsFd: -1, exemptMapFd: -1, localAddress: podAddress, appAddress },
+      dialing: { netnsFd: -1, exemptMapFd: -1, netnsCookie: 0n, localAddress: podAddress, appAddress },
     }
   }
 

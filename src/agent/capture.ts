@@ -48,8 +48,8 @@ export interface PodDialing {
   /** Open descriptor of the pod's netns, and of the map that exempts the agent's sockets; -1 in loopback capture. */
   readonly netnsFd: number
   readonly exemptMapFd: number
-  /** Proves that `netnsFd` is still this pod's when a socket is opened; absent in loopback capture. */
-  readonly netnsCookie?: bigint
+  /** Proves that `netnsFd` is still this pod's when a socket is opened; 0 in loopback capture. */
+  readonly netnsCookie: bigint
   /** Address to bind for outgoing connections in loopback capture; null with a netns. */
   readonly localAddress: string | null
   /** Address at which the app listens, when it is not the pod's own; null with a netns. */

@@ -31,7 +31,7 @@ export class PodSocketTable implements PodSockets {
     if (dialing === undefined) throw new WeftError('WEFT_SYSCALL', `pod ${uid} is no longer enrolled on this node`)
     if (dialing.netnsFd < 0) return { fd: null, localAddress: dialing.localAddress }
     const { netnsFd, netnsCookie, exemptMapFd } = dialing
-    const fd = socketInNetns(this.addon!, netnsFd, netnsCookie ?? 0n, familyOf(address), exemptMapFd)
+    const fd = socketInNetns(this.addon!, netnsFd, netnsCookie, familyOf(address), exemptMapFd)
     return { fd, localAddress: null }
   }
 

@@ -27,7 +27,13 @@ test("a pod listens at its own address, and at the services' that are of this no
     { role: ROLE_INBOUND, fds: null, address: '127.30.1.2', port: 9080 },
     { role: ROLE_OUTBOUND, fds: null, address: '127.20.1.5', port: 80 },
   ])
-  assert.deepEqual(dialing, { netnsFd: -1, exemptMapFd: -1, localAddress: '127.30.1.2', appAddress: '127.40.1.2' })
+  assert.deepEqual(dialing, {
+    netnsFd: -1,
+    exemptMapFd: -1,
+    netnsCookie: 0n,
+    localAddress: '127.30.1.2',
+    appAddress: '127.40.1.2',
+  })
 })
 
 test('without a block every loopback address of a service is listened on, and no other', async () => {

@@ -198,7 +198,7 @@ function podOf(port: number): CapturedPod {
   return {
     uid: UID,
     listeners: [{ role: ROLE_INBOUND, fds: null, address: POD_ADDRESS, port }],
-    dialing: { netnsFd: -1, exemptMapFd: -1, localAddress: POD_ADDRESS, appAddress: APP_ADDRESS },
+    dialing: { netnsFd: -1, exemptMapFd: -1, netnsCookie: 0n, localAddress: POD_ADDRESS, appAddress: APP_ADDRESS },
   }
 }
 

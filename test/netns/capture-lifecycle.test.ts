@@ -6,13 +6,14 @@ import { closeSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync 
 import { afterEach, beforeEach, describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { ROLE_INBOUND, ROLE_OUTBOUND } from '../../src/agent/capture.ts'
-import { EbpfCapture, openPodSocket } from '../../src/agent/capture-ebpf.ts'
+import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { FAMILY_IPV4 } from '../../src/base/address.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { loadAddon, NATIVE_BUILD_DIRECTORY, type SyscallError } from '../../src/kernel/addon.ts'
 import { STEER_MARK } from '../../src/kernel/layout.generated.ts'
 import { AnsweringPod, answerIn, podToCapture, runClient, startApp, TestClient } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
+import { openPodSocket } from '../support/open-pod-socket.ts'
 
 const APP_PORT = '8080'
 const AGENT_PROGRAM = new URL('../support/capture-agent.ts', import.meta.url).pathname

@@ -4,12 +4,13 @@ import { once } from 'node:events'
 import { Socket } from 'node:net'
 import { after, before, describe, it } from 'node:test'
 import { ROLE_HBONE, ROLE_INBOUND, ROLE_OUTBOUND } from '../../src/agent/capture.ts'
-import { EbpfCapture, openPodSocket } from '../../src/agent/capture-ebpf.ts'
+import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { FAMILY_IPV4, FAMILY_IPV6 } from '../../src/base/address.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { loadAddon } from '../../src/kernel/addon.ts'
 import { type Answer, AnsweringPod, answerIn, CLIENT_PROGRAM, runClient, startApp } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
+import { openPodSocket } from '../support/open-pod-socket.ts'
 
 const APP_PORT = 8080
 
