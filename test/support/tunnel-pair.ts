@@ -6,9 +6,9 @@ import { TunnelClient, type TunnelClientOwner, type TunnelRequest } from '../../
 import { type PendingTunnel, type TunnelAcceptor, TunnelServer } from '../../src/proxy/hbone-server.ts'
 import type { TunnelStream } from '../../src/proxy/hbone-stream.ts'
 import type { Acceptor, Conn, ConnectOptions, Handler } from '../../src/transport/conn.ts'
-import { PipeLoop } from '../../src/transport/pipe.ts'
-import { PipeTransport } from '../../src/transport/pipe-transport.ts'
 import { ConnRecorder } from './conn-recorder.ts'
+import { PipeLoop } from './pipe.ts'
+import { PipeTransport } from './pipe-transport.ts'
 
 export const CLIENT_IDENTITY = 'spiffe://cluster.local/ns/shop/sa/client'
 export const SERVER_IDENTITY = 'spiffe://cluster.local/ns/shop/sa/server'

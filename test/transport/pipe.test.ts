@@ -11,9 +11,9 @@ import {
   type TlsContext,
   type TlsMaterial,
 } from '../../src/transport/conn.ts'
-import { createPipe, type PipeConn, PipeLoop } from '../../src/transport/pipe.ts'
-import { PipeTransport } from '../../src/transport/pipe-transport.ts'
 import { AcceptRecorder, ConnRecorder, Echo, writeText } from '../support/conn-recorder.ts'
+import { createPipe, type PipeConn, PipeLoop } from '../support/pipe.ts'
+import { PipeTransport } from '../support/pipe-transport.ts'
 import { SeededRandom } from '../support/seeded-random.ts'
 
 const TEST = { timeout: 20_000 }

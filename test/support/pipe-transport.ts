@@ -5,9 +5,9 @@
  * TLS is acted, not done: each side shows the identity of its context; bundles must be the same text (the same roots),
  * trust domains must match, and the client insists on one of its expected identities, as the real transport does.
  */
-import { formatHostPort } from '../base/address.ts'
-import { WeftError } from '../base/errors.ts'
-import { parseIdentity } from '../model/identity.ts'
+import { formatHostPort } from '../../src/base/address.ts'
+import { WeftError } from '../../src/base/errors.ts'
+import { parseIdentity } from '../../src/model/identity.ts'
 import type {
   Acceptor,
   Conn,
@@ -20,7 +20,7 @@ import type {
   TlsContextSource,
   TlsMaterial,
   Transport,
-} from './conn.ts'
+} from '../../src/transport/conn.ts'
 import { DEAF_HANDLER, PipeConn, type PipeEnd, PipeLoop, type PipeTask } from './pipe.ts'
 
 /** First of the ports that are given out. */

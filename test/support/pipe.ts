@@ -1,15 +1,15 @@
 /**
- * Connections in memory: a pair of Conns, with the loop that moves bytes between them. For tests, and for two ends in
- * one thread. The network made of them is pipe-transport.ts.
+ * Connections in memory: a pair of Conns, with the loop that moves bytes between them. The network made of them is
+ * pipe-transport.ts.
  *
  * All rules of conn.ts hold. Nothing is ever reported inside a call: a loop of batches, each started by setImmediate,
  * delivers what the batch before has written. Lent bytes are overwritten after the call that lent them, so that whoever
  * keeps them finds out.
  */
-import { ByteQueue } from '../base/byte-queue.ts'
-import { WeftError } from '../base/errors.ts'
-import { TimerEntry, type TimerTarget, TimerWheel } from '../base/timers.ts'
-import { BACKLOG_HIGH, type Conn, type Flushable, type Handler } from './conn.ts'
+import { ByteQueue } from '../../src/base/byte-queue.ts'
+import { WeftError } from '../../src/base/errors.ts'
+import { TimerEntry, type TimerTarget, TimerWheel } from '../../src/base/timers.ts'
+import { BACKLOG_HIGH, type Conn, type Flushable, type Handler } from '../../src/transport/conn.ts'
 
 /** What lent bytes become: easy to recognise in a failed test. */
 const POISON = 0xdd
