@@ -4,7 +4,7 @@
  *
  *      node live-debugger.ts PID
  *
- * Prints `ended` when every worker thread has been told to exit.
+ * Prints `ended` when the first worker thread has been told to exit; its successor is left alone.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 
@@ -12,19 +12,20 @@ const INSPECTOR = 'http://127.0.0.1:9229/json/list'
 const TRIES_MAX = 100
 
 process.kill(Number(process.argv[2]), 'SIGUSR1')
+let nextId = 1
+let hasEnded = false
 const socket = new WebSocket(await inspectorUrl())
 socket.onopen = () => send('NodeWorker.enable', { waitForDebuggerOnStart: false })
 socket.onmessage = ({ data }) => {
   const { method, params } = JSON.parse(String(data)) as { method?: string; params: { sessionId: string } }
-  if (method !== 'NodeWorker.attachedToWorker') return
+  if (method !== 'NodeWorker.attachedToWorker' || hasEnded) return
+  hasEnded = true
   const message = JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression: 'process.exit(9)' } })
   send('NodeWorker.sendMessageToWorker', { sessionId: params.sessionId, message })
   console.log('ended')
   // The answer will not come: who would give it is gone.
   setTimeout(() => process.exit(0), 100)
 }
-
-let nextId = 1
 
 function send(method: string, params: object): void {
   socket.send(JSON.stringify({ id: nextId++, method, params }))
