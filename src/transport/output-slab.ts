@@ -4,6 +4,8 @@
  * one place without an allocation per write.
  */
 
+import { copyBytes } from '../base/bytes.ts'
+
 /** Size of a slab. 64 KiB: a batch of small answers fits, and it is four TLS records. */
 export const SLAB_BYTES = 65_536
 
@@ -26,7 +28,7 @@ export class OutputSlab {
       this.isRetained = false
     }
     const start = this.position
-    this.bytes.set(length === source.length ? source : source.subarray(offset, offset + length), start)
+    copyBytes(source, offset, length, this.bytes, start)
     this.position = start + length
     return start
   }
@@ -39,6 +41,6 @@ export class OutputSlab {
 /** Bytes of their own, for writes too large to be staged. */
 export function copyOf(bytes: Uint8Array, offset: number, length: number): Uint8Array {
   const copy = Buffer.allocUnsafeSlow(length)
-  copy.set(length === bytes.length ? bytes : bytes.subarray(offset, offset + length))
+  copyBytes(bytes, offset, length, copy, 0)
   return copy
 }

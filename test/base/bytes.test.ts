@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import {
+  copyBytes,
   equalsText,
   equalsTokenLower,
   FIELD_VALUE,
@@ -32,6 +33,17 @@ test('hexadecimal digits have their value in either case and nothing else has on
   for (const byte of EVERY_BYTE) {
     const digit = String.fromCharCode(byte)
     assert.equal(HEX_VALUE[byte], /^[0-9a-fA-F]$/.test(digit) ? Number.parseInt(digit, 16) : 255, `byte ${byte}`)
+  }
+})
+
+test('bytes are copied from and to the middle, short runs and long ones, and nothing around them is touched', () => {
+  const source = Uint8Array.from({ length: 600 }, (_, index) => (index * 7) % 251)
+  for (const length of [0, 1, 31, 32, 33, 64, 500]) {
+    const target = new Uint8Array(600).fill(255)
+    copyBytes(source.subarray(3), 10, length, target, 20)
+    assert.deepEqual(target.subarray(20, 20 + length), source.subarray(13, 13 + length), `${length} bytes`)
+    assert.ok(target.subarray(0, 20).every((byte) => byte === 255))
+    assert.ok(target.subarray(20 + length).every((byte) => byte === 255))
   }
 })
 

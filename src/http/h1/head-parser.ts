@@ -11,6 +11,7 @@
 import {
   COLON,
   CR,
+  copyBytes,
   equalsTokenLower,
   FIELD_VALUE,
   LF,
@@ -229,7 +230,7 @@ export class HeadParser {
     const claimedBytes = claimBytes(length)
     const bytes = claimedBytes.bytes
     const from = this.base + this.fieldsStart
-    bytes.set(this.source.subarray(from, from + length), claimedBytes.offset)
+    copyBytes(this.source, from, length, bytes, claimedBytes.offset)
     const shift = claimedBytes.offset - this.fieldsStart
     const claimedSlots = claimSlots(kept * SLOT_INTS)
     const slots = claimedSlots.slots
@@ -389,7 +390,14 @@ export class HeadParser {
           this.slots[this.count * SLOT_INTS + 1] = p - base
           this.classify(bytes, base + this.mark, p - base - this.mark)
           p++
-          state = STATE_VALUE_START
+          // Nearly always one space follows, and then the value.
+          if (p + 1 < stop && bytes[p] === SPACE && bytes[p + 1]! > SPACE) {
+            p++
+            this.mark = p - base
+            state = STATE_VALUE
+          } else {
+            state = STATE_VALUE_START
+          }
           break
         }
 
@@ -403,6 +411,18 @@ export class HeadParser {
           break
 
         case STATE_VALUE: {
+          // Values are most of a head: four bytes per turn of the loop take half the time.
+          const last = stop - 3
+          while (
+            p < last &&
+            (FIELD_VALUE[bytes[p]!]! &
+              FIELD_VALUE[bytes[p + 1]!]! &
+              FIELD_VALUE[bytes[p + 2]!]! &
+              FIELD_VALUE[bytes[p + 3]!]!) ===
+              1
+          ) {
+            p += 4
+          }
           while (p < stop && FIELD_VALUE[bytes[p]!] === 1) p++
           if (p === stop) break
           if (bytes[p] !== CR) return this.refuse(bytes[p] === LF ? violations.BARE_LF : violations.BAD_FIELD_VALUE)
@@ -411,7 +431,13 @@ export class HeadParser {
           this.slots[this.count * SLOT_INTS + 2] = this.mark
           this.slots[this.count * SLOT_INTS + 3] = valueEnd - base
           p++
-          state = STATE_VALUE_LF
+          if (p < stop && bytes[p] === LF) {
+            this.count++
+            p++
+            state = STATE_FIELD_START
+          } else {
+            state = STATE_VALUE_LF
+          }
           break
         }
 

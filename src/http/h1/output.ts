@@ -7,7 +7,7 @@
  * when the outermost batch ends. Outside of a batch `commit` sends at once. A connection holds a buffer only while it
  * has output, so that idle ones cost nothing. Order is kept: what does not fit goes out after what was gathered.
  */
-import { latin1Bytes, latin1Write } from '../../base/bytes.ts'
+import { copyBytes, latin1Bytes, latin1Write } from '../../base/bytes.ts'
 import type { ByteSink } from '../codec.ts'
 import type { FieldOutput } from '../headers.ts'
 
@@ -63,10 +63,7 @@ export class Output implements FieldOutput {
         return
       }
     }
-    const buffer = this.open()
-    // Short pieces are quicker byte by byte than through a view object.
-    if (length <= 32) for (let i = 0; i < length; i++) buffer[this.used + i] = bytes[offset + i]!
-    else buffer.set(bytes.subarray(offset, offset + length), this.used)
+    copyBytes(bytes, offset, length, this.open(), this.used)
     this.used += length
   }
 
