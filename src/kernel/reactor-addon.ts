@@ -14,7 +14,7 @@ export function loadReactor(path: string = `${NATIVE_BUILD_DIRECTORY}reactor.nod
   } catch (error) {
     throw new WeftError(
       'WEFT_UNSUPPORTED',
-      `the reactor ${path} cannot be loaded (${describeError(error)}); build it with \`make -C native\` on this machine`,
+      `the reactor ${path} cannot be loaded (${describeError(error).split('\n')[0]}); build it with \`make -C native\` on this machine`,
       error,
     )
   }
