@@ -44,15 +44,15 @@ const COMMANDS: Readonly<Record<string, CommandEntry>> = {
 export async function main(args: readonly string[], streams: Streams, environment: NodeJS.ProcessEnv): Promise<number> {
   const name = args[0]
   try {
-    if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    if (name === undefined || name === '--help' || name === '-h' || (name === 'help' && args.length === 1)) {
       streams.out(overview())
       return name === undefined ? EXIT_USAGE : EXIT_OK
     }
-    const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
-    if (entry === undefined) {
-      throw new UsageError(`unknown command "${name}"${didYouMean(name, Object.keys(COMMANDS))}`)
+    if (name === 'help') {
+      streams.out((await findCommand(args[1]!)).help())
+      return EXIT_OK
     }
-    const command = await entry.load()
+    const command = await findCommand(name)
     const rest = args.slice(1)
     if (rest.includes('--help') || rest.includes('-h')) {
       streams.out(command.help())
@@ -67,6 +67,12 @@ export async function main(args: readonly string[], streams: Streams, environmen
     streams.err(`Run: weft${topic} --help\n`)
     return EXIT_USAGE
   }
+}
+
+async function findCommand(name: string): Promise<Command> {
+  const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+  if (entry === undefined) throw new UsageError(`unknown command "${name}"${didYouMean(name, Object.keys(COMMANDS))}`)
+  return await entry.load()
 }
 
 function overview(): string {

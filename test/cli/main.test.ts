@@ -53,6 +53,13 @@ test('every command has help with usage, flags and examples', async () => {
   }
 })
 
+test('help of a command is the same in either order of words', async () => {
+  for (const name of COMMANDS) assert.deepEqual(await weft('help', name), await weft(name, '--help'))
+  const { code, err } = await weft('help', 'demmo')
+  assert.equal(code, EXIT_USAGE)
+  assert.match(err, /unknown command "demmo". Did you mean demo\?/)
+})
+
 test('help wins over mistakes beside it', async () => {
   assert.equal((await weft('demo', '--nonsense', '--help')).code, EXIT_OK)
 })
