@@ -83,6 +83,7 @@ interface EnrolledPod {
 /** Every step that enrolling has done, to be undone in reverse when a later one fails. */
 type Undo = (() => void)[]
 
+/** The capture of one agent; one per process, because its pins are in one directory. */
 export class EbpfCapture implements Capture {
   readonly kind = 'ebpf'
   private readonly addon: Addon

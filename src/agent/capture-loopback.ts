@@ -20,6 +20,7 @@ import {
 const NETNS_PREFIX = 'loopback:'
 const HBONE_PORT = 15_008
 
+/** See the head of the file; binds nothing itself, the data workers do. */
 export class LoopbackCapture implements Capture {
   readonly kind = 'loopback'
   private readonly enrolled = new Set<string>()

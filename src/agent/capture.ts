@@ -9,6 +9,7 @@ import type { LocalPod } from '../model/workload.ts'
 export const ROLE_OUTBOUND = 0
 export const ROLE_INBOUND = 1
 export const ROLE_HBONE = 2
+/** What a listener of a pod is for. */
 export type ListenerRole = typeof ROLE_OUTBOUND | typeof ROLE_INBOUND | typeof ROLE_HBONE
 
 /** What the capture must know of a pod to enrol it. */
@@ -56,6 +57,7 @@ export interface PodDialing {
   readonly appAddress: string | null
 }
 
+/** Counters since the start of the agent, for metrics. */
 export interface CaptureStats {
   readonly enrolledPods: number
   /** Connections steered to the proxy since start, by direction. */
@@ -66,6 +68,7 @@ export interface CaptureStats {
   readonly refused: number
 }
 
+/** How connections come to the proxy; see the head of the file. */
 export interface Capture {
   readonly kind: 'ebpf' | 'loopback'
   /**

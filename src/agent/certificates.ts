@@ -25,6 +25,7 @@ const RETRY = { baseMs: 500, maxMs: 15_000 }
 /** Sends a request to the authority; PEM texts of leaf, intermediates and, last, the roots. */
 export type RequestCertificate = (csr: string, identity: string, validitySeconds: number) => Promise<readonly string[]>
 
+/** What the certificates need of the agent. */
 export interface CertificatesOptions {
   /** Where the node's own credential lies. */
   readonly credentialDirectory: string
@@ -43,6 +44,7 @@ export interface CertificatesOptions {
   readonly random?: () => number
 }
 
+/** One identity as /certificates and metrics show it; no key. */
 export interface CertificateStatus {
   readonly identity: string
   /** Null before the first certificate. */
@@ -72,6 +74,7 @@ class Holding {
   }
 }
 
+/** The node's own credential, and one for every identity of its pods. Keys stay in here and in the data workers. */
 export class Certificates {
   /** Name of the node, from its own certificate. */
   readonly node: string

@@ -12,6 +12,7 @@ import { ControlClient } from '../wire/client.ts'
 /** A certificate request that takes longer has failed. */
 const REQUEST_TIMEOUT_MS = 10_000
 
+/** Where the controller is, and who we are to it. */
 export interface ControllerLinkOptions {
   /** `host:port`. */
   readonly address: string
@@ -20,6 +21,7 @@ export interface ControllerLinkOptions {
   readonly credential: () => Credential
 }
 
+/** The way to the controller: opens connections, never keeps state of the protocol. */
 export class ControllerLink {
   private readonly options: ControllerLinkOptions
   /** For certificate requests; replaced when the credential changes or a request fails. */

@@ -4,6 +4,7 @@ import { WeftError } from '../base/errors.ts'
 /** Longest wait for a first certificate before the enrolment is given up for now (it is tried again). */
 const WAIT_MS = 15_000
 
+/** Who waits for which certificate. */
 export class CredentialGate {
   private readonly identities = new Set<string>()
   private readonly waiting = new Map<string, Set<Waiter>>()

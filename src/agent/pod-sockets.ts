@@ -7,6 +7,7 @@ import type { PodSockets } from '../proxy/parts.ts'
 import type { ConnectOrigin } from '../transport/conn.ts'
 import type { CapturedPod, PodDialing } from './capture.ts'
 
+/** The pods of one data worker, by uid. Descriptors are the capture's; sockets made here are the caller's. */
 export class PodSocketTable implements PodSockets {
   private readonly pods = new Map<string, PodDialing>()
   private readonly load: () => Addon

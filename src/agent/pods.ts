@@ -13,6 +13,7 @@ import type { LocalPod, Workload } from '../model/workload.ts'
 import type { Capture, PodToCapture } from './capture.ts'
 import type { Workers } from './workers.ts'
 
+/** What the pods need of the agent. */
 export interface PodsOptions {
   readonly capture: Capture
   readonly workers: Pick<Workers, 'addPod' | 'removePod' | 'count'>
@@ -30,6 +31,7 @@ interface Enrolment {
   isActive: boolean
 }
 
+/** The pods of this node, and what became of each. */
 export class Pods {
   private readonly options: PodsOptions
   private readonly enrolments = new Map<string, Enrolment>()

@@ -22,6 +22,7 @@ export interface HeldResource {
 
 type Kind = Resource['kind']
 
+/** Everything accepted so far, and what of it no delta has carried yet. */
 export class ResourceStore {
   private readonly held = new Map<ResourceType, Map<string, HeldResource>>(
     RESOURCE_TYPES.map((typeUrl) => [typeUrl, new Map()]),

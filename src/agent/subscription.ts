@@ -28,6 +28,7 @@ const WRITE_DELAY_MS = 1_000
 /** Longest complaint sent to the controller. It keeps the first 2000 characters. */
 const NACK_LENGTH_MAX = 2_000
 
+/** What the subscription needs of the agent. */
 export interface SubscriptionOptions {
   /** Makes a connection with the newest credential. Throws when the credential is not usable. */
   readonly connect: () => Pick<ControlClient, 'openDiscovery' | 'close'>
@@ -42,6 +43,7 @@ export interface SubscriptionOptions {
   readonly random?: () => number
 }
 
+/** As /config_dump and readiness show it. */
 export interface SubscriptionStatus {
   readonly isConnected: boolean
   /** True once a delta was handed out: from the controller or from disk. */
@@ -62,6 +64,7 @@ export interface SubscriptionStatus {
   readonly receivedCount: number
 }
 
+/** The one stream of configuration to this agent, over as many connections as it takes. */
 export class Subscription {
   private readonly options: SubscriptionOptions
   private readonly store = new ResourceStore()

@@ -17,6 +17,7 @@ export interface WorkerStart {
   readonly logLevel: LogLevel
 }
 
+/** Main thread to worker. */
 export type ToWorker =
   | { readonly kind: 'delta'; readonly delta: Delta }
   | { readonly kind: 'credential'; readonly material: TlsMaterial }
@@ -27,6 +28,7 @@ export type ToWorker =
   | { readonly kind: 'drain' }
   | { readonly kind: 'stop' }
 
+/** Worker to main thread. */
 export type FromWorker =
   | { readonly kind: 'ready' }
   | { readonly kind: 'pod-added'; readonly request: number; readonly error: string | null }
@@ -35,6 +37,7 @@ export type FromWorker =
   | { readonly kind: 'log'; readonly line: string }
   | { readonly kind: 'drained' }
 
+/** What a worker knows of itself when it is asked. */
 export interface WorkerReport {
   readonly metrics: MetricsReport
   readonly connectionCount: number

@@ -8,6 +8,7 @@
 /** IP protocol family as the kernel numbers it. */
 export const FAMILY_IPV4 = 2
 export const FAMILY_IPV6 = 10
+/** IPv4 or IPv6, by the kernel's numbers. */
 export type Family = typeof FAMILY_IPV4 | typeof FAMILY_IPV6
 
 /** Parses an address into 4 or 16 bytes in network order; null when `text` is not an address. No zones, no brackets. */

@@ -1,5 +1,6 @@
 /** Capped exponential backoff with full jitter. */
 
+/** Bounds of the delays. */
 export interface BackoffSettings {
   /** First delay, milliseconds. */
   readonly baseMs: number
@@ -7,6 +8,7 @@ export interface BackoffSettings {
   readonly maxMs: number
 }
 
+/** The delays of one thing that is tried again. */
 export class Backoff {
   private readonly settings: BackoffSettings
   private readonly random: () => number

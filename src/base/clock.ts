@@ -4,6 +4,7 @@
  * For the data path see timers.ts: this one allocates per timer and is for things that happen a few times a minute.
  */
 
+/** Time as the program sees it; tests have one of their own. */
 export interface Clock {
   /** Milliseconds since the epoch. */
   now(): number

@@ -22,6 +22,7 @@ export const FLAG_FAULT_INJECTED = 'FI'
 export const FLAG_DELAY_INJECTED = 'DI'
 export const FLAG_DENIED = 'UAEX'
 export const FLAG_STREAM_IDLE_TIMEOUT = 'SI'
+/** How a request or connection ended, as access logs and metrics name it. */
 export type Flag =
   | typeof FLAG_NONE
   | typeof FLAG_UPSTREAM_CONNECT

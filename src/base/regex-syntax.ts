@@ -31,8 +31,10 @@ export const ASSERT_BEGIN = 0
 export const ASSERT_END = 1
 export const ASSERT_WORD = 2
 export const ASSERT_NOT_WORD = 3
+/** What must hold at a place without consuming anything. */
 export type Assertion = typeof ASSERT_BEGIN | typeof ASSERT_END | typeof ASSERT_WORD | typeof ASSERT_NOT_WORD
 
+/** A node of the parsed expression. */
 export type RegexNode =
   | { readonly kind: 'set'; readonly set: Charset }
   | { readonly kind: 'assert'; readonly assertion: Assertion }

@@ -48,6 +48,7 @@ class State {
 /** A piece of a substitution: text, or the number of a group. */
 export type SubstitutionPiece = string | number
 
+/** A compiled expression; matching takes time linear in the text. */
 export class Regex {
   private readonly program: readonly Instruction[]
   private readonly slotCount: number

@@ -38,6 +38,7 @@ export class TimerEntry {
   }
 }
 
+/** All timeouts of one resolution. Its interval runs only while there are any, and keeps no process alive. */
 export class TimerWheel {
   private readonly slots: (TimerEntry | null)[] = new Array<TimerEntry | null>(SLOTS).fill(null)
   private readonly tickMs: number

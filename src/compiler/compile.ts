@@ -41,6 +41,7 @@ export interface MeshState {
   readonly pods: readonly NodePod[]
 }
 
+/** The model, and what is to be said about the objects it came from. */
 export interface CompileResult {
   readonly state: MeshState
   /** Sorted. Objects with a message of severity `error` are not in force as written. */

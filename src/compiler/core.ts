@@ -64,6 +64,7 @@ const podStatus = openObject({
   conditions: list(openObject({ type: required(text), status: required(text) })),
 })
 
+/** What the mesh needs of a Pod. */
 export interface Pod {
   readonly object: MeshObject
   readonly node: string
@@ -157,6 +158,7 @@ const serviceSpec = openObject({
   ports: list(openObject({ name: text, port: required(port), targetPort, protocol: text, appProtocol: text })),
 })
 
+/** One port of a Service. */
 export interface CoreServicePort {
   readonly number: number
   readonly name: string
@@ -166,6 +168,7 @@ export interface CoreServicePort {
   readonly protocol: Protocol
 }
 
+/** What the mesh needs of a Service. */
 export interface CoreService {
   readonly object: MeshObject
   readonly addresses: readonly string[]
@@ -242,6 +245,7 @@ const slice = openObject({
   addressType: text,
 })
 
+/** One endpoint of a slice. */
 export interface SliceEndpoint {
   readonly address: string
   /** Name of the pod, empty when the endpoint is none. */
@@ -251,6 +255,7 @@ export interface SliceEndpoint {
   readonly zone: string
 }
 
+/** What the mesh needs of an EndpointSlice. */
 export interface EndpointSlice {
   readonly object: MeshObject
   /** Name of the service in the same namespace. */

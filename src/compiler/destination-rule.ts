@@ -25,6 +25,7 @@ import type { Run } from './settings.ts'
 /** The blocks of a trafficPolicy; null where not written. */
 export type PolicyBlocks = Pick<TrafficPolicyFields, 'loadBalancer' | 'connectionPool' | 'outlierDetection' | 'tls'>
 
+/** A named part of a host's workloads, by labels. */
 export interface Subset {
   readonly name: string
   readonly labels: Selector
@@ -34,6 +35,7 @@ export interface Subset {
   readonly index: number
 }
 
+/** A DestinationRule, read and with its defaults. */
 export interface DestinationRule {
   readonly object: MeshObject
   readonly visibility: Visibility

@@ -10,6 +10,7 @@ export function expandHost(host: string, namespace: string, clusterDomain: strin
   return `${host.toLowerCase()}.${namespace}.svc.${clusterDomain}`
 }
 
+/** True for `*` and `*.suffix`. */
 export function isWildcard(host: string): boolean {
   return host.startsWith('*')
 }
@@ -72,11 +73,13 @@ export const exportToField: Shape<readonly string[]> = checked(list(text), (entr
   })
 })
 
+/** What `exportTo` of an object in `namespace` says. */
 export function visibilityOf(exportTo: readonly string[], namespace: string): Visibility {
   const isPublic = exportTo.length === 0 || exportTo.includes('*')
   return { isPublic, namespaces: new Set(exportTo.map((entry) => (entry === '.' ? namespace : entry))) }
 }
 
+/** True when clients of `namespace` may see what has this visibility. */
 export function isVisible(visibility: Visibility, namespace: string): boolean {
   return visibility.isPublic || visibility.namespaces.has(namespace)
 }

@@ -25,6 +25,7 @@ export function ppmOf(percent: number): number {
   return Math.round(percent * 10_000)
 }
 
+/** The redirect of a rule, or null. */
 export function redirectOf(rule: HttpRuleFields): Redirect | null {
   const { redirect } = rule
   if (redirect === null) return null
@@ -40,6 +41,7 @@ export function redirectOf(rule: HttpRuleFields): Redirect | null {
   }
 }
 
+/** The fixed answer of a rule, or null. */
 export function directResponseOf(rule: HttpRuleFields): DirectResponse | null {
   const { directResponse } = rule
   if (directResponse === null) return null

@@ -31,6 +31,7 @@ export interface Member {
   readonly workload: Omit<Workload, 'policies'>
 }
 
+/** All objects of the mesh, indexed for the compiler. */
 export interface Inventory {
   /** Sorted by key. */
   readonly services: readonly Service[]

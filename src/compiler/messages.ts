@@ -7,6 +7,7 @@
  */
 import type { Path, Position, PositionLookup } from './position.ts'
 
+/** What happened to the object, not how bad it looks; see the head of the file. */
 export type Severity = 'error' | 'warning' | 'info'
 
 /** What is said, before it is known where. */

@@ -8,6 +8,7 @@ import type { Path, Position, PositionLookup } from './position.ts'
 
 export type { Path, Position, PositionLookup } from './position.ts'
 
+/** One object of the user's, with where it stands. */
 export interface MeshObject {
   /** `objectKey` of the object. */
   readonly key: string

@@ -1,5 +1,6 @@
 /** Places in users' files. */
 
+/** Line and column, from 1. */
 export interface Position {
   readonly file: string
   /** From 1. */

@@ -18,6 +18,7 @@ export interface Client {
   readonly matching: ReadonlySet<string>
 }
 
+/** All traffic rules, whoever may see them. */
 export interface RuleSet {
   readonly virtualServices: readonly VirtualService[]
   readonly destinationRules: readonly MergedRule[]
@@ -28,6 +29,7 @@ const RANK_PRIVATE = 0
 const RANK_EXPORTED = 1
 const RANK_PUBLIC = 2
 
+/** The rules as one kind of client sees them. */
 export class RuleView {
   readonly client: Client
   private readonly rootNamespace: string

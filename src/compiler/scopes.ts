@@ -13,6 +13,7 @@ import { type Selector, selects } from './selector.ts'
 import type { Run } from './settings.ts'
 import { TrafficBuilder } from './traffic.ts'
 
+/** Traffic of all scopes, and who is in which. */
 export interface ScopedTraffic {
   /** Sorted by key. */
   readonly traffic: readonly Traffic[]

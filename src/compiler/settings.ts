@@ -1,6 +1,7 @@
 /** What the compiler must know of the installation, and what it hands from part to part. */
 import type { MessageLog } from './messages.ts'
 
+/** Names that are the mesh's own, the same for every object. */
 export interface CompileSettings {
   /** Trust domain of the mesh's identities: `cluster.local`. */
   readonly trustDomain: string

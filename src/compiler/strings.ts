@@ -67,6 +67,7 @@ export function wildcardMatch(value: string): StringMatch {
 
 // --- names ---
 
+/** True for a label of RFC 1123. */
 export function isDnsLabel(name: string): boolean {
   return name.length <= 63 && /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/.test(name)
 }

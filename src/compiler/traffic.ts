@@ -56,6 +56,7 @@ interface Dependence {
   readonly services: readonly Service[]
 }
 
+/** Builds the traffic of services for one view of the rules. */
 export class TrafficBuilder {
   private readonly inventory: Inventory
   private readonly rules: RuleSet

@@ -38,6 +38,7 @@ export interface ClientCondition {
   readonly labels: Selector
 }
 
+/** One match of an HTTP rule; all conditions must hold. */
 export interface HttpMatch {
   readonly client: ClientCondition
   /** Service port that the client addressed; null for any. */
@@ -57,6 +58,7 @@ export interface Destination {
   readonly path: Path
 }
 
+/** One destination of a rule and its weight. */
 export interface WeightedDestination {
   readonly destination: Destination
   readonly weight: number
@@ -65,6 +67,7 @@ export interface WeightedDestination {
   readonly authority: string | null
 }
 
+/** One HTTP rule; the first that matches is taken. */
 export interface HttpRule {
   readonly name: string
   readonly path: Path
@@ -82,6 +85,7 @@ export interface HttpRule {
   readonly mirrors: readonly { readonly destination: Destination; readonly ppm: number }[]
 }
 
+/** One match of a TCP rule. */
 export interface TcpMatch {
   readonly client: ClientCondition
   readonly port: number | null
@@ -89,6 +93,7 @@ export interface TcpMatch {
   readonly subnets: readonly Cidr[]
 }
 
+/** One TCP rule. */
 export interface TcpRule {
   readonly path: Path
   /** As for HTTP. */
@@ -96,6 +101,7 @@ export interface TcpRule {
   readonly destinations: readonly WeightedDestination[]
 }
 
+/** A VirtualService, read and with its defaults. */
 export interface VirtualService {
   readonly object: MeshObject
   /** `namespace/name`. */

@@ -5,6 +5,7 @@ import { formatHostPort } from '../base/address.ts'
 import { WeftError } from '../base/errors.ts'
 import type { ListenAddress } from '../base/settings.ts'
 
+/** What the endpoint shows. */
 export interface AdminSource {
   /** True when agents are being served. */
   isReady(): boolean
@@ -12,6 +13,7 @@ export interface AdminSource {
   status(): unknown
 }
 
+/** Readiness and status over HTTP, without a password: on loopback only. */
 export class AdminServer {
   private readonly server: Server
 

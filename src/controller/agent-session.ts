@@ -28,6 +28,7 @@ export interface SessionSource {
   forget(session: AgentSession): void
 }
 
+/** What a session needs of the publisher. */
 export interface SessionOptions {
   readonly stream: DiscoveryStream
   readonly node: string
@@ -36,6 +37,7 @@ export interface SessionOptions {
   readonly now: () => number
 }
 
+/** One agent as /status shows it. */
 export interface AgentStatus {
   readonly node: string
   readonly address: string
@@ -61,6 +63,7 @@ interface Subscription {
   isNew: boolean
 }
 
+/** One stream of one agent: what it has, what it was sent, what it has refused. */
 export class AgentSession implements DiscoverySession {
   readonly node: string
   private readonly stream: DiscoveryStream

@@ -26,6 +26,7 @@ import { Publisher } from './publisher.ts'
 /** Lifetime of the controller's own certificate, which it renews by itself. */
 const CREDENTIAL_LIFETIME_MS = 86_400_000
 
+/** A controller that serves. */
 export interface Controller {
   /** Where agents connect. */
   readonly port: number

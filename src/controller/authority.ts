@@ -23,6 +23,7 @@ const ROOT_WARNING_MS = 90 * 86_400_000
 const ROOT_FILE = 'root.pem'
 const KEY_FILE = 'key.pem'
 
+/** Where root and key are, and whose mesh it is. */
 export interface AuthoritySettings {
   /** Where a generated root is kept. */
   readonly stateDirectory: string
@@ -31,6 +32,7 @@ export interface AuthoritySettings {
   readonly trustDomain: string
 }
 
+/** Signs for the mesh. Its key never leaves it. */
 export class CertificateAuthority {
   /** Trusted roots, PEM. */
   readonly bundle: string

@@ -14,6 +14,7 @@ import type { Peer, SigningRequest } from '../wire/server.ts'
 import type { CertificateAuthority } from './authority.ts'
 import { nodeOf } from './peer-node.ts'
 
+/** What the service needs of the controller. */
 export interface CertificateServerOptions {
   readonly authority: CertificateAuthority
   readonly trustDomain: string
@@ -25,11 +26,13 @@ export interface CertificateServerOptions {
   readonly now: () => number
 }
 
+/** Counts since the start, for /status. */
 export interface CertificateStatus {
   readonly issued: number
   readonly denied: number
 }
 
+/** Decides who gets which certificate: a node for itself and for the workloads that run on it. */
 export class CertificateServer {
   private readonly options: CertificateServerOptions
   private identitiesByNode: ReadonlyMap<string, ReadonlySet<string>> = new Map()

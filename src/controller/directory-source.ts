@@ -29,6 +29,7 @@ const FILE_BYTES_MAX = 8 * 1_048_576
 /** Most files. Beyond it a directory is more likely the wrong one. */
 const FILES_MAX = 10_000
 
+/** Which directory, and who hears of it. */
 export interface DirectorySourceOptions {
   readonly directory: string
   readonly clock: Clock
@@ -49,6 +50,7 @@ interface KnownFile {
   readonly messages: readonly Message[]
 }
 
+/** The directory as objects, kept in step with its files. */
 export class DirectorySource {
   private readonly options: DirectorySourceOptions
   private readonly files = new Map<string, KnownFile>()

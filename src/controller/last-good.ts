@@ -11,6 +11,7 @@ import type { MeshObject } from '../compiler/object.ts'
  */
 const IN_FORCE_CODES: ReadonlySet<string> = new Set(['WEFT0303', 'WEFT0304'])
 
+/** The last good version of every object, also across a restart. */
 export class LastGood {
   private readonly settings: CompileSettings
   private good: ReadonlyMap<string, MeshObject> = new Map()

@@ -13,6 +13,7 @@ import { type AuthoritySettings, CertificateAuthority } from './authority.ts'
 /** Default lifetime, here and at renewal. 30 days: a node may be off for two weeks and still come back by itself. */
 export const NODE_LIFETIME_MS = 30 * 86_400_000
 
+/** For which node, and where to. */
 export interface NodeCredentialOrder extends AuthoritySettings {
   readonly node: string
   /** Gets cert.pem, key.pem (0600) and root.pem. */
@@ -20,6 +21,7 @@ export interface NodeCredentialOrder extends AuthoritySettings {
   readonly lifetimeMs?: number
 }
 
+/** What was written. */
 export interface NodeCredentialFiles {
   readonly identity: string
   readonly certificateFile: string

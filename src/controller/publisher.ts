@@ -15,6 +15,7 @@ import { type Difference, differenceOf, type ResourceMap, ResourceSet, type Sent
 /** Streams of one node at one time. An agent has one, two while it is replaced; more are left over or hostile. */
 const NODE_SESSIONS_MAX = 4
 
+/** All agents' sessions, and the state they are brought to. */
 export class Publisher {
   private readonly log: Logger
   private readonly now: () => number

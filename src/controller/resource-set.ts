@@ -25,10 +25,12 @@ import {
   encodeWorkload,
 } from '../wire/mesh-codec.ts'
 
+/** A resource as it goes over the wire; its version is a hash of its bytes. */
 export interface VersionedResource extends EncodedResource {
   readonly version: string
 }
 
+/** Resources of one type by name. */
 export type ResourceMap = ReadonlyMap<string, VersionedResource>
 
 /** What an agent has of a type: names and versions. */
@@ -66,6 +68,7 @@ export function differenceOf(sent: SentMap, wanted: ResourceMap): Difference {
 /** Types that every agent gets whole. */
 const SHARED_TYPES = [TYPE_ADDRESS, TYPE_AUTHORIZATION, TYPE_POLICY] as const
 
+/** Everything published at one moment. Immutable. */
 export class ResourceSet {
   static readonly empty: ResourceSet = new ResourceSet(0, new Map(), [], [], null)
 

@@ -12,6 +12,7 @@ import { expandList, type MeshObject, type Path, type Position, parseObject } fr
 /** Most messages about one file: one mistake often looks like many to a parser. */
 const MESSAGES_MAX = 20
 
+/** The objects of a file, or what is wrong with it. */
 export interface YamlFile {
   readonly objects: readonly MeshObject[]
   /** Why there are no objects; empty when the file is good. */

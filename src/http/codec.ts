@@ -30,6 +30,7 @@ export const BODY_CHUNKED = -1
 /** Response only: the body lasts until the connection closes. */
 export const BODY_UNTIL_CLOSE = -2
 
+/** A request before its body. Engines make it; routes and policies read and rewrite it. */
 export interface RequestHead {
   /** As received; case matters (RFC 9110 section 9.1). */
   method: string
@@ -48,6 +49,7 @@ export interface RequestHead {
   expectsContinue: boolean
 }
 
+/** A response before its body. */
 export interface ResponseHead {
   status: number
   headers: HeaderList
@@ -105,8 +107,10 @@ export const WAIT_NONE = 0
 export const WAIT_HEAD = 1
 /** The client's end, after our last response; what it still sends is dropped. */
 export const WAIT_END = 2
+/** See `HttpServerEvents.onWait`. */
 export type Wait = typeof WAIT_NONE | typeof WAIT_HEAD | typeof WAIT_END
 
+/** What a server engine tells the owner of its connection. */
 export interface HttpServerEvents {
   /** A request head is complete and valid. Returns who takes the rest. */
   onRequest(stream: ServerStream, head: RequestHead): RequestReceiver
@@ -157,6 +161,7 @@ export interface ClientStream {
   resumeResponse(): void
 }
 
+/** What a client engine tells the owner of its connection. */
 export interface HttpClientEvents {
   /**
    * An exchange ended; the connection may have room again or may be done with. With HTTP/1 it comes before the receiver's

@@ -2,8 +2,10 @@
 
 export const TUNNEL_NONE = 0
 export const TUNNEL_HBONE = 1
+/** How a workload can be reached. */
 export type TunnelProtocol = typeof TUNNEL_NONE | typeof TUNNEL_HBONE
 
+/** What made the pod, as metrics name it. */
 export type WorkloadType = 'deployment' | 'cronjob' | 'pod' | 'job'
 
 export interface Locality {
@@ -24,6 +26,7 @@ export interface PortMapping {
   readonly targetPort: number
 }
 
+/** A pod as the mesh knows it, of any node. */
 export interface Workload {
   /** `<cluster>//Pod/<namespace>/<name>` for pods. */
   readonly uid: string

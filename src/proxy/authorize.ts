@@ -55,6 +55,7 @@ const DRY_RUN_NONE_ALLOWS = -1
 const BY_DEFAULT = -2
 const NONE_ALLOWS = -1
 
+/** The policies of one workload, compiled. Empty allows everything. */
 export class Authorizer {
   /** True when exchanges of HTTP must be judged one by one; otherwise the connection says it all. */
   readonly needsHttp: boolean

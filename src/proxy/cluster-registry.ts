@@ -35,6 +35,7 @@ class Entry {
   }
 }
 
+/** The clusters of one worker by key, in step with the newest snapshot. */
 export class ClusterRegistry {
   private readonly clock: () => number
   private readonly random: () => number

@@ -15,6 +15,7 @@ import { createPicker, type Picker } from './picker.ts'
 
 export { Endpoint } from './endpoint.ts'
 
+/** Endpoints, limits and health of one cluster as this worker sees them. */
 export class ClusterState implements OutlierOwner {
   readonly key: string
   /** The settings now in force. */

@@ -16,6 +16,7 @@ export interface LiveConnection {
   describe(): ConnectionDescription
 }
 
+/** One connection as /connections shows it. */
 export interface ConnectionDescription {
   readonly direction: 'outbound' | 'inbound'
   readonly protocol: string
@@ -33,6 +34,7 @@ export interface ConnectionDescription {
 /** Connections of one pod on one worker. Beyond it new ones are refused: one pod must not starve the node. */
 export const CONNECTIONS_PER_POD_MAX = 32_768
 
+/** The open connections of one worker. */
 export class Connections {
   /** With the uid of the pod. */
   private readonly live = new Map<LiveConnection, string>()

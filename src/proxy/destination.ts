@@ -7,6 +7,7 @@ import { PROTOCOL_DETECT, PROTOCOL_TCP, type Protocol, type Service, type Servic
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
 
+/** What an original destination is to the mesh. */
 export interface Destination {
   /** Null unless a virtual IP of the mesh was dialled. */
   readonly service: Service | null

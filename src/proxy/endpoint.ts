@@ -11,6 +11,7 @@ export interface EndpointObserver {
   onFailure(endpoint: Endpoint, isGatewayError: boolean, nowMs: number): void
 }
 
+/** One address in a cluster, with what this worker knows of it. */
 export class Endpoint {
   /** `uid@address:port`. */
   readonly key: string

@@ -5,6 +5,7 @@
 import type { WeftError } from '../base/errors.ts'
 import type { Conn, Flushable, Handler, Transport } from '../transport/conn.ts'
 
+/** See the head of the file: closed from the start, and `onClose` still to come. */
 export class FailedConn implements Conn, Flushable {
   handler: Handler
   isClosed = true

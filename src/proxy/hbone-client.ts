@@ -27,6 +27,7 @@ export interface TunnelRequest {
   readonly forwarded: string
 }
 
+/** Who keeps the connection in a pool. */
 export interface TunnelClientOwner {
   /** No tunnel will ever be opened on it again (GOAWAY, failure, close). Called once; open tunnels may go on. */
   onUnusable(client: TunnelClient): void
@@ -34,6 +35,7 @@ export interface TunnelClientOwner {
   onTunnelClosed(client: TunnelClient): void
 }
 
+/** One HBONE connection that we dialled; many tunnels share it. */
 export class TunnelClient extends TunnelConnection {
   private readonly owner: TunnelClientOwner
   private isUnusableReported = false

@@ -20,6 +20,7 @@ const PING_INTERVAL_MS = 10_000
 /** Pings that may be without answer when the next is due: two intervals are the 20 s after which ztunnel gives up. */
 const UNANSWERED_MAX = 2
 
+/** What both ends of an HBONE connection have in common. */
 export abstract class TunnelConnection implements Handler, H2Events, TunnelHost, Flushable, TimerTarget {
   isFlushPending = false
   /** Why the connection ended; null while it has not, or ended in order. */

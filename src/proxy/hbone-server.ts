@@ -16,6 +16,7 @@ import type { TunnelParts } from './hbone.ts'
 import { TunnelConnection } from './hbone-connection.ts'
 import { TUNNEL_ACCEPTED, TunnelStream } from './hbone-stream.ts'
 
+/** Decides about tunnels that peers ask for. */
 export interface TunnelAcceptor {
   /** A valid CONNECT arrived. The acceptor calls `accept` or `refuse`, now or later. */
   onTunnel(pending: PendingTunnel): void
@@ -118,6 +119,7 @@ export class PendingTunnel implements H2Receiver {
   }
 }
 
+/** One HBONE connection that a peer dialled. */
 export class TunnelServer extends TunnelConnection {
   private readonly acceptor: TunnelAcceptor
   private readonly servers: Set<TunnelServer>

@@ -37,6 +37,7 @@ const LINGER_BYTES_MAX = 1_048_576
 /** Which end of the tunnel we are. */
 export const TUNNEL_DIALLED = 0
 export const TUNNEL_ACCEPTED = 1
+/** Who asked for the tunnel. */
 export type TunnelSide = typeof TUNNEL_DIALLED | typeof TUNNEL_ACCEPTED
 
 /** The tunnel connection that a tunnel belongs to. */
@@ -55,6 +56,7 @@ export interface TunnelHost {
   lingerTunnel(tunnel: TunnelStream): void
 }
 
+/** One tunnel as a connection: what it is to its peer it is to its handler. */
 export class TunnelStream implements Conn, H2Receiver, TimerTarget {
   handler: Handler
   private readonly host: TunnelHost

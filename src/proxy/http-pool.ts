@@ -39,6 +39,7 @@ export interface Dial {
   open(handler: Handler): Conn
 }
 
+/** The connections from one source to one endpoint. */
 export class HttpPool {
   readonly parts: ProxyParts
   readonly cluster: ClusterState | null

@@ -13,6 +13,7 @@ import { HttpSession, type HttpSessionOwner, versionText } from './http-session.
 import type { InboundConnection } from './inbound.ts'
 import { denialText, REPLY_DENIED } from './reply.ts'
 
+/** The HTTP of one inbound connection. */
 export class InboundHttp implements HttpSessionOwner {
   readonly session: HttpSession
   private readonly inbound: InboundConnection

@@ -11,6 +11,7 @@ export interface LocalWorkload {
   readonly identity: string
 }
 
+/** The pods that this worker listens for, by uid. */
 export class LocalPods {
   private readonly byUid = new Map<string, LocalWorkload>()
 

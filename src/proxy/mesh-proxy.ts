@@ -35,13 +35,16 @@ import { Upstreams } from './upstreams.ts'
 export const LISTEN_OUTBOUND = 0
 export const LISTEN_INBOUND = 1
 export const LISTEN_HBONE = 2
+/** What a listener is for. */
 export type ListenRole = typeof LISTEN_OUTBOUND | typeof LISTEN_INBOUND | typeof LISTEN_HBONE
 
+/** Where to listen for a pod, and for what. */
 export interface PodListener {
   readonly role: ListenRole
   readonly target: ListenTarget
 }
 
+/** What a proxy is made of; see `ProxyParts`. */
 export interface ProxyOptions {
   readonly node: string
   readonly trustDomain: string
@@ -56,6 +59,7 @@ export interface ProxyOptions {
 /** Byte counters of live connections go to telemetry this often. Five seconds, as Istio's proxies do. */
 export const METRICS_FLUSH_MS = 5000
 
+/** The data path of one worker, from outside: pods, credentials and configuration go in, connections are served. */
 export class MeshProxy {
   private readonly parts: ProxyParts
   private readonly credentials = new CredentialStore()

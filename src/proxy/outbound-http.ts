@@ -10,7 +10,7 @@ import { formatHostPort } from '../base/address.ts'
 import { describeError, FLAG_DOWNSTREAM_CLOSED, FLAG_NONE, type WeftError } from '../base/errors.ts'
 import type { ProtocolViolation } from '../http/codec.ts'
 import { HeaderList } from '../http/headers.ts'
-import type { Fault } from '../model/route.ts'
+import { DEFAULT_RETRY, type Fault } from '../model/route.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
 import type { EdgeKey } from '../telemetry/recorder.ts'
@@ -35,10 +35,15 @@ import {
   REPLY_OVERFLOW,
 } from './reply.ts'
 import { addRequestId } from './request-id.ts'
+import { RetryPolicy } from './retry.ts'
 import { applyEdits, rewriteTarget } from './rewrite.ts'
 import type { CompiledRoute } from './route-table.ts'
 import type { CompiledTraffic } from './route-tables.ts'
 import { PATH_ONE_HOP, PATH_PLAIN, type Path } from './upstreams.ts'
+
+/** The HTTP of one outbound connection. */
+/** What is retried where no rule says anything: two more tries when nobody can have acted on the request. */
+const RETRY_WITHOUT_RULES = RetryPolicy.compile(DEFAULT_RETRY)
 
 export class OutboundHttp implements HttpSessionOwner {
   readonly session: HttpSession
@@ -65,6 +70,7 @@ export class OutboundHttp implements HttpSessionOwner {
     }
     const traffic = this.outbound.trafficOf(snapshot)
     if (traffic === null) {
+      exchange.retry = RETRY_WITHOUT_RULES
       const cluster = parts.clusters.defaultCluster(destination.service, destination.port.number)
       this.toCluster(exchange, parts.clusters.get(cluster, snapshot))
       return
@@ -76,6 +82,7 @@ export class OutboundHttp implements HttpSessionOwner {
       return
     }
     if (compiled.routes.isEmpty) {
+      exchange.retry = RETRY_WITHOUT_RULES
       this.toClusterKey(exchange, traffic.defaultCluster, compiled, snapshot)
       return
     }

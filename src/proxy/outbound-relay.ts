@@ -36,6 +36,7 @@ const CONNECT_TRIES_MAX = 3
 /** Idle time after which a relayed connection is reset. One hour, as Istio's tcp.idleTimeout. */
 export const RELAY_IDLE_MS = 3_600_000
 
+/** One outbound connection that is relayed as bytes. */
 export class OutboundRelay implements Handler, RelayOwner {
   private readonly outbound: OutboundConnection
   private held: Uint8Array

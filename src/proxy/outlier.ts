@@ -22,6 +22,7 @@ export interface OutlierOwner {
   onEjectionsChanged(): void
 }
 
+/** Ejects endpoints of one cluster that fail, and lets them back. */
 export class OutlierDetector implements EndpointObserver {
   /** True while `sweep` has something to look at. */
   isArmed: boolean

@@ -29,6 +29,7 @@ export interface Credentials {
   contextOf(identity: string): TlsContext | null
 }
 
+/** The parts of one worker's proxy. One object for all connections; only the last two fields change. */
 export interface ProxyParts {
   readonly node: string
   readonly trustDomain: string

@@ -8,6 +8,7 @@
 import { BALANCE_RANDOM, BALANCE_ROUND_ROBIN, type Balance } from '../model/service.ts'
 import type { Endpoint } from './endpoint.ts'
 
+/** Chooses an endpoint for a request. Made anew when endpoints change; choosing allocates nothing. */
 export interface Picker {
   /** Null only when there are no endpoints. */
   pick(tried: readonly Endpoint[] | null): Endpoint | null

@@ -3,6 +3,7 @@ import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
 import { Authorizer } from './authorize.ts'
 
+/** See the head of the file. */
 export class Policies {
   private snapshot: Snapshot | null = null
   private readonly byWorkload = new Map<string, Authorizer>()

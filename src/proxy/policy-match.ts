@@ -74,6 +74,7 @@ export class RequestReading {
   }
 }
 
+/** One policy, ready to be asked. */
 export class CompiledPolicy {
   readonly policy: Policy
   /** Position among the policies of its authorizer. */

@@ -9,6 +9,7 @@ import { pathEndOf } from './path.ts'
 import { replaceMatched } from './rewrite.ts'
 import type { CompiledRoute } from './route-table.ts'
 
+/** Status and location of a redirect. */
 export interface RedirectReply {
   readonly status: number
   readonly location: string

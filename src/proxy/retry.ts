@@ -44,6 +44,7 @@ const GRPC_STATUS_BY_CONDITION: Readonly<Partial<Record<RetryCondition, number>>
 /** Longest back-off as a multiple of the base, as in Envoy: beyond it waiting helps nobody who still waits. */
 const BACKOFF_FACTOR_MAX = 10
 
+/** When a request is tried again, compiled from its route. */
 export class RetryPolicy {
   /** Retries after the first try; 0 is none. */
   readonly attempts: number

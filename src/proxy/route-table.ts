@@ -143,6 +143,7 @@ export class CompiledRoute {
   }
 }
 
+/** The routes of one service port for one scope, in order; the first match wins. */
 export class RouteTable {
   /** True when there are no routes at all: everything goes to the default cluster. */
   readonly isEmpty: boolean

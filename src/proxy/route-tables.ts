@@ -17,6 +17,7 @@ export class CompiledTraffic {
   }
 }
 
+/** Route tables by traffic object, compiled when first asked for. */
 export class RouteTables {
   // Weak: a traffic object that a newer snapshot replaced takes its compiled form with it.
   private readonly compiled = new WeakMap<Traffic, CompiledTraffic>()

@@ -24,6 +24,7 @@ const TUNNEL_UNUSED_MS = 300_000
 /** Connections to one destination. 100 tunnels each: 3,200 concurrent streams from one pod to one pod. */
 const CLIENTS_MAX = 32
 
+/** The HBONE connections of one source pod. */
 export class TunnelPool {
   private readonly parts: ProxyParts
   private readonly source: LocalWorkload

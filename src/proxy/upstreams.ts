@@ -20,6 +20,7 @@ import { TunnelPool } from './tunnel-pool.ts'
 export const PATH_PLAIN = 0
 export const PATH_ONE_HOP = 1
 export const PATH_TUNNEL = 2
+/** How bytes get to an endpoint. */
 export type Path = typeof PATH_PLAIN | typeof PATH_ONE_HOP | typeof PATH_TUNNEL
 
 /** Where a connection goes. */
@@ -36,6 +37,7 @@ export interface UpstreamTarget {
   readonly forwardedFor: string
 }
 
+/** Everything that this worker dials, and the pools of it by source pod. */
 export class Upstreams {
   private parts: ProxyParts | null = null
   private readonly sources = new Map<string, SourcePools>()

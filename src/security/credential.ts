@@ -6,6 +6,7 @@ import { WeftError } from '../base/errors.ts'
 import { type Certificate, parseCertificates } from './certificate.ts'
 import { verifyChain } from './verify.ts'
 
+/** A key, its certificate chain and the roots to trust, checked to belong together. */
 export class Credential {
   readonly identity: string
   readonly leaf: Certificate

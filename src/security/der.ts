@@ -5,6 +5,7 @@
 import forge from 'node-forge'
 import { WeftError } from '../base/errors.ts'
 
+/** A value and its tag. */
 export type Asn1 = forge.asn1.Asn1
 
 const { Class, Type } = forge.asn1
@@ -41,14 +42,17 @@ const PARSE_OPTIONS = { strict: true, parseAllBytes: true, decodeBitStrings: fal
 /** GeneralName number of a URI (RFC 5280 section 4.2.1.6). */
 const GENERAL_NAME_URI = 6
 
+/** SEQUENCE of `values`. */
 export function sequence(...values: Asn1[]): Asn1 {
   return forge.asn1.create(Class.UNIVERSAL, Type.SEQUENCE, true, values)
 }
 
+/** SET of `values`. */
 export function set(...values: Asn1[]): Asn1 {
   return forge.asn1.create(Class.UNIVERSAL, Type.SET, true, values)
 }
 
+/** OBJECT IDENTIFIER, from dotted text. */
 export function oid(name: string): Asn1 {
   return forge.asn1.create(Class.UNIVERSAL, Type.OID, false, forge.asn1.oidToDer(name).getBytes())
 }
@@ -59,10 +63,12 @@ export function integer(bytes: Uint8Array): Asn1 {
   return forge.asn1.create(Class.UNIVERSAL, Type.INTEGER, false, bytes[0]! >= 0x80 ? `\0${text}` : text)
 }
 
+/** BOOLEAN. */
 export function boolean(value: boolean): Asn1 {
   return forge.asn1.create(Class.UNIVERSAL, Type.BOOLEAN, false, value ? '\xff' : '\0')
 }
 
+/** OCTET STRING. */
 export function octetString(bytes: Uint8Array): Asn1 {
   return forge.asn1.create(Class.UNIVERSAL, Type.OCTETSTRING, false, binary(bytes))
 }
@@ -96,6 +102,7 @@ export function extension(name: string, isCritical: boolean, value: Asn1): Asn1 
   return isCritical ? sequence(oid(name), boolean(true), body) : sequence(oid(name), body)
 }
 
+/** NULL. */
 export function nullValue(): Asn1 {
   return forge.asn1.create(Class.UNIVERSAL, Type.NULL, false, '')
 }
@@ -116,6 +123,7 @@ export function organization(name: string): Asn1 {
   return sequence(set(sequence(oid(OID.organizationName), utf8String(name))))
 }
 
+/** The bytes of a value. */
 export function toDer(value: Asn1): Buffer {
   return Buffer.from(forge.asn1.toDer(value).getBytes(), 'latin1')
 }

@@ -50,6 +50,7 @@ const LOG_FLUSH_MS = 200
 /** Where text goes. As a stream's `write`: returning false means take no more until `AccessLog.resume`. */
 export type AccessLogSink = (text: string) => unknown
 
+/** Collects lines and hands them on in batches; drops, and counts, what nobody takes. */
 export class AccessLog {
   private readonly sink: AccessLogSink
   private lines: string[] = []

@@ -60,6 +60,7 @@ export const TCP_OPENED = 2
 export const TCP_CLOSED = 3
 export const TCP_WIDTH = 4
 
+/** A family of counters, with the slot its values have in a report. */
 export interface CounterFamily {
   readonly name: string
   readonly help: string

@@ -7,7 +7,9 @@ import type { Flag } from '../base/errors.ts'
 import type { Service } from '../model/service.ts'
 import type { Workload } from '../model/workload.ts'
 
+/** Which end of an edge saw it. */
 export type Reporter = 'source' | 'destination'
+/** As the `request_protocol` label says it. */
 export type MetricProtocol = 'http' | 'grpc' | 'tcp'
 
 /** Identifies an edge. Missing parts are null and become `unknown` labels. */
@@ -25,6 +27,7 @@ export interface EdgeKey {
   readonly destinationPrincipal: string | null
 }
 
+/** Counters of one edge. Resolved once; counting is addition into slots. */
 export interface EdgeMetrics {
   /** One finished exchange. `status` 0 when there was no response; `grpcStatus` -1 when it is not gRPC. */
   exchangeFinished(
@@ -57,6 +60,7 @@ export interface AccessRecord {
   readonly http: AccessHttp | null
 }
 
+/** The HTTP part of an access log line. */
 export interface AccessHttp {
   readonly method: string
   readonly path: string
@@ -67,6 +71,7 @@ export interface AccessHttp {
   readonly requestId: string
 }
 
+/** Where the proxy reports to. One per worker. */
 export interface Recorder {
   readonly isLogging: boolean
   /** Memoised; the number of edges is bounded, beyond it one overflow edge counts on. */

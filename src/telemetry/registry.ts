@@ -47,6 +47,7 @@ export interface AgentState {
   readonly configRejected: number
 }
 
+/** What the registry says of this program. */
 export interface RegistrySettings {
   /** Labels of `istio_build`, by which dashboards show versions. */
   readonly component: string
@@ -65,6 +66,7 @@ interface Series {
   orphanedAtMs: number
 }
 
+/** The sum of what all workers have reported, and the agent's own, as Prometheus text. */
 export class MetricsRegistry {
   readonly contentType: string
   private readonly now: () => number

@@ -11,6 +11,7 @@ export interface SeriesDescription {
   readonly labels: readonly string[]
 }
 
+/** What a worker has counted since it was last asked. Plain data. */
 export interface MetricsReport {
   /** Series that were not in an earlier report. */
   readonly newSeries: readonly SeriesDescription[]

@@ -179,6 +179,7 @@ class RecordedEdge implements EdgeMetrics {
   }
 }
 
+/** The recorder of one worker: edges in slots of typed arrays. */
 export class WorkerRecorder implements Recorder {
   readonly isLogging: boolean
   private readonly accessLog: AccessLog | null

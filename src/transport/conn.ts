@@ -21,6 +21,7 @@
  */
 import type { WeftError } from '../base/errors.ts'
 
+/** A connection: TCP, TLS or a tunnel. See the head of the file. */
 export interface Conn {
   /** Who is told what happens. May be replaced at any time, for instance once the protocol is known. */
   handler: Handler
@@ -53,6 +54,7 @@ export interface Conn {
   setIdleTimeout(timeoutMs: number): void
 }
 
+/** Who is told what a connection does. */
 export interface Handler {
   onOpen(conn: Conn): void
   /** `bytes[offset..end)` arrived; lent until return. */
@@ -101,6 +103,7 @@ export interface ConnectOrigin {
 
 export const ORIGIN_ANY: ConnectOrigin = { fd: null, localAddress: null }
 
+/** Who is told of connections that a listener accepts. */
 export interface Acceptor {
   /** A connection was accepted (and, with TLS, its handshake is done). Returns its handler; `onOpen` follows. */
   onAccept(conn: Conn): Handler
@@ -108,6 +111,7 @@ export interface Acceptor {
   onAcceptError(error: WeftError, remoteAddress: string): void
 }
 
+/** A listener that was opened. */
 export interface ListenerHandle {
   /** The port that is really bound. */
   readonly port: number
@@ -116,6 +120,7 @@ export interface ListenerHandle {
   close(): void
 }
 
+/** Opens connections and listeners. One per thread. */
 export interface Transport {
   /** Rejects with WeftError WEFT_SYSCALL when the address cannot be bound. */
   listen(target: ListenTarget, tls: TlsContextSource | null, acceptor: Acceptor): Promise<ListenerHandle>
@@ -130,6 +135,7 @@ export interface Transport {
   atBatchEnd(flushable: Flushable): void
 }
 
+/** Where to, from where, and who must be there. */
 export interface ConnectOptions {
   readonly address: string
   readonly port: number

@@ -62,6 +62,7 @@ export interface ConnOwner {
   flushAtBatchEnd(conn: NodeConn): void
 }
 
+/** A connection on a socket of Node's. */
 export class NodeConn implements Conn, Flushable {
   handler: Handler
   localAddress = ''

@@ -26,6 +26,7 @@ const NO_HANDLER: Handler = {
   onClose: () => {},
 }
 
+/** A listener on a server of Node's. */
 export class NodeListener implements ListenerHandle {
   address = ''
   port = 0

@@ -33,6 +33,7 @@ import { ALPN_PROTOCOL, checkServer, noCommonProtocol } from './tls-identity.ts'
 /** Receive buffer that all dialled sockets share. 64 KiB: libuv reads at most that much at once. */
 const READ_BUFFER_BYTES = 65_536
 
+/** The transport on node:net and node:tls. */
 export class NodeTransport implements Transport, ConnOwner {
   readonly slab = new OutputSlab()
   readonly settings: NodeTransportSettings

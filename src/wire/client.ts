@@ -21,6 +21,7 @@ import type { CertificateRequest, CertificateResponse, DeltaRequest, DeltaRespon
 /** Name sent as SNI. The controller's certificate is judged by its SPIFFE identity, not by this name. */
 const SERVER_NAME = 'weft-controller'
 
+/** Where the controller is, and who we are to it. */
 export interface ControlClientOptions {
   /** `host:port`; IPv6 addresses in brackets. */
   readonly address: string
@@ -43,6 +44,7 @@ export interface DiscoveryCall {
   close(): void
 }
 
+/** One gRPC connection to the controller. */
 export class ControlClient {
   private readonly client: Client
   private readonly address: string

@@ -28,8 +28,10 @@ export const TYPE_LOCAL_POD = `${TYPE_PREFIX}weft.v1.LocalPod`
 
 /** Every type, in the order in which they are sent: what others refer to comes first. */
 export const RESOURCE_TYPES = [TYPE_ADDRESS, TYPE_AUTHORIZATION, TYPE_POLICY, TYPE_TRAFFIC, TYPE_LOCAL_POD] as const
+/** One of the types that controller and agents exchange. */
 export type ResourceType = (typeof RESOURCE_TYPES)[number]
 
+/** True when `typeUrl` is one of them. */
 export function isResourceType(typeUrl: string): typeUrl is ResourceType {
   return (RESOURCE_TYPES as readonly string[]).includes(typeUrl)
 }

@@ -52,16 +52,19 @@ export type Resource =
 
 // --- encoding; each throws WeftError WEFT_RESOURCE when the model object cannot be said on the wire ---
 
+/** A workload as a resource. */
 export function encodeWorkload(workload: Workload): EncodedResource {
   const checks = new Checks(describe('workload', workload.uid))
   return encoded(TYPE_ADDRESS, workload.uid, ADDRESS.encode(workloadToMessage(workload, checks)), checks)
 }
 
+/** A service as a resource. */
 export function encodeService(service: Service): EncodedResource {
   const checks = new Checks(describe('service', service.key))
   return encoded(TYPE_ADDRESS, service.key, ADDRESS.encode(serviceToMessage(service, checks)), checks)
 }
 
+/** A policy as a resource, of Istio's type where that can say it. */
 export function encodePolicy(policy: Policy): EncodedResource {
   const checks = new Checks(describe('policy', policy.key))
   return isIstioPolicy(policy)
@@ -69,11 +72,13 @@ export function encodePolicy(policy: Policy): EncodedResource {
     : encoded(TYPE_POLICY, policy.key, POLICY.encode(policyToMessage(policy, checks)), checks)
 }
 
+/** The rules of a service port as a resource. */
 export function encodeTraffic(traffic: Traffic): EncodedResource {
   const checks = new Checks(describe('traffic', traffic.key))
   return encoded(TYPE_TRAFFIC, traffic.key, TRAFFIC.encode(trafficToMessage(traffic, checks)), checks)
 }
 
+/** A pod of an agent's node as a resource. */
 export function encodePod(pod: LocalPod): EncodedResource {
   const checks = new Checks(describe('pod', pod.uid))
   const { uid, netns, scope } = pod

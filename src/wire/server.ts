@@ -69,6 +69,7 @@ export interface SigningRequest {
   readonly impersonatedIdentity: string | null
 }
 
+/** Who answers its calls. */
 export interface ControlHandlers {
   /** Throws CallError to refuse the stream. */
   onStream(stream: DiscoveryStream): DiscoverySession
@@ -76,6 +77,7 @@ export interface ControlHandlers {
   onSigningRequest(request: SigningRequest, peer: Peer): Promise<readonly string[]>
 }
 
+/** The controller's gRPC server. */
 export class ControlServer {
   private readonly server: Server
   private readonly credentials: ReplaceableCredentials

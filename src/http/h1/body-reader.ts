@@ -21,6 +21,7 @@ export const BODY_DATA = 1
 export const BODY_END = 2
 /** The peer broke a rule: see `violation`. */
 export const BODY_BAD = 3
+/** What `read` has found. */
 export type BodyOutcome = typeof BODY_MORE | typeof BODY_DATA | typeof BODY_END | typeof BODY_BAD
 
 const MODE_LENGTH = 0
@@ -39,6 +40,7 @@ const CHUNK_LAST_LF = 8
 const CHUNK_TRAILERS = 9
 const CHUNK_DONE = 10
 
+/** Reads one body after the other; holds no bytes. */
 export class BodyReader {
   position: number
   dataStart: number
@@ -109,6 +111,7 @@ export class BodyReader {
     return BODY_DATA
   }
 
+  /** Long, because it is one loop over one switch: a state per case, and nothing but `p` moves between them. */
   private readChunked(bytes: Uint8Array, offset: number, end: number): BodyOutcome {
     let p = offset
     while (p < end) {

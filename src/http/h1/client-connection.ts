@@ -40,6 +40,7 @@ const PHASE_BODY = 2
 const PHASE_TUNNEL = 3
 const PHASE_CLOSED = 4
 
+/** See the head of the file. One exchange at a time. */
 export class H1ClientConnection implements HttpClientConnection, ClientStreamOwner {
   readonly output: Output
   private readonly sink: ByteSink

@@ -18,6 +18,7 @@ export interface ClientStreamOwner {
   pauseStream(isPaused: boolean): void
 }
 
+/** The request of one exchange on an upstream connection. */
 export class H1ClientStream implements ClientStream {
   /** Null once the exchange is over. */
   owner: ClientStreamOwner | null

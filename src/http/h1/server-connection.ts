@@ -48,6 +48,7 @@ const PHASE_CLOSED = 6
 const PAUSE_BY_RECEIVER = 1
 const PAUSE_BY_HELD_INPUT = 2
 
+/** See the head of the file. One exchange at a time, whatever is pipelined. */
 export class H1ServerConnection implements HttpServerConnection, ServerStreamOwner {
   readonly output: Output
   isDraining: boolean

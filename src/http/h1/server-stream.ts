@@ -40,6 +40,7 @@ export interface ServerStreamOwner {
   pauseStream(isPaused: boolean): void
 }
 
+/** The response of one exchange on a downstream connection. */
 export class H1ServerStream implements ServerStream {
   /** Null once the exchange is over. */
   owner: ServerStreamOwner | null
