@@ -135,6 +135,18 @@ test('without rules every endpoint takes its share', async () => {
   assert.deepEqual([...counts.keys()].sort(), versions)
 })
 
+test('without rules a request finds an endpoint that can be reached', async () => {
+  servers[2]!.close()
+  servers[2]!.closeAllConnections()
+  try {
+    const counts = await tally(30)
+    assert.deepEqual([...counts.keys()].sort(), ['v1', 'v2'])
+  } finally {
+    servers[2]!.listen(PORT, pods[2]!.appAddress)
+    await once(servers[2]!, 'listening')
+  }
+})
+
 test('weights split the requests of connections that are open already', async () => {
   apply([route({ clusters: [to('v1', 80), to('v3', 20)] })])
   const counts = await tally(400)
