@@ -94,9 +94,10 @@ function row(name: string, unit: string, value: number, peer: string, peerValue:
   return { case: name, unit, value: round(value), peer, peerValue: round(peerValue), ratio: round(value / peerValue) }
 }
 
-/** Three digits that count, which is more than any of this is worth. */
+/** Three digits or whole numbers, which is more than any of this is worth. */
 export function round(value: number): number {
-  return Number.isFinite(value) ? Number(value.toPrecision(3)) : 0
+  if (!Number.isFinite(value)) return 0
+  return Math.abs(value) >= 100 ? Math.round(value) : Number(value.toPrecision(3))
 }
 
 // --- for people ---
