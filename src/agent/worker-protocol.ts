@@ -21,6 +21,7 @@ export interface WorkerStart {
 export type ToWorker =
   | { readonly kind: 'delta'; readonly delta: Delta }
   | { readonly kind: 'credential'; readonly material: TlsMaterial }
+  | { readonly kind: 'drop-credential'; readonly identity: string }
   /** `pod.listeners` carry only this worker's descriptors; the worker owns them from now on. */
   | { readonly kind: 'add-pod'; readonly request: number; readonly pod: CapturedPod; readonly identity: string }
   | { readonly kind: 'remove-pod'; readonly uid: string }

@@ -52,6 +52,9 @@ port.on('message', (message: ToWorker) => {
     case 'credential':
       proxy.setCredential(transport.tlsContext(message.material))
       break
+    case 'drop-credential':
+      proxy.dropCredential(message.identity)
+      break
     case 'add-pod':
       void addPod(message)
       break

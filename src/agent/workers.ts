@@ -80,8 +80,10 @@ export class Workers {
     this.broadcast({ kind: 'credential', material })
   }
 
+  /** No pod of this node has the identity any more. */
   dropCredential(identity: string): void {
     this.credentials.delete(identity)
+    this.broadcast({ kind: 'drop-credential', identity })
   }
 
   /** Every worker listens for the pod, or none does: rejects with WeftError naming the pod. */

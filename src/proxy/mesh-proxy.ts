@@ -106,6 +106,11 @@ export class MeshProxy {
     this.parts.upstreams.rotate(context.identity)
   }
 
+  /** New handshakes as `identity` are refused; what is open goes on. */
+  dropCredential(identity: string): void {
+    this.credentials.delete(identity)
+  }
+
   /** Listens for a pod; may be called again with more listeners. Rejects when one cannot be had; then none stays open. */
   async addPod(pod: LocalWorkload, listeners: readonly PodListener[]): Promise<void> {
     this.parts.pods.add(pod)
@@ -236,6 +241,10 @@ class CredentialStore implements Credentials {
 
   set(context: TlsContext): void {
     this.byIdentity.set(context.identity, context)
+  }
+
+  delete(identity: string): void {
+    this.byIdentity.delete(identity)
   }
 }
 
