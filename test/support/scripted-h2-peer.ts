@@ -86,7 +86,7 @@ export const CONNECT_FIELDS: readonly string[] = [':method', 'CONNECT', ':author
 export const GET_FIELDS: readonly string[] = [':method', 'GET', ':scheme', 'http', ':path', '/', ':authority', 'a']
 
 /** The sink of the engine: takes frames apart, reports the backlog it is told to. */
-class FrameSink implements ByteSink {
+export class FrameSink implements ByteSink {
   readonly frames: Frame[] = []
   readonly endings: string[] = []
   backlog = 0

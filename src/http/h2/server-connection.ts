@@ -68,9 +68,9 @@ export class H2ServerConnection implements HttpServerConnection, H2Events {
   onStream(stream: H2Stream, fields: string[], isEnd: boolean): H2Receiver {
     const head = new H2RequestHead()
     const violation = readRequest(fields, isEnd, head)
-    const exchange = new H2ServerStream(stream, head)
+    const exchange = new H2ServerStream(stream, head, isEnd)
     if (violation !== null) {
-      refuse(stream, violation)
+      refuse(stream, violation, isEnd)
       this.events.onViolation(violation)
       return exchange
     }
@@ -95,7 +95,7 @@ export class H2ServerConnection implements HttpServerConnection, H2Events {
 }
 
 /** Answers a request that no exchange is made of. */
-function refuse(stream: H2Stream, violation: ProtocolViolation): void {
+function refuse(stream: H2Stream, violation: ProtocolViolation, isWhole: boolean): void {
   const text = Buffer.from(`${violation.message} (${violation.reason})\n`, 'latin1')
   stream.sendHeaders(
     [':status', String(violation.status), 'content-type', 'text/plain', 'content-length', String(text.length)],
@@ -103,5 +103,6 @@ function refuse(stream: H2Stream, violation: ProtocolViolation): void {
   )
   stream.write(text, 0, text.length)
   stream.end()
-  stream.stopPeerWhenSent()
+  if (isWhole) stream.discardInput()
+  else stream.stopPeerWhenSent()
 }

@@ -27,6 +27,7 @@ export class H2ServerStream implements ServerStream, H2Receiver {
   failure: string | null
   private readonly stream: H2Stream
   private readonly isHead: boolean
+  private readonly isWhole: boolean
   /** The request asks for a tunnel, and nothing is decided yet. */
   private isUndecided: boolean
   private isTunnel: boolean
@@ -38,11 +39,13 @@ export class H2ServerStream implements ServerStream, H2Receiver {
   private isPaused: boolean
   private trailers: HeaderList | null
 
-  constructor(stream: H2Stream, head: H2RequestHead) {
+  /** `isWhole` when nothing follows the head, which the stream itself says only after `onRequest`. */
+  constructor(stream: H2Stream, head: H2RequestHead, isWhole: boolean) {
     this.receiver = null
     this.failure = null
     this.stream = stream
     this.isHead = head.method === 'HEAD'
+    this.isWhole = isWhole
     this.isUndecided = head.upgrade !== null
     this.isTunnel = false
     this.isHeadWritten = false
@@ -113,7 +116,8 @@ export class H2ServerStream implements ServerStream, H2Receiver {
       return
     }
     this.finish()
-    stream.stopPeerWhenSent()
+    if (this.isWhole) stream.discardInput()
+    else stream.stopPeerWhenSent()
   }
 
   reset(): void {
