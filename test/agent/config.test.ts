@@ -6,9 +6,8 @@ import { describeFlags, UsageError } from '../../src/base/flags.ts'
 const NEEDED = ['--controller', 'weft:15012', '--credentials', '/etc/weft/node1']
 
 test('defaults are those of the documentation', () => {
-  const { workers, transport, ...config } = parseAgentConfig(NEEDED, {})
+  const { workers, ...config } = parseAgentConfig(NEEDED, {})
   assert.ok(workers >= 1 && workers <= 4)
-  assert.ok(transport === 'auto' || transport === 'node')
   assert.deepEqual(config, {
     node: '',
     controller: { host: 'weft', port: 15012 },
