@@ -293,7 +293,8 @@ for (const index of [0, 1]) {
     count = 0
     const again = new Http2Call(open(index), { ':path': '/refused' })
     assert.equal((await again.head)[':status'], 503)
-    assert.equal(count, 2)
+    // In one hop the default rule adds two retries; through a tunnel the client's proxy gets the 503 as an answer.
+    assert.equal(count, index === 0 ? 4 : 2)
   })
 
   test(`a server that says GOAWAY finishes what is open and gets no more ${where}`, async () => {
