@@ -69,6 +69,7 @@ export class Workers {
   async start(): Promise<void> {
     for (let index = 0; index < this.options.count; index++) this.slots.push(this.open(index))
     await Promise.all(this.slots.map((slot) => slot.ready))
+    for (const slot of this.slots) slot.isServing = true
   }
 
   applyDelta(delta: Delta): void {
@@ -86,10 +87,14 @@ export class Workers {
     this.broadcast({ kind: 'drop-credential', identity })
   }
 
-  /** Every worker listens for the pod, or none does: rejects with WeftError naming the pod. */
+  /**
+   * Every worker listens for the pod, or none does: rejects with WeftError naming the pod. A worker that is just being
+   * replaced gets the pod with all others when it is up.
+   */
   async addPod(pod: CapturedPod, identity: string): Promise<void> {
     this.pods.set(pod.uid, { pod, identity })
-    const results = await Promise.allSettled(this.slots.map((slot) => this.addTo(slot, pod, identity)))
+    const serving = this.slots.filter((slot) => slot.isServing)
+    const results = await Promise.allSettled(serving.map((slot) => this.addTo(slot, pod, identity)))
     const failed = results.find((result) => result.status === 'rejected')
     if (failed === undefined) return
     this.removePod(pod.uid)
@@ -160,6 +165,8 @@ export class Workers {
       const state = this.options.wholeState()
       if (!isEmptyDelta(state)) slot.post({ kind: 'delta', delta: state })
       for (const material of this.credentials.values()) slot.post({ kind: 'credential', material })
+      // From here on a new pod comes through addPod; those known now come below, each once.
+      slot.isServing = true
       await Promise.all([...this.pods.values()].map(({ pod, identity }) => this.addTo(slot, pod, identity)))
     } catch (error) {
       this.options.log.error('a new data worker does not serve every pod', {
@@ -192,6 +199,8 @@ class WorkerSlot {
   /** Tells a worker from its successors. */
   id: number
   startedAtMs: number
+  /** False until it has the state of the others, and again when it has died. */
+  isServing: boolean
   ready: Promise<void> = Promise.resolve()
   private readonly startValues: WorkerStart
   private readonly options: WorkersOptions
@@ -206,6 +215,7 @@ class WorkerSlot {
     this.index = index
     this.id = 0
     this.startedAtMs = 0
+    this.isServing = false
     this.startValues = startValues
     this.options = options
     this.onDeath = onDeath
@@ -304,6 +314,7 @@ class WorkerSlot {
 
   private onExit(reason: string): void {
     this.worker = null
+    this.isServing = false
     for (const resolve of this.pending.values()) resolve(null)
     this.pending.clear()
     this.onDrained?.()

@@ -7,7 +7,10 @@ export function writeForwarded(clientHostPort: string, host: string): string {
   return forPart === '' ? `host=${host}` : `${forPart};host=${host}`
 }
 
-/** The `host` of the first element; empty when there is none. Only telemetry goes by it. */
+/**
+ * The `host` of the first element; empty when there is none. It picks among the services that
+ * the destination really belongs to: for telemetry, and for the protocol of the port. Policies never go by it.
+ */
 export function parseForwardedHost(value: string | null): string {
   if (value === null) return ''
   for (const part of value.split(',')[0]!.split(';')) {
