@@ -218,11 +218,11 @@ class RegexParser {
     if (this.take('+')) min = 1
     else if (this.take('?')) max = 1
     else if (!this.take('*')) {
-      // A brace that is no count is a literal brace.
-      const count = /^\{([0-9]{1,4})(,([0-9]{0,4}))?\}/.exec(this.pattern.slice(this.position, this.position + 12))
+      // A brace that is no count is a literal brace; a count beyond the limit is still a count.
+      const count = /^\{(0|[1-9][0-9]*)(,(0|[1-9][0-9]*)?)?\}/.exec(this.pattern.slice(this.position))
       if (count === null) return node
       min = Number(count[1])
-      max = count[2] === undefined ? min : count[3] === '' ? -1 : Number(count[3])
+      max = count[2] === undefined ? min : count[3] === undefined ? -1 : Number(count[3])
       if (min > REPEAT_MAX || max > REPEAT_MAX) throw this.error(`a repeat count above ${REPEAT_MAX}`)
       if (max >= 0 && max < min) throw this.error('a repeat range that ends before it begins')
       this.position += count[0].length
