@@ -85,7 +85,7 @@ function cpuCase(name: string, topology: Topology, systems: readonly SystemName[
     topology,
     systems,
     isMoreBetter: false,
-    rounds: 5,
+    rounds: 3,
     measure: (system, seconds, stage) =>
       measured(system, seconds, stage, load, (result, usedUs) => usedUs / result.requests),
   }
