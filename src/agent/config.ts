@@ -61,7 +61,7 @@ export const agentFlags = {
       doc: 'What carries connections: the native reactor, node:net, or with auto the reactor where it can be loaded.',
     },
     ['auto', 'reactor', 'node'] as const,
-    'node',
+    'auto',
   ),
   loopbackBlock: optionalFlag(
     { name: 'loopback-block', doc: 'With --capture loopback: listen only on service addresses of this block.' },

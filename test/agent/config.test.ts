@@ -14,7 +14,7 @@ test('defaults are those of the documentation', () => {
     credentials: '/etc/weft/node1',
     state: '/var/lib/weft/agent',
     capture: 'ebpf',
-    transport: 'node',
+    transport: 'auto',
     loopbackBlock: null,
     cgroup: '',
     pinDirectory: '/sys/fs/bpf/weft',

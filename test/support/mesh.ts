@@ -23,7 +23,7 @@ import {
 import type { AccessRecord, EdgeKey, EdgeMetrics, Recorder } from '../../src/telemetry/recorder.ts'
 import type { Transport } from '../../src/transport/conn.ts'
 import { TestAuthority } from './certificates.ts'
-import { nodeKind, type TransportKind } from './transports.ts'
+import { defaultKind, type TransportKind } from './transports.ts'
 
 /** Blocks of 127.0.0.0/8 that are taken by meshes of this process; the process id keeps processes apart. */
 let nextBlock = 0
@@ -118,11 +118,11 @@ export class TestMesh {
   readonly authority = new TestAuthority()
   private readonly block: string
 
-  /** `kind` is the transport of all its proxies. */
-  constructor(nodeCount = 2, kind: TransportKind = nodeKind) {
+  /** `kinds` are the transports by node, one after the other; the agents' default unless given. */
+  constructor(nodeCount = 2, kinds: readonly TransportKind[] = [defaultKind]) {
     this.block = `127.${1 + ((process.pid + nextBlock) % 100)}.${(process.pid >> 4) % 256}`
     nextBlock += 7
-    this.nodes = Array.from({ length: nodeCount }, (_, index) => new TestNode(index, kind))
+    this.nodes = Array.from({ length: nodeCount }, (_, index) => new TestNode(index, kinds[index % kinds.length]!))
   }
 
   /** Enrols a pod (unless told not to): its proxy listens for it, and every proxy knows its workload. */

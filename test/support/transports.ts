@@ -45,3 +45,6 @@ export const reactorKind: TransportKind = {
     }),
   moduleUrl: new URL('./reactor-transport-instance.ts', import.meta.url).href,
 }
+
+/** What an agent uses that was told nothing: the reactor where it is built. */
+export const defaultKind = reactorKind.skip === false ? reactorKind : nodeKind
