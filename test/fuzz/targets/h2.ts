@@ -609,6 +609,8 @@ export const target: Target = {
       if ((mode & GREETS) === 0) return [concat(first, PREFACE, settingsFrame(), headers(GET, 1, 5))]
       return isServer
         ? [
+            concat(first, windowUpdateFrame(0, WINDOW_BYTES_LARGEST), headers(GET, 1, 5)),
+            concat(first, headers(CONNECT, 1, 4), windowUpdateFrame(1, WINDOW_BYTES_LARGEST), data(1, 'x')),
             concat(
               first,
               headers((mode & 3) === 1 ? CONNECT : GET, 1, 5),
@@ -647,6 +649,7 @@ export const target: Target = {
               data(1, 'hello'),
               headers(['grpc-status', '0'], 1, 5),
             ),
+            concat(first, windowUpdateFrame(0, WINDOW_BYTES_LARGEST)),
             concat(first, goAwayFrame(3, 0), headers([':status', '204'], 1, 5), resetFrame(3, 7)),
           ]
     }),

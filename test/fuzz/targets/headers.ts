@@ -118,6 +118,7 @@ export const target: Target = {
     [
       'A: 1\r\nB: 2\r\na: 3\r\nC: 4\r\n\r\n=a: new\r\n+b: 5\r\n-c',
       'A:1\r\nBee:  two words \r\nE:\r\n\r\nc\r\n-a\r\n+e: x\r\nc\r\n=BEE: y',
+      'A: 1\r\n\r\n+x: 1\r\nc\r\n+y: 2\r\n-x\r\nc\r\n=y: 3',
       '\r\n+connection: close\r\n+host: h\r\n+x: y\r\n=x: z\r\n-host',
     ].map(bytesOf),
   run: (input) => {

@@ -218,6 +218,8 @@ export const target: Target = {
     bytesOf(
       `A${':method=GET\n:path=/a\nbaggage=x\ncookie=secret\n\n:method=GET\nbaggage=x\n\n~100\nbaggage=x\n\n~4096\nx=y\n'}`,
     ),
+    // Names that come once and again after they were evicted.
+    bytesOf(`A${Array.from({ length: 60 }, (_, i) => `x-${i % 30}=${'v'.repeat(300)}\n\n`).join('')}`),
     bytesOf(
       `A${Array.from({ length: 80 }, (_, i) => `x-${i % 7}=${'v'.repeat((i * 37) % 300)}${i % 11}\n\n`).join('')}`,
     ),
