@@ -26,7 +26,7 @@ export function chooseTransport(choice: AgentConfig['transport'], log: Logger, l
     return 'reactor'
   } catch (error) {
     if (choice === 'reactor') throw error
-    log.warn('connections are carried by node:net, at about twice the cost', { reason: describeError(error) })
+    log.warn('connections are carried by node:net, which costs more CPU', { reason: describeError(error) })
     return 'node'
   }
 }
