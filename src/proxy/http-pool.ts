@@ -286,7 +286,8 @@ export class HttpUpstream implements Handler, HttpClientEvents, TimerTarget {
   onBytes(_conn: Conn, /* lent */ bytes: Uint8Array, offset: number, end: number): void {
     this.codec?.receive(bytes, offset, end)
     // The server's settings may have made room.
-    if (this.pool.hasWaiting && this.pool.speaksHttp2 && this.canOpen) this.pool.onAvailable(this)
+    const { pool } = this
+    if (pool.speaksHttp2 && (!this.isListed || pool.hasWaiting) && this.canOpen) pool.onAvailable(this)
   }
 
   onEnd(): void {
