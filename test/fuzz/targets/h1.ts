@@ -296,7 +296,14 @@ export const target: Target = {
     const responses = readFixtures('h1-responses.md', () => []).flatMap(({ bytes }) =>
       [0x41, 0x43, 0x45, 0x49, 0x4d].map((mode) => concat(new Uint8Array([mode]), bytes)),
     )
-    return [...requests, ...responses]
+    // What two readers could take for two different requests.
+    const ambiguous = [
+      'Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+      'Transfer-Encoding: chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n',
+      'Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!',
+      'Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n',
+    ].map((rest) => bytesOf(`@POST / HTTP/1.1\r\nHost: h\r\n${rest}`))
+    return [...requests, ...responses, ...ambiguous]
   },
   run: (input) => {
     const mode = input[0] ?? 0

@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict'
 import { setFlagsFromString } from 'node:v8'
 import { parseSubstitution, Regex } from '../../../src/base/regex.ts'
-import type { SeededRandom } from '../../support/seeded-random.ts'
+import { SeededRandom } from '../../support/seeded-random.ts'
 import { bytesOf, type Target } from '../target.ts'
 
 // The flag `l`.
@@ -148,6 +148,12 @@ function mutateText(random: SeededRandom, input: Uint8Array): Uint8Array {
   return bytesOf(`${random.pick(['i', '-', '-'])}${pattern.slice(0, at)}${random.pick(PIECES)}${kept}\n${value}`)
 }
 
+/** `a` and `b` at random. */
+function text(length: number): string {
+  const random = new SeededRandom(12)
+  return Array.from({ length }, () => random.pick(['a', 'b'])).join('')
+}
+
 export const target: Target = {
   sources: ['src/base/regex', 'src/base/charset.ts'],
   bytesMax: 2_000,
@@ -164,6 +170,8 @@ export const target: Target = {
       '-(.*?;)?(user=jason)(;.*)?\na=b;user=jason;c=d',
       '-(a+)+b\naaaaaaaaaaaa',
       '-(?:a|b)*a(?:a|b){11}\nabababababababab',
+      // More states than are kept: the live positions depend on the last twelve characters.
+      `-(?:a|b)*a(?:a|b){11}\n${text(1_500)}`,
       '-[[:alpha:]_]+\\x41\\x{62}\\Qa.b*\\E+\nxA',
       '-(?P<year>[0-9]{4})-(?<month>\\d\\d)\n2026-08',
       '-(?i)a(?-i)b|(?s:.)|(?U)a+\\bfoo\\B\nab',

@@ -203,4 +203,14 @@ base: &base { apiVersion: v1, kind: ConfigMap }
 <<: *base
 metadata: { name: c }
 `,
+  `apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: { name: twice, namespace: shop }
+spec: { mtls: { mode: STRICT } }
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: { name: twice, namespace: shop }
+spec: { mtls: { mode: PERMISSIVE } }
+`,
 ]
