@@ -401,7 +401,7 @@ export class LiveMesh {
       '-s',
       '0',
       '-B',
-      '8192',
+      '65536',
       '-w',
       '-',
       'tcp',

@@ -177,7 +177,7 @@ export class Stage {
       'tcpdump',
       this.enclosureOf(node),
       // Unbuffered, whole packets: records are followed through their lengths.
-      ['tcpdump', '-i', NODE_LINK, '-U', '-n', '-s', '0', '-B', '8192', '-w', '-', 'tcp'],
+      ['tcpdump', '-i', NODE_LINK, '-U', '-n', '-s', '0', '-B', '65536', '-w', '-', 'tcp'],
       {},
       (output) => {
         let left = WIRE_BYTES_MAX
