@@ -132,6 +132,8 @@ describe('data workers', () => {
     await Promise.all(threads.map((thread) => thread.terminate()))
     await eventually(() => threads.length === 4)
     await eventually(async () => (await loads()).size === 2)
+    // A successor answers before it listens: without descriptors of the main thread nobody does meanwhile.
+    await eventually(async () => !(await isRefused(POD_ADDRESS, port)))
     await eventually(async () => {
       await Promise.all(Array.from({ length: 16 }, talk))
       return [...(await loads()).values()].every((count) => count > 0)
