@@ -173,8 +173,7 @@ describe('unmodified programs in a live mesh', needsRoot, () => {
     const report = await mesh.wireReport()
     assert.deepEqual(report.examples, [])
     assert.equal(report.offences, 0)
-    // Under load tcpdump loses packets, and a stream cannot be followed past a gap; what is left is still plenty.
-    assert.ok(report.records > 100, JSON.stringify(report))
+    assert.ok(report.records > 1000, JSON.stringify(report))
     assert.ok(report.bytes > LARGE_BYTES, JSON.stringify(report))
     assert.ok(report.exempt > 0, 'the outsider was seen in plaintext, so the watch does see')
   })
