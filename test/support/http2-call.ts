@@ -4,8 +4,14 @@ import * as http2 from 'node:http2'
 import { connect } from 'node:net'
 
 /** A session with prior knowledge, dialled from `localAddress`. */
-export function connectFrom(localAddress: string, host: string, port: number): http2.ClientHttp2Session {
+export function connectFrom(
+  localAddress: string,
+  host: string,
+  port: number,
+  options: http2.ClientSessionOptions = {},
+): http2.ClientHttp2Session {
   const session = http2.connect(`http://${host}:${port}`, {
+    ...options,
     createConnection: () => connect({ host, port, localAddress }),
   })
   // Tests look at their calls; a session that dies takes those with it.
@@ -45,9 +51,13 @@ export class Http2Call {
 
   /** The whole body; rejects with the stream's error. */
   async text(): Promise<string> {
+    return (await this.bytes()).toString()
+  }
+
+  async bytes(): Promise<Buffer> {
     if (!this.stream.closed) await this.closed
     if (this.error !== null) throw this.error
-    return Buffer.concat(this.chunks).toString()
+    return Buffer.concat(this.chunks)
   }
 
   /** Code of the RST_STREAM that ended the stream; 0 when it ended in order. */
