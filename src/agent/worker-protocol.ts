@@ -10,6 +10,8 @@ import type { TransportName } from './worker-transport.ts'
 /** `workerData` of a worker thread. */
 export interface WorkerStart {
   readonly index: number
+  /** Workers of this agent: they share the limits that users set. */
+  readonly workerCount: number
   readonly node: string
   readonly trustDomain: string
   readonly isLogging: boolean

@@ -39,6 +39,7 @@ const proxy = new MeshProxy({
   // Monotonic, and yet milliseconds since the epoch, as the access log wants them.
   nowMs: () => performance.timeOrigin + performance.now(),
   random: Math.random,
+  workerCount: start.workerCount,
 })
 
 setInterval(() => proxy.flushMetrics(), METRICS_FLUSH_MS).unref()

@@ -30,7 +30,7 @@ const END_TIMEOUT_MS = 1000
 /** What the workers need of the agent. */
 export interface WorkersOptions {
   readonly count: number
-  readonly start: Omit<WorkerStart, 'index' | 'logLevel'>
+  readonly start: Omit<WorkerStart, 'index' | 'workerCount' | 'logLevel'>
   readonly logLevel: LogLevel
   readonly log: Logger
   /** The whole state as one delta, for a worker that is started late. */
@@ -145,7 +145,8 @@ export class Workers {
   private open(index: number): WorkerSlot {
     const { options } = this
     const backoff = new Backoff({ baseMs: 100, maxMs: 10_000 })
-    const slot = new WorkerSlot(index, { ...options.start, index, logLevel: options.logLevel }, options, (reason) => {
+    const start = { ...options.start, index, workerCount: options.count, logLevel: options.logLevel }
+    const slot = new WorkerSlot(index, start, options, (reason) => {
       if (this.isStopping) return
       options.log.error('a data worker died; its connections are reset, a new one starts', { worker: index, reason })
       if (performance.now() - slot.startedAtMs > STABLE_MS) backoff.reset()

@@ -46,7 +46,7 @@ const connectionPool = object(
       connectTimeout: duration('positive'),
       idleTimeout: duration('zero'),
       tcpKeepalive: unsupported('tcpKeepalive', 'the system decides'),
-      maxConnectionDuration: unsupported('maxConnectionDuration', 'connections live on'),
+      maxConnectionDuration: duration('positive'),
     }),
     http: object({
       http1MaxPendingRequests: count,

@@ -191,6 +191,7 @@ function limitsOf(block: PolicyBlocks['connectionPool'], isTcp: boolean): PoolLi
     requestsPerConnectionMax: positive(http?.maxRequestsPerConnection),
     retriesMax: positive(http?.maxRetries),
     idleTimeoutMs: idle ?? DEFAULT_POOL_LIMITS.idleTimeoutMs,
+    connectionAgeMsMax: tcp?.maxConnectionDuration ?? null,
   }
 }
 

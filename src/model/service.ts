@@ -55,6 +55,8 @@ export interface PoolLimits {
   readonly retriesMax: number | null
   /** Idle upstream connections are closed after this time; 0 never. */
   readonly idleTimeoutMs: number
+  /** Upstream connections take nothing new after this time, and close when what they carry is over. */
+  readonly connectionAgeMsMax: number | null
 }
 
 export interface OutlierDetection {
@@ -77,6 +79,7 @@ export const DEFAULT_POOL_LIMITS: PoolLimits = {
   requestsPerConnectionMax: null,
   retriesMax: null,
   idleTimeoutMs: 3_600_000,
+  connectionAgeMsMax: null,
 }
 
 /** What a client does towards one service, subset and port: where to, and how. */

@@ -5,18 +5,12 @@
  * states. When a snapshot brings a new object for a key, it takes over the state of an object that is gone, at best one
  * with equal settings, so that counters, ejections and connections survive a change of configuration.
  */
-import {
-  BALANCE_LEAST_REQUEST,
-  type Cluster,
-  clusterKey,
-  DEFAULT_POOL_LIMITS,
-  type PoolLimits,
-  type Service,
-} from '../model/service.ts'
+import { BALANCE_LEAST_REQUEST, type Cluster, clusterKey, DEFAULT_POOL_LIMITS, type Service } from '../model/service.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
 import { ClusterState } from './cluster.ts'
 import { isSameDetection } from './outlier.ts'
+import { isSameLimits } from './pool-limits.ts'
 
 /** A state and what it was last updated from. */
 class Entry {
@@ -39,6 +33,7 @@ class Entry {
 export class ClusterRegistry {
   private readonly clock: () => number
   private readonly random: () => number
+  private readonly workerCount: number
   private readonly entries: Map<Cluster, Entry>
   private readonly byKey: Map<string, Entry[]>
   /** Default clusters by service and port. Weak: they go with their service. */
@@ -47,10 +42,11 @@ export class ClusterRegistry {
   private live: ReadonlySet<Cluster>
   private liveSnapshot: Snapshot | null
 
-  /** `clock` gives milliseconds and never goes back; `random` gives [0, 1). */
-  constructor(clock: () => number, random: () => number) {
+  /** `clock` gives milliseconds and never goes back; `random` gives [0, 1). `workerCount` workers share the limits. */
+  constructor(clock: () => number, random: () => number, workerCount = 1) {
     this.clock = clock
     this.random = random
+    this.workerCount = workerCount
     this.entries = new Map()
     this.byKey = new Map()
     this.defaults = new WeakMap()
@@ -125,7 +121,7 @@ export class ClusterRegistry {
   }
 
   private add(cluster: Cluster): Entry {
-    const entry = new Entry(cluster, new ClusterState(cluster, this.clock, this.random))
+    const entry = new Entry(cluster, new ClusterState(cluster, this.clock, this.random, this.workerCount))
     this.entries.set(cluster, entry)
     const sameKey = this.byKey.get(cluster.key)
     if (sameKey === undefined) this.byKey.set(cluster.key, [entry])
@@ -177,6 +173,6 @@ function hasEqualSettings(a: Cluster, b: Cluster): boolean {
     a.balance === b.balance &&
     a.isMutualTls === b.isMutualTls &&
     isSameDetection(a.outlier, b.outlier) &&
-    (Object.keys(a.limits) as (keyof PoolLimits)[]).every((limit) => a.limits[limit] === b.limits[limit])
+    isSameLimits(a.limits, b.limits)
   )
 }

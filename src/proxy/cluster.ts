@@ -3,8 +3,8 @@
  * Step 5 of the data path, the choice of an endpoint: what one worker knows and counts about one cluster. The slow half
  * (`update`, ejections) rebuilds the picker; the fast half (`pick`, `tryAcquire...`) only reads and counts.
  *
- * Limits and counters are those of one worker. They say how much may be in flight, and refuse beyond it (response flag
- * UO); every successful `tryAcquireX` has exactly one `releaseX`.
+ * Limits and counters are those of one worker, which gets its share of what the user allows the whole proxy. They say
+ * how much may be in flight, and refuse beyond it (response flag UO); every successful `tryAcquireX` has exactly one `releaseX`.
  */
 import { assert } from '../base/assert.ts'
 import type { Cluster, PoolLimits, Service } from '../model/service.ts'
@@ -12,6 +12,7 @@ import type { Workload } from '../model/workload.ts'
 import { Endpoint } from './endpoint.ts'
 import { isSameDetection, OutlierDetector, type OutlierOwner } from './outlier.ts'
 import { createPicker, type Picker } from './picker.ts'
+import { isSameLimits, limitsPerWorker } from './pool-limits.ts'
 
 export { Endpoint } from './endpoint.ts'
 
@@ -20,6 +21,7 @@ export class ClusterState implements OutlierOwner {
   readonly key: string
   /** The settings now in force. */
   cluster: Cluster
+  /** This worker's share; the same object while the settings say the same. */
   limits: PoolLimits
   /** In a stable order; healthy ones of the subset only. */
   endpoints: readonly Endpoint[]
@@ -30,6 +32,8 @@ export class ClusterState implements OutlierOwner {
   requestsOverflow: number
   pendingActive: number
   pendingOverflow: number
+  /** Gave up waiting for a connection. */
+  pendingTimedOut: number
   retriesActive: number
   retriesOverflow: number
   connectionsActive: number
@@ -37,26 +41,32 @@ export class ClusterState implements OutlierOwner {
 
   private readonly clock: () => number
   private readonly random: () => number
+  private readonly workerCount: number
   private picker: Picker
   private readonly byKey: Map<string, Endpoint>
 
-  /** `clock` gives milliseconds and never goes back; `random` gives [0, 1). Without endpoints until `update`. */
-  constructor(cluster: Cluster, clock: () => number, random: () => number) {
+  /**
+   * `clock` gives milliseconds and never goes back; `random` gives [0, 1). `workerCount` workers share the limits.
+   * Without endpoints until `update`.
+   */
+  constructor(cluster: Cluster, clock: () => number, random: () => number, workerCount = 1) {
     this.key = cluster.key
     this.cluster = cluster
-    this.limits = cluster.limits
+    this.limits = limitsPerWorker(cluster.limits, workerCount)
     this.endpoints = []
     this.outlier = null
     this.requestsActive = 0
     this.requestsOverflow = 0
     this.pendingActive = 0
     this.pendingOverflow = 0
+    this.pendingTimedOut = 0
     this.retriesActive = 0
     this.retriesOverflow = 0
     this.connectionsActive = 0
     this.connectionsOverflow = 0
     this.clock = clock
     this.random = random
+    this.workerCount = workerCount
     this.picker = createPicker(cluster.balance, [], random)
     this.byKey = new Map()
   }
@@ -77,8 +87,10 @@ export class ClusterState implements OutlierOwner {
   update(cluster: Cluster, service: Service | null, workloads: readonly Workload[]): void {
     assert(cluster.key === this.key, 'a cluster state serves one key')
     const isOutlierNew = this.outlier === null || !isSameDetection(this.cluster.outlier, cluster.outlier)
+    if (!isSameLimits(this.cluster.limits, cluster.limits)) {
+      this.limits = limitsPerWorker(cluster.limits, this.workerCount)
+    }
     this.cluster = cluster
-    this.limits = cluster.limits
     if (isOutlierNew) this.outlier = cluster.outlier === null ? null : new OutlierDetector(cluster.outlier, this)
     const members = cluster.members === null ? null : new Set(cluster.members)
     const endpoints: Endpoint[] = []
@@ -87,9 +99,13 @@ export class ClusterState implements OutlierOwner {
       const endpoint = this.endpointOf(cluster, service, workload)
       if (endpoint !== null) endpoints.push(endpoint)
     }
-    for (const endpoint of this.endpoints) endpoint.observer = null
+    for (const endpoint of this.endpoints) {
+      endpoint.observer = null
+      endpoint.isRemoved = true
+    }
     this.byKey.clear()
     for (const endpoint of endpoints) {
+      endpoint.isRemoved = false
       this.byKey.set(endpoint.key, endpoint)
       endpoint.observer = this.outlier
       if (isOutlierNew) forgive(endpoint)

@@ -26,6 +26,8 @@ export class Endpoint {
   requestsActive: number
   /** Left out of balancing for some time. */
   isEjected: boolean
+  /** The cluster has it no more: what is open to it is not kept for another exchange. */
+  isRemoved: boolean
 
   // --- of outlier.ts ---
   observer: EndpointObserver | null
@@ -47,6 +49,7 @@ export class Endpoint {
     this.weight = workload.capacity
     this.requestsActive = 0
     this.isEjected = false
+    this.isRemoved = false
     this.observer = null
     this.consecutive5xx = 0
     this.consecutiveGatewayErrors = 0

@@ -23,6 +23,7 @@ import type {
 import type { HeaderList } from '../http/headers.ts'
 import { BACKLOG_HIGH } from '../transport/conn.ts'
 import type { ClusterState, Endpoint } from './cluster.ts'
+import { BackingOffError } from './connect-backoff.ts'
 import {
   GRPC_CANCELLED,
   GRPC_INTERNAL,
@@ -34,7 +35,8 @@ import {
   httpStatusFor,
   isGrpcRequest,
 } from './grpc.ts'
-import type { HttpPool, HttpUpstream, PoolWaiter } from './http-pool.ts'
+import type { HttpPool, PoolWaiter } from './http-pool.ts'
+import type { HttpUpstream } from './http-upstream.ts'
 import type { MirroredRequest } from './mirror.ts'
 import type { ProxyParts } from './parts.ts'
 import {
@@ -327,7 +329,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
       this.reply(REPLY_OVERFLOW, null, error.message)
       return
     }
-    this.endpoint?.onFailure(true, this.parts.nowMs())
+    if (!(error instanceof BackingOffError)) this.endpoint?.onFailure(true, this.parts.nowMs())
     if (this.retry?.shouldRetryConnectFailure === true && this.tryAgain()) return
     this.reply(REPLY_CONNECT_FAILED, null, error.message)
   }

@@ -4,18 +4,20 @@
  *
  * An exchange asks with `acquire` and gets a connection at once when one has room: an idle one of HTTP/1, or one of HTTP/2
  * that the server allows another stream on. Else one is dialled, within the cluster's limits, and the exchange waits its
- * turn. The most recently used connection is taken first, so that the others age and go.
+ * turn, but not for ever. The most recently used connection is taken first, so that the others age and go. An endpoint
+ * that could not be reached is left alone for a moment (connect-backoff.ts).
  */
 import { WeftError } from '../base/errors.ts'
 import { TimerEntry, type TimerTarget } from '../base/timers.ts'
-import type { HttpClientConnection, HttpClientEvents } from '../http/codec.ts'
-import { H1ClientConnection } from '../http/h1/client-connection.ts'
-import { H2ClientConnection } from '../http/h2/client-connection.ts'
 import { STREAMS_BEFORE_SETTINGS_MAX } from '../http/h2/limits.ts'
 import type { PoolLimits } from '../model/service.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
-import type { ClusterState } from './cluster.ts'
+import type { ClusterState, Endpoint } from './cluster.ts'
+import { ConnectBackoff } from './connect-backoff.ts'
+import { TunnelError } from './hbone.ts'
+import { HttpUpstream } from './http-upstream.ts'
 import type { ProxyParts } from './parts.ts'
+import { PoolQueue } from './pool-queue.ts'
 import type { Path } from './upstreams.ts'
 
 /** Exchanges that may wait for a connection of one endpoint. Envoy's default of 1,024: more only adds latency. */
@@ -26,6 +28,12 @@ export const CONNECTIONS_MAX = 4096
 
 /** Idle connections are given up after this time when the user set nothing shorter. Below the usual 60 s of servers. */
 export const IDLE_MAX_MS = 55_000
+
+/**
+ * How much longer than a connect may take an exchange waits for a connection. 1 s: whoever waits for one that is being
+ * made hears of its failure, not of the wait; whoever waits for a busy one has waited long enough.
+ */
+export const WAIT_BEYOND_CONNECT_MS = 1000
 
 /** An exchange that waits for a connection. */
 export interface PoolWaiter {
@@ -40,10 +48,12 @@ export interface Dial {
 }
 
 /** The connections from one source to one endpoint. */
-export class HttpPool {
+export class HttpPool implements TimerTarget {
   readonly parts: ProxyParts
   readonly cluster: ClusterState | null
   readonly limits: PoolLimits
+  /** Null when it is none of a cluster's. */
+  readonly endpoint: Endpoint | null
   /** How its connections go; see upstreams.ts. */
   readonly path: Path
   /** Its connections carry many exchanges at a time. */
@@ -53,19 +63,28 @@ export class HttpPool {
   private readonly roomy: HttpUpstream[]
   private readonly all: Set<HttpUpstream>
   private connecting: number
-  private waiting: PoolWaiter[]
+  private readonly waiting: PoolQueue
+  /** Null until somebody has had to wait. */
+  private waitTimer: TimerEntry | null
+  private readonly backoff: ConnectBackoff
+  /** Dials again when the endpoint has been left alone for long enough; null until it had to be. */
+  private dialTimer: TimerEntry | null
   private isClosed: boolean
+  /** A dial that nobody has looked at was repeated, and no connection has been made since. */
+  private hasRedialled: boolean
 
   constructor(
     parts: ProxyParts,
     dial: Dial,
     limits: PoolLimits,
     cluster: ClusterState | null,
+    endpoint: Endpoint | null,
     path: Path,
     speaksHttp2: boolean,
   ) {
     this.parts = parts
     this.cluster = cluster
+    this.endpoint = endpoint
     this.limits = limits
     this.path = path
     this.speaksHttp2 = speaksHttp2
@@ -73,12 +92,21 @@ export class HttpPool {
     this.roomy = []
     this.all = new Set()
     this.connecting = 0
-    this.waiting = []
+    this.waiting = new PoolQueue()
+    this.waitTimer = null
+    this.backoff = new ConnectBackoff(parts.random)
+    this.dialTimer = null
     this.isClosed = false
+    this.hasRedialled = false
   }
 
   get isEmpty(): boolean {
     return this.all.size === 0 && this.waiting.length === 0
+  }
+
+  /** Nobody asks it any more: its connections end with their last exchange. */
+  get isGivenUp(): boolean {
+    return this.isClosed || this.endpoint?.isRemoved === true
   }
 
   /** Exchanges wait for room. */
@@ -93,18 +121,23 @@ export class HttpPool {
     else this.queue(waiter)
   }
 
-  /** Like `acquire`, but not on a connection that has been idle, which the server may have given up as well. */
+  /**
+   * Like `acquire`, but not on a connection that has been idle, which the server may have given up as well: one of those
+   * makes way, so that a limit on connections does not stand in between.
+   */
   acquireFresh(waiter: PoolWaiter): void {
-    if (this.speaksHttp2) this.acquire(waiter)
-    else this.queue(waiter)
+    if (this.speaksHttp2) {
+      this.acquire(waiter)
+      return
+    }
+    const idle = this.takeRoomy()
+    this.queue(waiter)
+    idle?.close()
   }
 
   /** The exchange no longer waits. */
   cancel(waiter: PoolWaiter): void {
-    const index = this.waiting.indexOf(waiter)
-    if (index < 0) return
-    this.waiting.splice(index, 1)
-    this.cluster?.releasePending()
+    if (this.waiting.remove(waiter)) this.cluster?.releasePending()
   }
 
   /** Takes over a connection that is open already, and on which the server has said `early`. */
@@ -122,6 +155,8 @@ export class HttpPool {
   /** @internal A connection has been made. */
   onConnected(upstream: HttpUpstream): void {
     this.connecting--
+    this.backoff.onConnected()
+    this.hasRedialled = false
     this.onAvailable(upstream)
   }
 
@@ -133,7 +168,7 @@ export class HttpPool {
     }
     if (this.waiting.length > 0) this.connectForWaiting()
     const isUnused = upstream.activeCount === 0
-    if (this.isClosed) {
+    if (this.isGivenUp) {
       if (isUnused) upstream.close()
       return
     }
@@ -150,18 +185,27 @@ export class HttpPool {
     if (!this.all.delete(upstream)) return
     this.cluster?.releaseConnection()
     this.unlist(upstream)
-    if (!wasOpen) this.connecting--
-    if (this.waiting.length === 0) return
     if (wasOpen) {
+      if (this.waiting.length > 0) this.connectForWaiting()
+      return
+    }
+    this.connecting--
+    this.onConnectFailed(upstream, error)
+  }
+
+  private onConnectFailed(upstream: HttpUpstream, error: WeftError | null): void {
+    const failure = error ?? new WeftError('WEFT_CONNECT', 'the connection was closed while it was being made')
+    if (failure instanceof TunnelError && failure.isUnprocessed && !this.hasRedialled) {
+      // The peer is going away and has not looked at it: another connection is as good as the first. Once.
+      this.hasRedialled = true
       this.connectForWaiting()
       return
     }
-    const failure = error ?? new WeftError('WEFT_CONNECT', 'the connection was closed while it was being made')
+    this.backoff.onFailed(failure, upstream.dialledAtMs, this.parts.nowMs())
     this.nextWaiter()?.onUpstreamFailed(failure, false)
-    // The others waited for the same connection, unless there is another to wait for.
-    while (this.speaksHttp2 && this.all.size === 0 && this.waiting.length > 0) {
-      this.nextWaiter()?.onUpstreamFailed(failure, false)
-    }
+    // Others waited for the same connection: unless there is another to wait for, or one may be made, it has failed them.
+    if (this.waiting.length > 0) this.connectForWaiting()
+    while (this.all.size === 0 && this.waiting.length > 0) this.nextWaiter()?.onUpstreamFailed(failure, false)
   }
 
   /** Closes what is idle now and everything else when its exchanges are over. */
@@ -199,14 +243,21 @@ export class HttpPool {
       waiter.onUpstreamFailed(new WeftError('WEFT_LIMIT', 'too many requests wait for a connection'), true)
       return
     }
-    this.waiting.push(waiter)
+    this.waiting.push(waiter, this.parts.nowMs())
     // Each waiter of HTTP/1 brings a connection of its own; those of HTTP/2 share what is being made.
     if (!this.speaksHttp2) this.tryConnect()
     else this.connectForWaiting()
-    if (this.all.size > 0 || this.waiting.length === 0) return
-    // Nothing of ours will ever be given back to this waiter.
+    if (this.waiting.length === 0) return
+    if (this.all.size === 0) this.turnAway(waiter)
+    else this.startWaitTimer(this.waitMsMax())
+  }
+
+  /** Nothing of ours will ever be given back to this waiter. */
+  private turnAway(waiter: PoolWaiter): void {
     this.cancel(waiter)
-    waiter.onUpstreamFailed(new WeftError('WEFT_LIMIT', 'the connection limit of the cluster is reached'), true)
+    const nowMs = this.parts.nowMs()
+    if (this.backoff.waitMs(nowMs) > 0) waiter.onUpstreamFailed(this.backoff.failure(nowMs), false)
+    else waiter.onUpstreamFailed(new WeftError('WEFT_LIMIT', 'the connection limit of the cluster is reached'), true)
   }
 
   /** Makes the connections that those who wait need, as far as is allowed. */
@@ -216,6 +267,12 @@ export class HttpPool {
   }
 
   private tryConnect(): boolean {
+    const backoffMs = this.backoff.waitMs(this.parts.nowMs())
+    if (backoffMs > 0) {
+      this.dialTimer ??= new TimerEntry(this)
+      this.parts.deadlines.start(this.dialTimer, backoffMs)
+      return false
+    }
     if (this.all.size >= CONNECTIONS_MAX || this.cluster?.tryAcquireConnection() === false) return false
     const upstream = new HttpUpstream(this)
     this.all.add(upstream)
@@ -226,122 +283,45 @@ export class HttpPool {
 
   private nextWaiter(): PoolWaiter | null {
     const waiter = this.waiting.shift()
-    if (waiter === undefined) return null
-    this.cluster?.releasePending()
+    if (waiter !== null) this.cluster?.releasePending()
     return waiter
+  }
+
+  // --- time ---
+
+  onTimer(entry: TimerEntry): void {
+    if (entry === this.dialTimer) this.connectForWaiting()
+    else this.failOverdue()
+  }
+
+  /** Runs on when it runs: the first in the queue has waited longest. */
+  private startWaitTimer(delayMs: number): void {
+    this.waitTimer ??= new TimerEntry(this)
+    if (!this.waitTimer.isRunning) this.parts.timers.start(this.waitTimer, delayMs)
+  }
+
+  /** Those who have waited too long are told so. */
+  private failOverdue(): void {
+    const { waiting, cluster } = this
+    const waitMsMax = this.waitMsMax()
+    const nowMs = this.parts.nowMs()
+    while (waiting.length > 0 && nowMs - waiting.oldestMs >= waitMsMax) {
+      if (cluster !== null) cluster.pendingTimedOut++
+      // A connection that is still being made is slow; without one a limit stands in the way.
+      const isOverflow = this.connecting === 0
+      const reason = isOverflow ? 'all connections stayed busy' : 'the endpoint did not take the connection'
+      const text = `no connection within ${Math.round(waitMsMax)} ms: ${reason}`
+      this.nextWaiter()?.onUpstreamFailed(new WeftError('WEFT_TIMEOUT', text), isOverflow)
+    }
+    if (waiting.length > 0) this.startWaitTimer(waitMsMax - (nowMs - waiting.oldestMs))
+  }
+
+  private waitMsMax(): number {
+    return this.limits.connectTimeoutMs + WAIT_BEYOND_CONNECT_MS
   }
 
   private idleTimeoutMs(): number {
     const timeoutMs = this.limits.idleTimeoutMs
     return timeoutMs > 0 && timeoutMs < IDLE_MAX_MS ? timeoutMs : IDLE_MAX_MS
-  }
-}
-
-/** One upstream HTTP connection. */
-export class HttpUpstream implements Handler, HttpClientEvents, TimerTarget {
-  conn: Conn | null
-  codec: HttpClientConnection | null
-  /** Exchanges begun on it. */
-  servedCount: number
-  /** @internal It is in the pool's list of connections with room. */
-  isListed: boolean
-  private readonly pool: HttpPool
-  private readonly timer: TimerEntry
-  private isOpen: boolean
-  private isIdle: boolean
-
-  constructor(pool: HttpPool) {
-    this.conn = null
-    this.codec = null
-    this.servedCount = 0
-    this.isListed = false
-    this.pool = pool
-    this.timer = new TimerEntry(this)
-    this.isOpen = false
-    this.isIdle = false
-  }
-
-  get canOpen(): boolean {
-    return this.codec?.canOpen === true && this.conn?.isClosed === false && !this.isSpent
-  }
-
-  get activeCount(): number {
-    return this.codec === null ? 0 : this.codec.activeCount
-  }
-
-  /** What an exchange is certain of when the connection says that it was not processed: HTTP/1 only guesses. */
-  get isCertain(): boolean {
-    return this.pool.speaksHttp2
-  }
-
-  onOpen(conn: Conn): void {
-    const { parts, speaksHttp2 } = this.pool
-    this.isOpen = true
-    this.codec = speaksHttp2
-      ? new H2ClientConnection(conn, this, parts.transport, parts.nowMs)
-      : new H1ClientConnection(conn, this)
-    this.pool.onConnected(this)
-  }
-
-  onBytes(_conn: Conn, /* lent */ bytes: Uint8Array, offset: number, end: number): void {
-    this.codec?.receive(bytes, offset, end)
-    // The server's settings may have made room.
-    const { pool } = this
-    if (pool.speaksHttp2 && (!this.isListed || pool.hasWaiting) && this.canOpen) pool.onAvailable(this)
-  }
-
-  onEnd(): void {
-    this.codec?.receiveEnd()
-    // An idle server connection that half-closes is over.
-    if (this.isIdle) this.close()
-  }
-
-  onDrain(): void {
-    this.codec?.receiveDrain()
-  }
-
-  onClose(_conn: Conn, error: WeftError | null): void {
-    this.pool.parts.timers.clear(this.timer)
-    this.codec?.receiveClose()
-    this.pool.onGone(this, this.isOpen, error)
-  }
-
-  onStreamClosed(): void {
-    const codec = this.codec
-    if (codec === null || this.conn === null) return
-    if (!codec.isReusable || this.isSpent) {
-      if (codec.activeCount === 0) this.conn.close()
-    } else if (codec.canOpen) {
-      this.pool.onAvailable(this)
-    }
-  }
-
-  onUnusable(): void {
-    if (this.codec?.activeCount === 0) this.conn?.close()
-  }
-
-  /** It has carried as many exchanges as the user allows a connection. */
-  private get isSpent(): boolean {
-    const max = this.pool.limits.requestsPerConnectionMax
-    return max !== null && this.servedCount >= max
-  }
-
-  onTimer(): void {
-    this.close()
-  }
-
-  close(): void {
-    this.conn?.close()
-  }
-
-  enterIdle(timeoutMs: number): void {
-    this.isIdle = true
-    this.pool.parts.timers.start(this.timer, timeoutMs)
-  }
-
-  leaveIdle(): void {
-    if (!this.isIdle) return
-    this.isIdle = false
-    this.pool.parts.timers.clear(this.timer)
   }
 }

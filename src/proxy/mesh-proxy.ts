@@ -54,6 +54,8 @@ export interface ProxyOptions {
   readonly sockets: PodSockets
   readonly nowMs: () => number
   readonly random: () => number
+  /** Workers of this node, which share users' limits; 1 unless given. */
+  readonly workerCount?: number
 }
 
 /** Byte counters of live connections go to telemetry this often. Five seconds, as Istio's proxies do. */
@@ -73,7 +75,7 @@ export class MeshProxy {
     this.parts = {
       ...options,
       credentials: this.credentials,
-      clusters: new ClusterRegistry(options.nowMs, options.random),
+      clusters: new ClusterRegistry(options.nowMs, options.random, options.workerCount),
       routeTables: new RouteTables(),
       policies: new Policies(),
       pods: new LocalPods(),

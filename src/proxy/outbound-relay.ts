@@ -33,7 +33,7 @@ import { PATH_ONE_HOP, PATH_PLAIN, PATH_TUNNEL, type Path } from './upstreams.ts
 /** Endpoints tried for one TCP connection. A refused endpoint costs one round trip; three cover a rolling restart. */
 const CONNECT_TRIES_MAX = 3
 
-/** Idle time after which a relayed connection is reset. One hour, as Istio's tcp.idleTimeout. */
+/** Idle time after which a relayed connection is reset where no cluster says another. One hour, as Istio's default. */
 export const RELAY_IDLE_MS = 3_600_000
 
 /** One outbound connection that is relayed as bytes. */
@@ -196,7 +196,7 @@ export class OutboundRelay implements Handler, RelayOwner {
     this.endpoint?.onRequestStart()
     const relay = new Relay(conn, upstream, this)
     this.relay = relay
-    conn.setIdleTimeout(RELAY_IDLE_MS)
+    conn.setIdleTimeout(this.cluster === null ? RELAY_IDLE_MS : this.cluster.limits.idleTimeoutMs)
     if (this.held.length > 0) relay.onBytes(conn, this.held, 0, this.held.length)
     this.held = EMPTY
     if (this.hasEnded) relay.onEnd(conn)

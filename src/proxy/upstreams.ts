@@ -108,7 +108,7 @@ export class Upstreams {
         forwardedFor: '',
       }
       const dial = new SourceDial(this, source, target)
-      pool = new HttpPool(this.bound(), dial, cluster.limits, cluster, path, speaksHttp2)
+      pool = new HttpPool(this.bound(), dial, cluster.limits, cluster, endpoint, path, speaksHttp2)
       byEndpoint.set(endpoint, pool)
     }
     return pool
@@ -135,7 +135,7 @@ export class Upstreams {
         forwardedFor: '',
       }
       const dial = new SourceDial(this, source, target)
-      pool = new HttpPool(this.bound(), dial, DEFAULT_POOL_LIMITS, null, path, speaksHttp2)
+      pool = new HttpPool(this.bound(), dial, DEFAULT_POOL_LIMITS, null, null, path, speaksHttp2)
       pools.direct.set(key, pool)
     }
     return pool
@@ -148,7 +148,7 @@ export class Upstreams {
     let pool = pools.app.get(key)
     if (pool === undefined) {
       const dial = new AppDial(this, pod.uid, podAddress, port)
-      pool = new HttpPool(this.bound(), dial, APP_LIMITS, null, PATH_ONE_HOP, speaksHttp2)
+      pool = new HttpPool(this.bound(), dial, APP_LIMITS, null, null, PATH_ONE_HOP, speaksHttp2)
       pools.app.set(key, pool)
     }
     return pool
@@ -221,7 +221,11 @@ class SourcePools {
 
   sweep(): void {
     for (const map of [this.http, this.http2, this.direct, this.app] as Map<unknown, HttpPool>[]) {
-      for (const [key, pool] of map) if (pool.isEmpty) map.delete(key)
+      for (const [key, pool] of map) {
+        // Its endpoint is gone: what is idle closes now.
+        if (pool.isGivenUp) pool.close()
+        if (pool.isEmpty) map.delete(key)
+      }
     }
     this.tunnels.sweep()
   }

@@ -251,6 +251,7 @@ export interface ClusterMessage {
     readonly requestsPerConnectionMax: number | null
     readonly retriesMax: number | null
     readonly idleTimeoutMs: number
+    readonly connectionAgeMsMax: number | null
   } | null
   readonly outlier: {
     readonly consecutiveServerErrors: number

@@ -91,6 +91,7 @@ function clusterToMessage(cluster: Cluster, checks: Checks): ClusterMessage {
       ),
       retriesMax: checks.optionalUint32(`${field}.limits.retriesMax`, limits.retriesMax),
       idleTimeoutMs: checks.uint32(`${field}.limits.idleTimeoutMs`, limits.idleTimeoutMs),
+      connectionAgeMsMax: checks.optionalUint32(`${field}.limits.connectionAgeMsMax`, limits.connectionAgeMsMax),
     },
     outlier: outlier && {
       consecutiveServerErrors: checks.uint32(`${field}.outlier.consecutive5xx`, outlier.consecutive5xx),
@@ -204,6 +205,7 @@ function clusterFromMessage(message: ClusterMessage, field: string, checks: Chec
             requestsPerConnectionMax: limits.requestsPerConnectionMax,
             retriesMax: limits.retriesMax,
             idleTimeoutMs: limits.idleTimeoutMs,
+            connectionAgeMsMax: limits.connectionAgeMsMax,
           },
     outlier: outlier && {
       consecutive5xx: outlier.consecutiveServerErrors,

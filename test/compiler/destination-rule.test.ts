@@ -89,6 +89,7 @@ for (const [what, connectionPool, limits] of [
     { tcp: { idleTimeout: '5s' }, http: { idleTimeout: '9s' } },
     { idleTimeoutMs: 9000 },
   ],
+  ['age of connections', { tcp: { maxConnectionDuration: '90s' } }, { connectionAgeMsMax: 90_000 }],
   ['no idle time', { http: { idleTimeout: '0s' } }, { idleTimeoutMs: 0 }],
 ] as const) {
   test(`connectionPool: ${what}`, () => {

@@ -195,6 +195,36 @@ describe('circuit breaking', () => {
     })
   }
 
+  test('workers share the limits of a cluster, each at least one of everything; connections are as they were', () => {
+    const limits: PoolLimits = {
+      ...DEFAULT_POOL_LIMITS,
+      connectionsMax: 10,
+      pendingRequestsMax: 9,
+      requestsMax: 1,
+      requestsPerConnectionMax: 100,
+    }
+    const share = new ClusterState(clusterOf({ limits }), () => 0, Math.random, 3).limits
+    assert.deepEqual(share, { ...limits, connectionsMax: 4, pendingRequestsMax: 3, requestsMax: 1 })
+    assert.equal(share.retriesMax, null)
+  })
+
+  test('limits stay the same object while they say the same, so that what is pooled under them stays', () => {
+    const limits = { ...DEFAULT_POOL_LIMITS, requestsMax: 5 }
+    const state = new ClusterState(clusterOf({ limits }), () => 0, Math.random, 2)
+    const before = state.limits
+    state.update(clusterOf({ limits: { ...limits } }), SERVICE, [A])
+    assert.ok(state.limits === before)
+    state.update(clusterOf({ limits: { ...limits, requestsMax: 6 } }), SERVICE, [A])
+    assert.equal(state.limits.requestsMax, 3)
+  })
+
+  test('an endpoint that the cluster has no more is marked, one that stays is not', () => {
+    const state = stateOf(clusterOf(), [A, B])
+    const [a, b] = state.endpoints
+    state.update(clusterOf(), SERVICE, [B])
+    assert.deepEqual([a!.isRemoved, b!.isRemoved], [true, false])
+  })
+
   test('a new limit holds at once, for what is already in flight as well', () => {
     const state = stateOf(clusterOf({ balance: BALANCE_LEAST_REQUEST }), [A])
     for (let i = 0; i < 3; i++) state.tryAcquireRequest()

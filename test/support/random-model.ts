@@ -200,6 +200,7 @@ export class RandomModel {
         requestsPerConnectionMax: limit(),
         retriesMax: limit(),
         idleTimeoutMs: this.number(),
+        connectionAgeMsMax: limit(),
       },
       outlier: random.orNull(
         (): OutlierDetection => ({
