@@ -144,9 +144,10 @@ export interface ResponseReceiver {
   onResponseEnd(trailers: HeaderList | null): void
   /**
    * The response will not be complete. `wasProcessed` is false only when the upstream certainly did not act on the
-   * request (REFUSED_STREAM, or a reused connection that closed before any byte of an answer).
+   * request (REFUSED_STREAM, or a reused connection that closed before any byte of an answer). `errorCode` is that of
+   * HTTP/2 when the upstream has reset this exchange alone; without one the connection is lost.
    */
-  onResponseReset(reason: string, wasProcessed: boolean): void
+  onResponseReset(reason: string, wasProcessed: boolean, errorCode?: number): void
   /** The request's backlog is sent. */
   onRequestDrain(): void
 }

@@ -24,35 +24,26 @@ import type { HeaderList } from '../http/headers.ts'
 import { BACKLOG_HIGH } from '../transport/conn.ts'
 import type { ClusterState, Endpoint } from './cluster.ts'
 import { BackingOffError } from './connect-backoff.ts'
-import {
-  GRPC_CANCELLED,
-  GRPC_INTERNAL,
-  GRPC_UNAVAILABLE,
-  GRPC_UNKNOWN,
-  grpcStatusFor,
-  grpcStatusOf,
-  grpcTimeoutOf,
-  httpStatusFor,
-  isGrpcRequest,
-} from './grpc.ts'
+import { grpcContentTypeOf, grpcStatusOf, httpStatusFor, impliedGrpcStatus, isGrpcRequest } from './grpc.ts'
+import { GrpcCall } from './grpc-call.ts'
 import type { HttpPool, PoolWaiter } from './http-pool.ts'
 import type { HttpUpstream } from './http-upstream.ts'
 import type { MirroredRequest } from './mirror.ts'
 import type { ProxyParts } from './parts.ts'
 import {
-  GRPC_REPLY,
-  grpcHeaders,
   grpcStatusOfReply,
   grpcTrailers,
   REPLY_CONNECT_FAILED,
   REPLY_DEADLINE,
+  REPLY_NEEDS_HTTP2,
   REPLY_OVERFLOW,
   REPLY_TIMEOUT,
-  REPLY_UPSTREAM_RESET,
   type Reply,
+  resetReply,
+  writeGrpcReply,
   writeReply,
 } from './reply.ts'
-import type { RetryPolicy } from './retry.ts'
+import { pushbackMsOf, type RetryPolicy } from './retry.ts'
 import { applyEdits } from './rewrite.ts'
 import type { CompiledDestination, CompiledRoute } from './route-table.ts'
 
@@ -81,7 +72,8 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   readonly stream: ServerStream
   readonly head: RequestHead
   readonly startedAtMs: number
-  readonly isGrpc: boolean
+  /** Null when it is not gRPC. */
+  readonly grpc: GrpcCall | null
 
   // --- decided by the origin ---
   route: CompiledRoute | null
@@ -125,8 +117,6 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   private isRequestPaused: boolean
   private isResponsePaused: boolean
   private deadline: TimerEntry | null
-  /** Of the client's own deadline (grpc-timeout); -1 when there is none. */
-  private clientTimeoutMs: number
   private tryDeadline: TimerEntry | null
   private wait: TimerEntry | null
   private afterWait: number
@@ -138,7 +128,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.stream = stream
     this.head = head
     this.startedAtMs = parts.nowMs()
-    this.isGrpc = isGrpcRequest(head)
+    this.grpc = head.version === 20 && isGrpcRequest(head) ? new GrpcCall(head.headers, this.startedAtMs) : null
     this.route = null
     this.destination = null
     this.cluster = null
@@ -173,11 +163,14 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.isRequestPaused = false
     this.isResponsePaused = false
     this.deadline = null
-    this.clientTimeoutMs = -1
     this.tryDeadline = null
     this.wait = null
     this.afterWait = AFTER_WAIT_ROUTE
     this.mirrors = null
+  }
+
+  get isGrpc(): boolean {
+    return this.grpc !== null
   }
 
   get isDone(): boolean {
@@ -186,21 +179,24 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
 
   // --- decisions of the origin ---
 
-  /** Starts the deadline of the whole exchange, retries included. The client's own wins where it is shorter. */
+  /** Starts the deadline of the whole exchange, retries included. A gRPC client's own wins where it is shorter. */
   startDeadline(timeoutMs: number): void {
-    if (timeoutMs <= 0 || (this.clientTimeoutMs >= 0 && this.clientTimeoutMs <= timeoutMs)) return
-    this.clientTimeoutMs = -1
+    if (timeoutMs <= 0 || this.grpc?.limitTo(this.startedAtMs + timeoutMs) === false) return
     this.deadline ??= new TimerEntry(this)
     this.parts.deadlines.start(this.deadline, timeoutMs)
   }
 
-  /** Starts the deadline that a gRPC client has set itself. */
-  startClientDeadline(): void {
-    const timeoutMs = grpcTimeoutOf(this.head.headers)
-    if (timeoutMs < 0) return
-    this.clientTimeoutMs = timeoutMs
+  /** Starts the deadline that a gRPC client has set itself. False when it is over: the client has been told. */
+  startClientDeadline(): boolean {
+    const timeoutMs = this.grpc === null ? -1 : this.grpc.clientTimeoutMs
+    if (timeoutMs < 0) return true
+    if (timeoutMs === 0) {
+      this.reply(REPLY_DEADLINE, null, 'the client gave the call no time')
+      return false
+    }
     this.deadline = new TimerEntry(this)
     this.parts.deadlines.start(this.deadline, timeoutMs)
+    return true
   }
 
   /** Asks the origin again after `delayMs` (an injected delay, or the back-off of a retry). */
@@ -213,6 +209,10 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
 
   /** Sends the request to an endpoint of `pool`. */
   forward(pool: HttpPool): void {
+    if (pool.speaksHttp2 && this.head.version !== 20 && isGrpcRequest(this.head)) {
+      this.reply(REPLY_NEEDS_HTTP2, null, 'gRPC over HTTP/1 was refused')
+      return
+    }
     this.pool = pool
     this.state = STATE_WAITING
     if (this.endpoint !== null) {
@@ -222,6 +222,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     if (this.tryTimeoutMs > 0) {
       this.tryDeadline ??= new TimerEntry(this)
       this.parts.deadlines.start(this.tryDeadline, this.tryTimeoutMs)
+      this.grpc?.limitTryTo(this.parts.nowMs() + this.tryTimeoutMs)
     }
     pool.acquire(this)
     if (this.state === STATE_WAITING) this.holdRequest()
@@ -250,19 +251,15 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.isResponseEnded = true
     this.state = STATE_DONE
     this.releaseRequest()
-    if (this.isGrpc) this.replyGrpc(reply, headers, isStarted)
-    else if (isStarted) this.stream.reset()
+    if (this.grpc !== null) {
+      // A status among the headers, or in trailers once a response has begun.
+      this.grpcStatus = grpcStatusOfReply(reply)
+      this.status = 200
+      if (isStarted) this.stream.end(grpcTrailers(reply))
+      else writeGrpcReply(this.stream, reply, headers, grpcContentTypeOf(this.head.headers))
+    } else if (isStarted) this.stream.reset()
     else this.sentBytes += writeReply(this.stream, reply, headers)
     this.finish()
-  }
-
-  /** The same for a gRPC client: HTTP 200 and a status among the headers, or in trailers once a response has begun. */
-  private replyGrpc(reply: Reply, headers: HeaderList | null, isStarted: boolean): void {
-    const given = grpcStatusOf(headers)
-    this.grpcStatus = given >= 0 ? given : grpcStatusOfReply(reply)
-    this.status = 200
-    if (isStarted) this.stream.end(grpcTrailers(this.grpcStatus, reply.body))
-    else writeReply(this.stream, GRPC_REPLY, given >= 0 ? headers : grpcHeaders(this.grpcStatus, reply.body))
   }
 
   // --- the request, from downstream ---
@@ -314,6 +311,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.isReused = upstream.servedCount > 0
     this.isCertain = upstream.isCertain
     upstream.servedCount++
+    this.grpc?.tellDeadline(this.head.headers, this.parts.nowMs())
     const client = upstream.codec.open(this.head, this)
     this.client = client
     if (this.held !== null) {
@@ -340,11 +338,12 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
 
   onResponseHead(head: ResponseHead): void {
     if (this.state !== STATE_TRYING) return
-    const grpcStatus = this.isGrpc ? grpcStatusOf(head.headers) : -1
+    const grpcStatus = this.grpc !== null ? grpcStatusOf(head.headers) : -1
     // A gRPC call that goes on tells its outcome in trailers.
     if (grpcStatus >= 0) this.noteOutcome(httpStatusFor(grpcStatus))
-    else if (!this.isGrpc || head.status !== 200) this.noteOutcome(head.status)
-    if (this.retry?.shouldRetryStatus(head.status, grpcStatus) === true && this.tryAgain()) return
+    else if (this.grpc === null || head.status !== 200) this.noteOutcome(head.status)
+    if (this.retry?.shouldRetryStatus(head.status, grpcStatus) === true && this.tryAgain(pushbackMsOf(head.headers)))
+      return
     this.grpcStatus = grpcStatus
     this.state = STATE_RESPONDING
     this.held = null
@@ -368,7 +367,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   onResponseEnd(trailers: HeaderList | null): void {
     if (this.state !== STATE_RESPONDING) return
     this.isResponseEnded = true
-    if (this.isGrpc && this.grpcStatus < 0) {
+    if (this.grpc !== null && this.grpcStatus < 0) {
       this.grpcStatus = grpcStatusOf(trailers)
       if (this.grpcStatus >= 0) this.noteOutcome(httpStatusFor(this.grpcStatus))
     }
@@ -385,9 +384,13 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.finish()
   }
 
-  onResponseReset(reason: string, wasProcessed: boolean): void {
+  onResponseReset(reason: string, wasProcessed: boolean, errorCode = -1): void {
     this.client = null
     if (this.state === STATE_RESPONDING) {
+      if (this.grpc !== null) {
+        this.reply(resetReply(errorCode), null, reason)
+        return
+      }
       this.flag = FLAG_UPSTREAM_CLOSED
       this.details = reason
       this.state = STATE_DONE
@@ -406,7 +409,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     }
     this.endpoint?.onFailure(true, this.parts.nowMs())
     if (this.retry?.shouldRetryReset(wasProcessed, false) === true && this.tryAgain()) return
-    this.reply(REPLY_UPSTREAM_RESET, null, reason)
+    this.reply(resetReply(errorCode), null, reason)
   }
 
   onRequestDrain(): void {
@@ -426,7 +429,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     if (entry === this.tryDeadline && this.state !== STATE_RESPONDING) {
       if (this.retry?.shouldRetryTimeout === true && this.tryAgain()) return
     }
-    const isClients = entry === this.deadline && this.clientTimeoutMs >= 0
+    const isClients = entry === this.deadline && this.grpc?.isClientDeadline === true
     this.reply(isClients ? REPLY_DEADLINE : REPLY_TIMEOUT, null, 'the upstream did not answer in time')
   }
 
@@ -437,10 +440,10 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
 
   // --- inner workings ---
 
-  /** Starts another try when one is allowed; false leaves everything as it is. */
-  private tryAgain(): boolean {
+  /** Starts another try when one is allowed; false leaves everything as it is. `pushbackMs` as `pushbackMsOf` says. */
+  private tryAgain(pushbackMs = 0): boolean {
     const retry = this.retry
-    if (retry === null || this.attempt >= retry.attempts || !this.canReplay()) return false
+    if (retry === null || pushbackMs < 0 || this.attempt >= retry.attempts || !this.canReplay()) return false
     if (this.cluster !== null) {
       if (!this.isRetryCounted && !this.cluster.tryAcquireRetry()) return false
       this.isRetryCounted = true
@@ -452,7 +455,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     }
     this.dropUpstream()
     this.state = STATE_ROUTING
-    this.routeAfter(retry.backoffMs(this.attempt, this.parts.random()), true)
+    this.routeAfter(Math.max(pushbackMs, retry.backoffMs(this.attempt, this.parts.random())), true)
     return true
   }
 
@@ -540,20 +543,13 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     if (entry !== null) this.parts.deadlines.clear(entry)
   }
 
-  /** What a gRPC client makes of an end without a status. */
-  private impliedGrpcStatus(): number {
-    if (this.flag === FLAG_DOWNSTREAM_CLOSED) return GRPC_CANCELLED
-    if (this.status === 200) return this.flag === FLAG_NONE ? GRPC_UNKNOWN : GRPC_INTERNAL
-    return this.status === 0 ? GRPC_UNAVAILABLE : grpcStatusFor(this.status)
-  }
-
   /** Exactly once, whatever the end. */
   private finish(): void {
     this.clear(this.deadline)
     this.clear(this.tryDeadline)
     this.clear(this.wait)
     this.held = null
-    if (this.isGrpc && this.grpcStatus < 0) this.grpcStatus = this.impliedGrpcStatus()
+    if (this.grpc !== null && this.grpcStatus < 0) this.grpcStatus = impliedGrpcStatus(this.flag, this.status)
     this.endTry()
     if (this.isRetryCounted) this.cluster?.releaseRetry()
     this.origin.record(this)

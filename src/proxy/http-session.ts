@@ -136,8 +136,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     head.target = normalizeTarget(head.target)
     const exchange = new Exchange(this.parts, this.owner, stream, head)
     this.current = exchange
-    if (exchange.isGrpc) exchange.startClientDeadline()
-    this.owner.route(exchange)
+    if (exchange.startClientDeadline()) this.owner.route(exchange)
     return exchange
   }
 

@@ -25,8 +25,7 @@ import {
   denialText,
   directReply,
   faultReply,
-  GRPC_FAULT_REPLY,
-  grpcHeaders,
+  grpcFaultReply,
   REPLY_DENIED,
   REPLY_NO_ACTION,
   REPLY_NO_CLUSTER,
@@ -117,11 +116,7 @@ export class OutboundHttp implements HttpSessionOwner {
   private abortByFault(exchange: Exchange): boolean {
     const { injectedStatus, injectedGrpcStatus } = exchange
     if (injectedGrpcStatus >= 0) {
-      exchange.reply(
-        GRPC_FAULT_REPLY,
-        grpcHeaders(injectedGrpcStatus, 'fault filter abort'),
-        'injected by a fault rule',
-      )
+      exchange.reply(grpcFaultReply(injectedGrpcStatus), null, 'injected by a fault rule')
       return true
     }
     if (injectedStatus === 0) return false

@@ -1,6 +1,7 @@
 /** Replies that the proxy makes itself: one place that turns a failure into status, flag, body and headers. */
 import {
   FLAG_DENIED,
+  FLAG_DOWNSTREAM_PROTOCOL,
   FLAG_FAULT_INJECTED,
   FLAG_NO_CLUSTER,
   FLAG_NO_HEALTHY_UPSTREAM,
@@ -14,7 +15,14 @@ import {
 } from '../base/errors.ts'
 import type { ServerStream } from '../http/codec.ts'
 import { HeaderList } from '../http/headers.ts'
-import { encodeGrpcMessage, GRPC_DEADLINE_EXCEEDED, grpcStatusFor } from './grpc.ts'
+import {
+  encodeGrpcMessage,
+  GRPC_DEADLINE_EXCEEDED,
+  GRPC_UNAVAILABLE,
+  grpcStatusFor,
+  grpcStatusOfReset,
+  httpReplyStatusFor,
+} from './grpc.ts'
 
 /** What a local reply says, and why; the access log gets the same flag and details. */
 export interface Reply {
@@ -27,7 +35,13 @@ export interface Reply {
 
 export const REPLY_DENIED: Reply = { status: 403, flag: FLAG_DENIED, body: 'RBAC: access denied' }
 export const REPLY_NO_ROUTE: Reply = { status: 404, flag: FLAG_NO_ROUTE, body: 'no route matches this request' }
-export const REPLY_NO_ACTION: Reply = { status: 500, flag: FLAG_NO_ROUTE, body: 'the route names no destination' }
+/** To gRPC clients a rule without a valid destination is a service that is not there (GRPCRoute, backendRefs). */
+export const REPLY_NO_ACTION: Reply = {
+  status: 500,
+  flag: FLAG_NO_ROUTE,
+  body: 'the route names no destination',
+  grpcStatus: GRPC_UNAVAILABLE,
+}
 export const REPLY_NO_CLUSTER: Reply = {
   status: 503,
   flag: FLAG_NO_CLUSTER,
@@ -49,28 +63,34 @@ export const REPLY_UPSTREAM_RESET: Reply = {
   flag: FLAG_UPSTREAM_CLOSED,
   body: 'upstream connect error: the connection ended before a response',
 }
-export const REPLY_TIMEOUT: Reply = { status: 504, flag: FLAG_UPSTREAM_TIMEOUT, body: 'upstream request timeout' }
-/** The client's own deadline (grpc-timeout) is over. */
-export const REPLY_DEADLINE: Reply = {
+/**
+ * gRPC clients are told DEADLINE_EXCEEDED, not what 504 maps to: the upstream knows the deadline too, and it must not
+ * matter which of the two clocks strikes first.
+ */
+export const REPLY_TIMEOUT: Reply = {
   status: 504,
   flag: FLAG_UPSTREAM_TIMEOUT,
-  body: 'deadline exceeded',
+  body: 'upstream request timeout',
   grpcStatus: GRPC_DEADLINE_EXCEEDED,
 }
+/** The client's own deadline (grpc-timeout) is over. */
+export const REPLY_DEADLINE: Reply = { ...REPLY_TIMEOUT, body: 'deadline exceeded' }
+/** RFC 9110 section 15.6.6, and what gRPC servers say. */
+export const REPLY_NEEDS_HTTP2: Reply = {
+  status: 505,
+  flag: FLAG_DOWNSTREAM_PROTOCOL,
+  body: 'gRPC needs HTTP/2, with prior knowledge',
+}
 
-/** The head of an injected gRPC status: HTTP 200, and the status in `grpcHeaders`. */
-export const GRPC_FAULT_REPLY: Reply = { status: 200, flag: FLAG_FAULT_INJECTED, body: '' }
+/** By error code plus one: those of HTTP/2, and one more for all that nobody has defined. */
+const RESET_REPLIES: readonly Reply[] = Array.from({ length: 16 }, (_, index) => ({
+  ...REPLY_UPSTREAM_RESET,
+  grpcStatus: grpcStatusOfReset(index - 1),
+}))
 
-/** The head of every other answer to a gRPC client that the proxy makes; the status is in `grpcHeaders`. */
-export const GRPC_REPLY: Reply = { status: 200, flag: FLAG_NONE, body: '' }
-
-/** A trailers-only gRPC answer (gRPC over HTTP/2, "Responses"): the status is among the headers. */
-export function grpcHeaders(status: number, message: string): HeaderList {
-  return HeaderList.of([
-    ['content-type', 'application/grpc'],
-    ['grpc-status', String(status)],
-    ['grpc-message', encodeGrpcMessage(message)],
-  ])
+/** The upstream reset the stream with an error code of HTTP/2, or the connection was lost (-1). */
+export function resetReply(code: number): Reply {
+  return RESET_REPLIES[Math.min(code + 1, RESET_REPLIES.length - 1)]!
 }
 
 /** What a gRPC client is told instead of `reply`. */
@@ -79,11 +99,30 @@ export function grpcStatusOfReply(reply: Reply): number {
 }
 
 /** The trailers of a gRPC response that has begun and ends badly. */
-export function grpcTrailers(status: number, message: string): HeaderList {
-  return HeaderList.of([
-    ['grpc-status', String(status)],
-    ['grpc-message', encodeGrpcMessage(message)],
-  ])
+export function grpcTrailers(reply: Reply): HeaderList {
+  const trailers = new HeaderList()
+  setGrpcStatus(trailers, reply)
+  return trailers
+}
+
+/** Writes `reply` for a gRPC client: trailers-only, a status among the headers of a 200 (gRPC over HTTP/2, "Responses"). */
+export function writeGrpcReply(
+  stream: ServerStream,
+  reply: Reply,
+  headers: HeaderList | null,
+  contentType: string,
+): void {
+  const list = headers ?? new HeaderList()
+  list.set('content-type', contentType)
+  setGrpcStatus(list, reply)
+  stream.writeHead({ status: 200, headers: list, bodyLength: 0 })
+  stream.end(null)
+}
+
+function setGrpcStatus(list: HeaderList, reply: Reply): void {
+  list.set('grpc-status', String(grpcStatusOfReply(reply)))
+  const message = reply.body === '' ? `answered by a rule with HTTP status ${reply.status}` : reply.body
+  list.set('grpc-message', encodeGrpcMessage(message))
 }
 
 /** Why a decision said no, for the log. */
@@ -94,6 +133,11 @@ export function denialText(decision: { readonly policy: string }): string {
 /** The reply of an injected abort. */
 export function faultReply(status: number): Reply {
   return { status, flag: FLAG_FAULT_INJECTED, body: 'fault filter abort' }
+}
+
+/** The same where the rule names a gRPC status. */
+export function grpcFaultReply(grpcStatus: number): Reply {
+  return { ...faultReply(httpReplyStatusFor(grpcStatus)), grpcStatus }
 }
 
 /** The reply of a route's own direct response. */

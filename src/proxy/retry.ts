@@ -6,7 +6,9 @@
  * other questions, although the client would have got a 503. Once a response has begun nothing is ever retried. How
  * many retries a cluster bears at once is ClusterState's matter (`retriesMax`).
  */
+import type { HeaderList } from '../http/headers.ts'
 import type { Retry, RetryCondition } from '../model/route.ts'
+import { GRPC_DEADLINE_EXCEEDED } from './grpc.ts'
 
 const ON_5XX = 1
 const ON_GATEWAY_ERROR = 2
@@ -44,6 +46,24 @@ const GRPC_STATUS_BY_CONDITION: Readonly<Partial<Record<RetryCondition, number>>
 /** Longest back-off as a multiple of the base, as in Envoy: beyond it waiting helps nobody who still waits. */
 const BACKOFF_FACTOR_MAX = 10
 
+/** Longest pushback of a server that is waited for here; with a longer one the answer goes to the client. */
+const PUSHBACK_MS_MAX = 10_000
+
+/**
+ * How long a gRPC server asks to wait before another try (`grpc-retry-pushback-ms`), milliseconds; 0 when it does not
+ * ask, -1 when there is to be none. gRPC's retry design has this for clients; a proxy that retries is one.
+ */
+export function pushbackMsOf(headers: HeaderList): number {
+  const text = headers.get('grpc-retry-pushback-ms')
+  if (text === null) return 0
+  let waitMs = text === '' ? -1 : 0
+  for (let i = 0; i < text.length && waitMs >= 0; i++) {
+    const digit = text.charCodeAt(i) - 48
+    waitMs = digit < 0 || digit > 9 ? -1 : waitMs * 10 + digit
+  }
+  return waitMs <= PUSHBACK_MS_MAX ? waitMs : -1
+}
+
 /** When a request is tried again, compiled from its route. */
 export class RetryPolicy {
   /** Retries after the first try; 0 is none. */
@@ -68,6 +88,10 @@ export class RetryPolicy {
       const status = GRPC_STATUS_BY_CONDITION[condition]
       if (status !== undefined) grpcMask |= 1 << status
     }
+    const anyFailure = ON_5XX | ON_GATEWAY_ERROR | ON_RESET
+    this.shouldRetryTimeout = (mask & anyFailure) !== 0
+    // A gRPC upstream is told the limit of its try, and may see before us that it is over.
+    if (this.shouldRetryTimeout && (retry.perTryTimeoutMs ?? 0) > 0) grpcMask |= 1 << GRPC_DEADLINE_EXCEEDED
     this.attempts = Math.max(0, retry.attempts)
     this.perTryTimeoutMs = retry.perTryTimeoutMs ?? 0
     this.avoidsPreviousHosts = retry.avoidsPreviousHosts
@@ -75,9 +99,7 @@ export class RetryPolicy {
     this.grpcMask = grpcMask
     this.statuses = retry.statuses
     this.backoffBaseMs = Math.max(1, retry.backoffBaseMs)
-    const anyFailure = ON_5XX | ON_GATEWAY_ERROR | ON_RESET
     this.shouldRetryConnectFailure = (mask & (anyFailure | ON_RESET_BEFORE_REQUEST | ON_CONNECT_FAILURE)) !== 0
-    this.shouldRetryTimeout = (mask & anyFailure) !== 0
   }
 
   static compile(retry: Retry): RetryPolicy {

@@ -2,104 +2,31 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { after, afterEach, before, test } from 'node:test'
 import * as grpc from '@grpc/grpc-js'
-import { DEFAULT_RETRY, type Route } from '../../src/model/route.ts'
-import { type Cluster, clusterKey, DEFAULT_POOL_LIMITS, PROTOCOL_GRPC, type Service } from '../../src/model/service.ts'
-import type { EdgeKey } from '../../src/telemetry/recorder.ts'
-import { Door, ECHO, type EchoBehaviour, EchoClient, serveEcho, statusOf } from '../support/grpc-echo.ts'
-import { TestMesh, type TestPod } from '../support/mesh.ts'
+import { ECHO, type EchoBehaviour, serveEcho, statusOf } from '../support/grpc-echo.ts'
+import { abort, GrpcMesh, NO_RETRY, pathIs, retry, WAYS } from '../support/grpc-mesh.ts'
 
 const PORT = 8070
 
-let mesh: TestMesh
-let client: TestPod
-const services: Service[] = []
+let mesh: GrpcMesh
 const servers: grpc.Server[] = []
-const doors: Door[] = []
-const clients: EchoClient[] = []
 const behaviour: EchoBehaviour = { ...ECHO }
 
 before(async () => {
-  mesh = new TestMesh(2)
-  client = await mesh.pod('client', { node: 0 })
-  for (const [index, name] of ['local', 'remote'].entries()) {
-    const pod = await mesh.pod(name, { node: index })
-    services.push(await mesh.service(name, [{ number: PORT, targetPort: PORT, protocol: PROTOCOL_GRPC }], [pod]))
-    servers.push(await serveEcho(pod.appAddress, PORT, behaviour))
-    doors.push(await Door.open(client.address, mesh.vip(services[index]!, 0), PORT))
-  }
+  mesh = await GrpcMesh.open(PORT)
+  for (const pod of mesh.pods) servers.push(await serveEcho(pod.appAddress, PORT, behaviour))
 })
 
 afterEach(() => {
   Object.assign(behaviour, ECHO)
-  for (const index of [0, 1]) noRules(index)
-  for (const one of clients.splice(0)) one.close()
+  mesh.reset()
 })
 
 after(() => {
   mesh.close()
-  for (const door of doors) door.close()
   for (const server of servers) server.forceShutdown()
 })
 
-function echo(index: number): EchoClient {
-  const one = new EchoClient(doors[index]!.target)
-  clients.push(one)
-  return one
-}
-
-/** The last gRPC exchange that the proxy of a node recorded: edge, gRPC status, HTTP status, flag. */
-function lastRecord(index: number): { edge: EdgeKey; status: number; flag: string } {
-  const record = mesh.nodes[index]!.recorder.records.filter(({ http }) => http !== null).at(-1)!
-  return { edge: record.edge, status: record.http!.status, flag: record.flag }
-}
-
-function cluster(index: number): Cluster {
-  const service = services[index]!
-  return {
-    key: clusterKey(service.key, '', PORT),
-    service: service.key,
-    subset: '',
-    port: PORT,
-    members: null,
-    balance: 0,
-    limits: DEFAULT_POOL_LIMITS,
-    outlier: null,
-    isMutualTls: true,
-  }
-}
-
-function rules(index: number, route: Partial<Route>): void {
-  const to = cluster(index)
-  const base: Route = {
-    source: 'default/rule',
-    name: 'rule',
-    matches: [],
-    clusters: [{ cluster: to.key, weight: 1, requestEdits: null, responseEdits: null, authority: null }],
-    redirect: null,
-    directResponse: null,
-    rewrite: null,
-    requestEdits: null,
-    responseEdits: null,
-    timeoutMs: 0,
-    retry: DEFAULT_RETRY,
-    fault: null,
-    mirrors: [],
-  }
-  mesh.traffic(services[index]!, PORT, {
-    routes: [{ ...base, ...route }],
-    clusters: [to],
-    defaultCluster: to.key,
-  })
-}
-
-function noRules(index: number): void {
-  const to = cluster(index)
-  mesh.traffic(services[index]!, PORT, { routes: [], clusters: [to], defaultCluster: to.key })
-}
-
-for (const index of [0, 1]) {
-  const where = index === 0 ? 'in one hop' : 'through a tunnel'
-
+for (const [index, where] of WAYS) {
   test(`a unary call brings its message, metadata and status back ${where}`, async () => {
     behaviour.unary = (call, callback) => {
       const head = new grpc.Metadata()
@@ -111,19 +38,19 @@ for (const index of [0, 1]) {
     }
     const metadata = new grpc.Metadata()
     metadata.set('x-in-bin', Buffer.from([0, 1, 2, 254, 255]))
-    const outcome = await echo(index).unary(Buffer.from('hello'), metadata)
+    const outcome = await mesh.echo(index).unary(Buffer.from('hello'), metadata)
     assert.equal(outcome.code, grpc.status.OK)
     assert.equal(outcome.message!.toString(), 'hello')
     assert.deepEqual(outcome.head!.get('x-head-bin'), [Buffer.from([0, 255, 10, 13])])
     assert.deepEqual(outcome.trailers!.get('x-out-bin'), [Buffer.from([0, 1, 2, 254, 255])])
-    const record = lastRecord(index)
+    const record = mesh.lastRecord(index)
     assert.equal(record.edge.protocol, 'grpc')
-    assert.equal(record.status, 200)
+    assert.equal(record.http!.status, 200)
     assert.equal(record.flag, '-')
   })
 
   test(`messages stream to the server, to the client and both ways ${where}`, async () => {
-    const { stub } = echo(index)
+    const { stub } = mesh.echo(index)
     const collected = await new Promise<Buffer>((resolve, reject) => {
       const call = stub.collect(new grpc.Metadata(), (error, value) =>
         error === null ? resolve(value!) : reject(error),
@@ -156,7 +83,7 @@ for (const index of [0, 1]) {
       metadata.set('x-why', 'because')
       callback({ code: grpc.status.FAILED_PRECONDITION, details: 'nö: 100 %', metadata })
     }
-    const outcome = await echo(index).unary(Buffer.from('x'))
+    const outcome = await mesh.echo(index).unary(Buffer.from('x'))
     assert.equal(outcome.code, grpc.status.FAILED_PRECONDITION)
     assert.equal(outcome.details, 'nö: 100 %')
     assert.deepEqual(outcome.trailers!.get('x-why'), ['because'])
@@ -165,7 +92,7 @@ for (const index of [0, 1]) {
   test(`messages of many megabytes pass ${where}`, async () => {
     const request = Buffer.alloc(8 << 20, 7)
     request[request.length - 1] = 9
-    const outcome = await echo(index).unary(request)
+    const outcome = await mesh.echo(index).unary(request)
     assert.equal(outcome.code, grpc.status.OK)
     assert.ok(outcome.message!.equals(request))
   })
@@ -174,7 +101,7 @@ for (const index of [0, 1]) {
     const cancelled = new Promise<void>((resolve) => {
       behaviour.unary = (call) => call.on('cancelled', resolve)
     })
-    const outcome = await echo(index).unary(Buffer.from('x'), new grpc.Metadata(), { deadline: Date.now() + 100 })
+    const outcome = await mesh.echo(index).unary(Buffer.from('x'), new grpc.Metadata(), { deadline: Date.now() + 100 })
     assert.equal(outcome.code, grpc.status.DEADLINE_EXCEEDED)
     await cancelled
   })
@@ -191,23 +118,23 @@ for (const index of [0, 1]) {
       }
     })
     let call: grpc.ClientUnaryCall | null = null
-    const outcome = echo(index).unary(Buffer.from('x'), new grpc.Metadata(), {}, (started) => {
+    const outcome = mesh.echo(index).unary(Buffer.from('x'), new grpc.Metadata(), {}, (started) => {
       call = started
     })
     await arrived
     call!.cancel()
     assert.equal((await outcome).code, grpc.status.CANCELLED)
     await cancelled
-    assert.equal(lastRecord(index).flag, 'DC')
+    assert.equal(mesh.lastRecord(index).flag, 'DC')
   })
 
-  test(`a route's timeout is UNAVAILABLE, as the mapping of 504 says, ${where}`, async () => {
+  test(`a route's timeout is DEADLINE_EXCEEDED, whoever notices it first, ${where}`, async () => {
     behaviour.unary = () => {}
-    rules(index, { timeoutMs: 50, retry: { ...DEFAULT_RETRY, attempts: 0 } })
-    const byRoute = await echo(index).unary(Buffer.from('x'), new grpc.Metadata(), { deadline: Date.now() + 60_000 })
-    assert.equal(byRoute.code, grpc.status.UNAVAILABLE)
-    assert.equal(byRoute.details, 'upstream request timeout')
-    assert.equal(lastRecord(0).flag, 'UT')
+    mesh.rules(index, { timeoutMs: 50, retry: NO_RETRY })
+    const byRoute = await mesh
+      .echo(index)
+      .unary(Buffer.from('x'), new grpc.Metadata(), { deadline: Date.now() + 60_000 })
+    assert.equal(byRoute.code, grpc.status.DEADLINE_EXCEEDED)
   })
 
   test(`a status that the rule names is retried, others are not ${where}`, async () => {
@@ -218,42 +145,31 @@ for (const index of [0, 1]) {
       if (code === grpc.status.OK) callback(null, call.request)
       else callback({ code, details: 'not now' })
     }
-    rules(index, { retry: { ...DEFAULT_RETRY, attempts: 2, backoffBaseMs: 1 } })
-    const outcome = await echo(index).unary(Buffer.from('again'))
+    mesh.rules(index, { retry: retry({ attempts: 2 }) })
+    const outcome = await mesh.echo(index).unary(Buffer.from('again'))
     assert.equal(outcome.code, grpc.status.OK)
     assert.equal(outcome.message!.toString(), 'again')
     assert.equal(calls, 3)
     calls = 0
     codes[0] = grpc.status.ABORTED
-    assert.equal((await echo(index).unary(Buffer.from('x'))).code, grpc.status.ABORTED)
+    assert.equal((await mesh.echo(index).unary(Buffer.from('x'))).code, grpc.status.ABORTED)
     assert.equal(calls, 1)
   })
 
   test(`no matching rule is UNIMPLEMENTED ${where}`, async () => {
-    rules(index, {
-      matches: [
-        {
-          path: { kind: 'exact', value: '/other', ignoreCase: false },
-          method: null,
-          scheme: null,
-          authority: null,
-          headers: [],
-          query: [],
-        },
-      ],
-    })
-    const outcome = await echo(index).unary(Buffer.from('x'))
+    mesh.rules(index, { matches: [pathIs('/other')] })
+    const outcome = await mesh.echo(index).unary(Buffer.from('x'))
     assert.equal(outcome.code, grpc.status.UNIMPLEMENTED)
-    assert.equal(lastRecord(0).flag, 'NR')
+    assert.equal(mesh.lastRecord(0).flag, 'NR')
   })
 
   test(`an injected gRPC abort carries its status ${where}`, async () => {
-    rules(index, { fault: { delayMs: 0, delayPpm: 0, abortStatus: 0, abortGrpcStatus: 8, abortPpm: 1_000_000 } })
-    const outcome = await echo(index).unary(Buffer.from('x'))
+    mesh.rules(index, { fault: abort({ abortStatus: 0, abortGrpcStatus: 8 }) })
+    const outcome = await mesh.echo(index).unary(Buffer.from('x'))
     assert.equal(outcome.code, grpc.status.RESOURCE_EXHAUSTED)
-    assert.equal(lastRecord(0).flag, 'FI')
-    rules(index, { fault: { delayMs: 0, delayPpm: 0, abortStatus: 503, abortGrpcStatus: null, abortPpm: 1_000_000 } })
-    assert.equal((await echo(index).unary(Buffer.from('x'))).code, grpc.status.UNAVAILABLE)
+    assert.equal(mesh.lastRecord(0).flag, 'FI')
+    mesh.rules(index, { fault: abort({ abortStatus: 503, abortGrpcStatus: null }) })
+    assert.equal((await mesh.echo(index).unary(Buffer.from('x'))).code, grpc.status.UNAVAILABLE)
   })
 
   test(`a long stream arrives whole ${where}`, async () => {
@@ -273,7 +189,7 @@ for (const index of [0, 1]) {
       }
       pump()
     }
-    const call = echo(index).stub.expand(Buffer.from('go'), new grpc.Metadata())
+    const call = mesh.echo(index).stub.expand(Buffer.from('go'), new grpc.Metadata())
     const status = statusOf(call)
     let received = 0
     for await (const message of call) {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { HeaderList } from '../../src/http/headers.ts'
 import { DEFAULT_RETRY, type Retry, type RetryCondition } from '../../src/model/route.ts'
-import { RetryPolicy } from '../../src/proxy/retry.ts'
+import { pushbackMsOf, RetryPolicy } from '../../src/proxy/retry.ts'
 
 function policyOn(...on: readonly RetryCondition[]): RetryPolicy {
   return RetryPolicy.compile({ ...DEFAULT_RETRY, on })
@@ -88,6 +89,31 @@ describe('retrying', () => {
     assert.equal(policy.shouldRetryStatus(200, 14), true)
     assert.equal(policy.shouldRetryStatus(200, 13), false)
     assert.equal(policy.shouldRetryConnectFailure, true)
+  })
+
+  test('a try with a limit that a gRPC upstream saw first is one that took too long', () => {
+    const limited = policyOf({ on: ['5xx'], perTryTimeoutMs: 100 })
+    assert.equal(limited.shouldRetryStatus(200, 4), true)
+    assert.equal(policyOf({ on: ['5xx'] }).shouldRetryStatus(200, 4), false)
+    assert.equal(policyOf({ on: ['unavailable'], perTryTimeoutMs: 100 }).shouldRetryStatus(200, 4), false)
+  })
+
+  test('waits as long as a gRPC server asks, and not at all for one that asks for no more', () => {
+    const asked: readonly [string | null, number][] = [
+      [null, 0],
+      ['0', 0],
+      ['250', 250],
+      ['10000', 10_000],
+      ['10001', -1],
+      ['-1', -1],
+      ['', -1],
+      ['soon', -1],
+      ['99999999999999999999', -1],
+    ]
+    for (const [text, waitMs] of asked) {
+      const headers = HeaderList.of(text === null ? [] : [['grpc-retry-pushback-ms', text]])
+      assert.equal(pushbackMsOf(headers), waitMs, String(text))
+    }
   })
 
   test('waits from the base upwards, doubling, at most ten times the base and half as much again', () => {

@@ -20,7 +20,14 @@ import { ERROR_CANCEL, ERROR_PROTOCOL } from './frame.ts'
 import { contentLengthOf, statusOf } from './header-rules.ts'
 import { INFORMATIONAL_COUNT_MAX } from './limits.ts'
 import { dropField, WEBSOCKET } from './request-head.ts'
-import { CLOSED_IN_ORDER, CLOSED_UNPROCESSED, type CloseCause, type H2Receiver, type H2Stream } from './stream.ts'
+import {
+  CLOSED_BY_PEER,
+  CLOSED_IN_ORDER,
+  CLOSED_UNPROCESSED,
+  type CloseCause,
+  type H2Receiver,
+  type H2Stream,
+} from './stream.ts'
 import { acceptOf } from './websocket-key.ts'
 
 /** A response head as received over HTTP/2. */
@@ -76,11 +83,11 @@ export class H2ClientStream implements ClientStream, H2Receiver {
   }
 
   /** The request will not be sent: there is no connection any more, or it cannot be said in HTTP/2. */
-  fail(reason: string, wasProcessed: boolean): void {
+  fail(reason: string, wasProcessed: boolean, errorCode?: number): void {
     if (this.isOver) return
     this.isOver = true
     this.head = null
-    this.receiver.onResponseReset(reason, wasProcessed)
+    this.receiver.onResponseReset(reason, wasProcessed, errorCode)
   }
 
   // --- ClientStream ---
@@ -169,7 +176,7 @@ export class H2ClientStream implements ClientStream, H2Receiver {
     const reason = closeReason('the upstream', cause, code)
     // The other half of a tunnel may still have been open.
     if (this.isOver && this.isTunnel && cause !== CLOSED_IN_ORDER) this.receiver.onResponseReset(reason, true)
-    else this.fail(reason, cause !== CLOSED_UNPROCESSED)
+    else this.fail(reason, cause !== CLOSED_UNPROCESSED, cause === CLOSED_BY_PEER ? code : undefined)
   }
 
   // --- inner workings ---

@@ -20,6 +20,7 @@ const VOLATILE: ReadonlySet<string> = new Set([
   'etag',
   'expires',
   'forwarded',
+  'grpc-timeout',
   'if-modified-since',
   'if-none-match',
   'last-modified',
