@@ -7,13 +7,14 @@
  * nothing is serialised again until the head is written.
  *
  *     bytes   |host: a\r\nx-id: 7\r\n...|        slots  [nameStart nameEnd valueStart valueEnd] [...]
- *     texts   ['x-added', 'value', ...]
+ *     texts   ['x-added', 'value', ...]          then what many messages share: constant-fields.ts
  *
  * Invariants: names are lower-case tokens; values contain no CR, LF or NUL; the byte part never contains a name of
  * NOT_FORWARDED, because the engine that builds it takes them out (what they said is in the fields of the head).
  */
 import { equalsText, FIELD_VALUE, latin1Slice, TOKEN_LOWER } from '../base/bytes.ts'
 import { WeftError } from '../base/errors.ts'
+import type { ConstantFields } from './constant-fields.ts'
 
 /** Where `writeTo` writes. */
 export interface FieldOutput {
@@ -50,6 +51,8 @@ export class HeaderList {
   private parsedCount: number
   /** Added fields: name, value, name, value. Null until there is one. */
   private texts: string[] | null
+  /** Come last; shared by many lists. Null nearly always on a list that nobody has passed on yet. */
+  private constant: ConstantFields | null
 
   /** Without arguments an empty list. The arguments are for engines: see `fromWire`. */
   constructor(bytes: Uint8Array = NO_BYTES, slots: Int32Array = NO_SLOTS, base = 0, count = 0) {
@@ -58,6 +61,7 @@ export class HeaderList {
     this.base = base
     this.parsedCount = count
     this.texts = null
+    this.constant = null
   }
 
   /**
@@ -86,19 +90,33 @@ export class HeaderList {
 
   /** Number of fields. */
   get length(): number {
+    const constantCount = this.constant === null ? 0 : this.constant.texts.length >>> 1
+    return this.addedCount + constantCount
+  }
+
+  /** Number of fields without the constant ones. */
+  private get addedCount(): number {
     return this.parsedCount + (this.texts === null ? 0 : this.texts.length >>> 1)
   }
 
   nameAt(index: number): string {
-    if (index >= this.parsedCount) return this.texts![(index - this.parsedCount) * 2]!
+    if (index >= this.parsedCount) return this.textAt(index, 0)
     const slot = this.base + index * SLOT_INTS
     return latin1Slice(this.bytes, this.slots[slot]!, this.slots[slot + 1]!)
   }
 
   valueAt(index: number): string {
-    if (index >= this.parsedCount) return this.texts![(index - this.parsedCount) * 2 + 1]!
+    if (index >= this.parsedCount) return this.textAt(index, 1)
     const slot = this.base + index * SLOT_INTS
     return latin1Slice(this.bytes, this.slots[slot + 2]!, this.slots[slot + 3]!)
+  }
+
+  /** Name (`part` 0) or value (1) of a field that did not come from the wire. */
+  private textAt(index: number, part: number): string {
+    const at = index - this.parsedCount
+    const texts = this.texts
+    const added = texts === null ? 0 : texts.length >>> 1
+    return at < added ? texts![at * 2 + part]! : this.constant!.texts[(at - added) * 2 + part]!
   }
 
   /** The first value of `name` (lower case); null when there is none. */
@@ -146,11 +164,57 @@ export class HeaderList {
     else this.texts.push(name, value)
   }
 
+  /** Adds fields that many messages share, after all others. None is in NOT_FORWARDED. */
+  appendConstant(fields: ConstantFields): void {
+    this.constant = this.constant === null ? fields : fields.after(this.constant)
+  }
+
   /** Removes all fields of that name (any case). */
   remove(name: string): void {
     const lower = name.toLowerCase()
     this.removeParsed(lower)
+    if (this.constant !== null && this.constant.indexOf(lower) >= 0) this.dissolveConstant()
     if (this.texts !== null) this.removeTexts(this.texts, lower)
+  }
+
+  // --- by position, without decoding a name ---
+
+  /** The first field from `from` on whose name begins with `prefix` (lower case), without the constant ones; or -1. */
+  indexOfPrefix(prefix: string, from: number): number {
+    const { bytes, slots, base, parsedCount, texts } = this
+    for (let i = from; i < parsedCount; i++) {
+      const start = slots[base + i * SLOT_INTS]!
+      if (slots[base + i * SLOT_INTS + 1]! - start >= prefix.length && equalsText(bytes, start, prefix)) return i
+    }
+    if (texts === null) return -1
+    for (let i = Math.max(from - parsedCount, 0) * 2; i < texts.length; i += 2) {
+      if (texts[i]!.startsWith(prefix)) return parsedCount + (i >>> 1)
+    }
+    return -1
+  }
+
+  /** Length of a name. The field is not a constant one. */
+  nameLengthAt(index: number): number {
+    if (index >= this.parsedCount) return this.texts![(index - this.parsedCount) * 2]!.length
+    const slot = this.base + index * SLOT_INTS
+    return this.slots[slot + 1]! - this.slots[slot]!
+  }
+
+  /** True when the field at `index`, whose name is as long, is called `name` (lower case). It is not a constant one. */
+  isNamed(index: number, name: string): boolean {
+    if (index >= this.parsedCount) return this.texts![(index - this.parsedCount) * 2] === name
+    return equalsText(this.bytes, this.slots[this.base + index * SLOT_INTS]!, name)
+  }
+
+  /** Removes one field, not a constant one. Those after it move down. */
+  removeAt(index: number): void {
+    if (index >= this.parsedCount) {
+      this.texts!.splice((index - this.parsedCount) * 2, 2)
+      return
+    }
+    const slot = this.base + index * SLOT_INTS
+    this.slots.copyWithin(slot, slot + SLOT_INTS, this.base + this.parsedCount * SLOT_INTS)
+    this.parsedCount--
   }
 
   /** A copy whose edits do not show in this one. The bytes are shared: they never change. */
@@ -158,31 +222,30 @@ export class HeaderList {
     const end = this.base + this.parsedCount * SLOT_INTS
     const copy = new HeaderList(this.bytes, this.slots.slice(this.base, end), 0, this.parsedCount)
     copy.texts = this.texts === null ? null : this.texts.slice()
+    copy.constant = this.constant
     return copy
   }
 
   /** Writes every field that goes to the next hop as `name: value CRLF`, in order. */
   writeTo(output: FieldOutput): void {
     this.writeParsed(output)
-    const texts = this.texts
-    if (texts === null) return
-    for (let i = 0; i < texts.length; i += 2) {
-      if (NOT_FORWARDED.has(texts[i]!)) continue
-      output.writeText(texts[i]!)
-      output.writeText(': ')
-      output.writeText(texts[i + 1]!)
-      output.writeText('\r\n')
-    }
+    if (this.texts !== null) writeTexts(this.texts, output)
+    const constant = this.constant
+    if (constant !== null) output.writeBytes(constant.bytes, 0, constant.bytes.length)
   }
 
   /** Appends every field that goes to the next hop, name and value, in order: for engines whose heads are lists. */
   appendTo(fields: string[]): void {
     for (let i = 0; i < this.parsedCount; i++) fields.push(this.nameAt(i), this.valueAt(i))
     const texts = this.texts
-    if (texts === null) return
-    for (let i = 0; i < texts.length; i += 2) {
-      if (!NOT_FORWARDED.has(texts[i]!)) fields.push(texts[i]!, texts[i + 1]!)
+    if (texts !== null) {
+      for (let i = 0; i < texts.length; i += 2) {
+        if (!NOT_FORWARDED.has(texts[i]!)) fields.push(texts[i]!, texts[i + 1]!)
+      }
     }
+    if (this.constant === null) return
+    const constants = this.constant.texts
+    for (let i = 0; i < constants.length; i += 2) fields.push(constants[i]!, constants[i + 1]!)
   }
 
   /** Neighbours that are spelled `name: value CRLF` on the wire, as nearly all are, go out as one run of bytes. */
@@ -220,11 +283,26 @@ export class HeaderList {
       if (slots[base + i * SLOT_INTS + 1]! - start === name.length && equalsText(bytes, start, name)) return i
     }
     const texts = this.texts
-    if (texts === null) return -1
-    for (let i = Math.max(from - parsedCount, 0) * 2; i < texts.length; i += 2) {
-      if (texts[i] === name) return parsedCount + (i >>> 1)
+    if (texts !== null) {
+      for (let i = Math.max(from - parsedCount, 0) * 2; i < texts.length; i += 2) {
+        if (texts[i] === name) return parsedCount + (i >>> 1)
+      }
     }
-    return -1
+    return this.constant === null ? -1 : this.indexOfConstant(this.constant, name, from)
+  }
+
+  private indexOfConstant(constant: ConstantFields, name: string, from: number): number {
+    const at = constant.indexOf(name)
+    const index = this.addedCount + (at >>> 1)
+    return at < 0 || index < from ? -1 : index
+  }
+
+  /** Makes the constant fields ordinary ones, which can be edited. */
+  private dissolveConstant(): void {
+    if (this.constant === null) return
+    if (this.texts === null) this.texts = this.constant.texts.slice()
+    else this.texts.push(...this.constant.texts)
+    this.constant = null
   }
 
   private removeParsed(name: string): void {
@@ -249,6 +327,16 @@ export class HeaderList {
       kept += 2
     }
     texts.length = kept
+  }
+}
+
+function writeTexts(texts: readonly string[], output: FieldOutput): void {
+  for (let i = 0; i < texts.length; i += 2) {
+    if (NOT_FORWARDED.has(texts[i]!)) continue
+    output.writeText(texts[i]!)
+    output.writeText(': ')
+    output.writeText(texts[i + 1]!)
+    output.writeText('\r\n')
   }
 }
 

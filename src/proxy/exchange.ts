@@ -24,6 +24,7 @@ import type { HeaderList } from '../http/headers.ts'
 import { BACKLOG_HIGH } from '../transport/conn.ts'
 import type { ClusterState, Endpoint } from './cluster.ts'
 import { BackingOffError } from './connect-backoff.ts'
+import { cleanTrailers } from './forwarding-headers.ts'
 import { grpcContentTypeOf, grpcStatusOf, httpStatusFor, impliedGrpcStatus, isGrpcRequest } from './grpc.ts'
 import { GrpcCall } from './grpc-call.ts'
 import type { HttpPool, PoolWaiter } from './http-pool.ts'
@@ -44,7 +45,6 @@ import {
   writeReply,
 } from './reply.ts'
 import { pushbackMsOf, type RetryPolicy } from './retry.ts'
-import { applyEdits } from './rewrite.ts'
 import type { CompiledDestination, CompiledRoute } from './route-table.ts'
 
 /** Request body kept for another try. 64 KiB as in Linkerd: more costs memory and is seldom idempotent. */
@@ -62,6 +62,8 @@ export interface ExchangeOrigin {
   route(exchange: Exchange): void
   /** Another try: pick an endpoint that is not in `exchange.tried` and call `forward`, or `reply`. */
   reroute(exchange: Exchange): void
+  /** The upstream answers: edit the head. */
+  onResponseHead(exchange: Exchange, headers: HeaderList): void
   /** The exchange is over: counters and access log. */
   record(exchange: Exchange): void
 }
@@ -81,7 +83,6 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   cluster: ClusterState | null
   endpoint: Endpoint | null
   retry: RetryPolicy | null
-  timeoutMs: number
   tryTimeoutMs: number
   /** What a fault rule injects, perhaps after its delay; 0 and -1 are none. */
   injectedStatus: number
@@ -134,7 +135,6 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.cluster = null
     this.endpoint = null
     this.retry = null
-    this.timeoutMs = 0
     this.tryTimeoutMs = 0
     this.injectedStatus = 0
     this.injectedGrpcStatus = -1
@@ -278,6 +278,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
 
   onRequestEnd(trailers: HeaderList | null): void {
     this.isRequestEnded = true
+    if (trailers !== null) cleanTrailers(trailers)
     this.trailers = trailers
     if (this.state === STATE_DONE) return
     if (this.mirrors !== null) {
@@ -349,7 +350,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.held = null
     this.status = head.status
     this.clear(this.tryDeadline)
-    if (this.route !== null) this.applyResponseEdits(head.headers)
+    this.origin.onResponseHead(this, head.headers)
     if (head.status === 101 || (this.head.method === 'CONNECT' && head.status < 300)) this.becomeTunnel()
     this.stream.writeHead(head)
   }
@@ -479,11 +480,6 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     if (this.endpoint === null) return
     if (status >= 500) this.endpoint.onFailure(status >= 502 && status <= 504, this.parts.nowMs())
     else this.endpoint.onSuccess(this.parts.nowMs())
-  }
-
-  private applyResponseEdits(headers: HeaderList): void {
-    if (this.route?.responseEdits != null) applyEdits(this.route.responseEdits, headers)
-    if (this.destination?.responseEdits != null) applyEdits(this.destination.responseEdits, headers)
   }
 
   private becomeTunnel(): void {

@@ -1,16 +1,20 @@
 // Hot path: see ARCHITECTURE.md, "Hot path rules".
 /**
- * Step 7b of the inbound path: HTTP. For every request: judge the policies of the destination, take a connection to the
+ * Step 7b of the inbound path: HTTP. For every request: say who calls, judge the policies of the destination, take a connection to the
  * app from the pool, forward. No routing happens here: the client's side has chosen this pod.
  */
 import { formatHostPort } from '../base/address.ts'
 import { describeError, FLAG_DOWNSTREAM_CLOSED, FLAG_NONE, type WeftError } from '../base/errors.ts'
 import type { ProtocolViolation } from '../http/codec.ts'
+import type { ConstantFields } from '../http/constant-fields.ts'
 import type { EdgeKey, EdgeMetrics, MetricProtocol } from '../telemetry/recorder.ts'
 import type { Conn } from '../transport/conn.ts'
+import { clientCertificateFields } from './client-certificate-header.ts'
 import type { Exchange } from './exchange.ts'
+import { FROM_MESH, FROM_OUTSIDE, type Origin, reachApp } from './forwarding-headers.ts'
 import { HttpSession, type HttpSessionOwner, versionText } from './http-session.ts'
 import type { InboundConnection } from './inbound.ts'
+import { identityOf } from './local-pods.ts'
 import { denialText, REPLY_DENIED } from './reply.ts'
 
 /** The HTTP of one inbound connection. */
@@ -19,9 +23,16 @@ export class InboundHttp implements HttpSessionOwner {
   private readonly inbound: InboundConnection
   private readonly edge: InboundEdge
   private grpcEdge: InboundEdge | null
+  private readonly origin: Origin
+  /** Who calls, as the app is told; null when it is not known. */
+  private readonly certificate: ConstantFields | null
 
   constructor(inbound: InboundConnection, downstream: Conn) {
+    const { peerIdentity } = inbound.arrival
     this.inbound = inbound
+    this.origin = peerIdentity === null ? FROM_OUTSIDE : FROM_MESH
+    this.certificate =
+      peerIdentity === null ? null : clientCertificateFields(identityOf(inbound.workload), peerIdentity)
     this.edge = new InboundEdge(inbound, 'http')
     this.grpcEdge = null
     this.session = new HttpSession(inbound.parts, downstream, this)
@@ -29,6 +40,7 @@ export class InboundHttp implements HttpSessionOwner {
 
   route(exchange: Exchange): void {
     const { parts, workload, facts } = this.inbound
+    reachApp(exchange.head.headers, this.origin, this.certificate, parts.random)
     const authorizer = parts.policies.authorizerOf(parts.snapshot, workload)
     if (!authorizer.isEmpty) {
       const decision = authorizer.authorizeExchange(facts, exchange.head)
@@ -43,6 +55,8 @@ export class InboundHttp implements HttpSessionOwner {
   reroute(exchange: Exchange): void {
     exchange.forward(this.inbound.poolFor(exchange))
   }
+
+  onResponseHead(): void {}
 
   record(exchange: Exchange): void {
     const { parts, arrival } = this.inbound

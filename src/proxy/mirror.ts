@@ -42,7 +42,10 @@ export function sendMirrors(
     if (endpoint === null || !isAllowed(outbound, exchange, state, endpoint)) continue
     const host = destination.service?.hostname ?? ''
     const pool = parts.upstreams.httpPool(source, state, endpoint, host, outbound.speaksHttp2(exchange))
-    exchange.addMirror(new MirroredRequest(exchange.head, pool))
+    const mirrored = new MirroredRequest(exchange.head, pool)
+    const path = parts.upstreams.pathTo(endpoint.workload, state.isMutualTls)
+    outbound.identify(mirrored.head.headers, path, endpoint.workload)
+    exchange.addMirror(mirrored)
   }
 }
 
@@ -56,7 +59,7 @@ function isAllowed(outbound: OutboundConnection, exchange: Exchange, state: Clus
 
 /** One mirrored request, fed by its exchange. */
 export class MirroredRequest implements PoolWaiter, ResponseReceiver {
-  private readonly head: RequestHead
+  readonly head: RequestHead
   private readonly pool: HttpPool
   private body: Uint8Array[]
   private bodyBytes: number

@@ -17,6 +17,7 @@ import type { EdgeKey } from '../telemetry/recorder.ts'
 import type { ClusterState, Endpoint } from './cluster.ts'
 import type { Exchange } from './exchange.ts'
 import { decideFault } from './fault.ts'
+import { leaveApp, prepareRetry, tellServiceTime, tellTimeout } from './forwarding-headers.ts'
 import { HttpSession, type HttpSessionOwner, versionText } from './http-session.ts'
 import { sendMirrors } from './mirror.ts'
 import type { EdgePair, OutboundConnection } from './outbound.ts'
@@ -33,17 +34,20 @@ import {
   REPLY_NO_ROUTE,
   REPLY_OVERFLOW,
 } from './reply.ts'
-import { addRequestId } from './request-id.ts'
+import { RequestOverrides } from './request-overrides.ts'
 import { RetryPolicy } from './retry.ts'
-import { applyEdits, rewriteTarget } from './rewrite.ts'
+import { applyEdits, rewriteRequest } from './rewrite.ts'
 import type { CompiledRoute } from './route-table.ts'
 import type { CompiledTraffic } from './route-tables.ts'
 import { PATH_ONE_HOP, PATH_PLAIN, type Path } from './upstreams.ts'
 
-/** The HTTP of one outbound connection. */
 /** What is retried where no rule says anything: two more tries when nobody can have acted on the request. */
 const RETRY_WITHOUT_RULES = RetryPolicy.compile(DEFAULT_RETRY)
 
+/** Where there is no service, and so no other endpoint: only what the app asks for. */
+const RETRY_NEVER = RetryPolicy.compile({ ...DEFAULT_RETRY, attempts: 0, on: [] })
+
+/** The HTTP of one outbound connection. */
 export class OutboundHttp implements HttpSessionOwner {
   readonly session: HttpSession
   private readonly outbound: OutboundConnection
@@ -62,14 +66,16 @@ export class OutboundHttp implements HttpSessionOwner {
   route(exchange: Exchange): void {
     const { parts, destination } = this.outbound
     const snapshot = parts.snapshot
-    addRequestId(exchange.head.headers, parts.random)
+    const { headers } = exchange.head
+    const overrides = exchange.route === null && leaveApp(headers, parts.random) ? RequestOverrides.take(headers) : null
     if (destination.service === null || destination.port === null) {
+      if (overrides !== null) this.govern(exchange, RETRY_NEVER, 0, overrides)
       this.routeDirect(exchange)
       return
     }
     const traffic = this.outbound.trafficOf(snapshot)
     if (traffic === null) {
-      exchange.retry = RETRY_WITHOUT_RULES
+      this.govern(exchange, RETRY_WITHOUT_RULES, 0, overrides)
       const cluster = parts.clusters.defaultCluster(destination.service, destination.port.number)
       this.toCluster(exchange, parts.clusters.get(cluster, snapshot))
       return
@@ -81,7 +87,7 @@ export class OutboundHttp implements HttpSessionOwner {
       return
     }
     if (compiled.routes.isEmpty) {
-      exchange.retry = RETRY_WITHOUT_RULES
+      this.govern(exchange, RETRY_WITHOUT_RULES, 0, overrides)
       this.toClusterKey(exchange, traffic.defaultCluster, compiled, snapshot)
       return
     }
@@ -91,11 +97,19 @@ export class OutboundHttp implements HttpSessionOwner {
       return
     }
     exchange.route = route
-    exchange.retry = route.retryPolicy
-    exchange.tryTimeoutMs = route.retryPolicy.perTryTimeoutMs
-    exchange.startDeadline(route.route.timeoutMs)
+    this.govern(exchange, route.retryPolicy, route.timeoutMs, overrides)
     const fault = route.route.fault
     if (fault === null || !this.injectFault(exchange, fault)) this.toRoute(exchange, route, compiled, snapshot)
+  }
+
+  /** Retries and time-outs: the rule's, unless the app asks for others. */
+  private govern(exchange: Exchange, policy: RetryPolicy, timeoutMs: number, overrides: RequestOverrides | null): void {
+    const wholeMs = overrides === null ? timeoutMs : overrides.timeoutOver(timeoutMs)
+    const retry = overrides === null ? policy : overrides.retryOver(policy, wholeMs)
+    exchange.retry = retry
+    exchange.tryTimeoutMs = retry.perTryTimeoutMs
+    if (wholeMs > 0) exchange.startDeadline(wholeMs)
+    tellTimeout(exchange.head.headers, wholeMs, retry.perTryTimeoutMs)
   }
 
   // --- fault ---
@@ -147,8 +161,7 @@ export class OutboundHttp implements HttpSessionOwner {
     }
     exchange.destination = destination
     const head = exchange.head
-    rewriteTarget(route, head)
-    if (destination.authority !== null) head.authority = destination.authority
+    rewriteRequest(route, destination.authority, head)
     if (route.requestEdits !== null) applyEdits(route.requestEdits, head.headers)
     if (destination.requestEdits !== null) applyEdits(destination.requestEdits, head.headers)
     if (mirrors.length > 0) sendMirrors(this.outbound, exchange, mirrors, compiled, snapshot)
@@ -182,6 +195,7 @@ export class OutboundHttp implements HttpSessionOwner {
     }
     exchange.endpoint = endpoint
     const path = parts.upstreams.pathTo(endpoint.workload, cluster.isMutualTls)
+    this.outbound.identify(exchange.head.headers, path, endpoint.workload)
     if (path === PATH_ONE_HOP && !this.isAllowed(exchange, endpoint.workload, endpoint.address, endpoint.port)) return
     const speaksHttp2 = this.outbound.speaksHttp2(exchange)
     const host = destination.service!.hostname
@@ -197,6 +211,7 @@ export class OutboundHttp implements HttpSessionOwner {
       return
     }
     const path = parts.upstreams.pathTo(workload, true)
+    this.outbound.identify(exchange.head.headers, path, workload)
     if (path === PATH_ONE_HOP && !this.isAllowed(exchange, workload, conn.localAddress, conn.localPort)) return
     const speaksHttp2 = this.outbound.speaksHttp2(exchange)
     exchange.forward(parts.upstreams.directPool(source, workload, conn.localAddress, conn.localPort, speaksHttp2))
@@ -222,8 +237,19 @@ export class OutboundHttp implements HttpSessionOwner {
 
   /** Another try: the route and the cluster stay, the endpoint changes. */
   reroute(exchange: Exchange): void {
+    prepareRetry(exchange.head.headers, exchange.attempt + 1)
     if (exchange.cluster === null) this.routeDirect(exchange)
     else this.toCluster(exchange, exchange.cluster)
+  }
+
+  // --- response ---
+
+  onResponseHead(exchange: Exchange, headers: HeaderList): void {
+    // Whole milliseconds from here on: a fraction would be an object of its own.
+    tellServiceTime(headers, Math.floor(this.outbound.parts.nowMs() - exchange.startedAtMs))
+    const { route, destination } = exchange
+    if (route !== null && route.responseEdits !== null) applyEdits(route.responseEdits, headers)
+    if (destination !== null && destination.responseEdits !== null) applyEdits(destination.responseEdits, headers)
   }
 
   // --- record ---

@@ -12,6 +12,7 @@
  */
 import { formatHostPort } from '../base/address.ts'
 import { FLAG_DOWNSTREAM_CLOSED, type Flag } from '../base/errors.ts'
+import type { HeaderList } from '../http/headers.ts'
 import { principalOf } from '../model/identity.ts'
 import type { Traffic } from '../model/route.ts'
 import { PROTOCOL_DETECT, type Protocol } from '../model/service.ts'
@@ -20,6 +21,7 @@ import type { Workload } from '../model/workload.ts'
 import type { EdgeKey, EdgeMetrics, MetricProtocol } from '../telemetry/recorder.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
 import type { ConnectionFacts } from './authorize.ts'
+import { ClientCertificates } from './client-certificate-header.ts'
 import type { ConnectionDescription, LiveConnection } from './connections.ts'
 import { type Destination, resolveDestination, resolveTargetPort } from './destination.ts'
 import { Detection, type DetectTarget, isHttp, speaksHttp2 } from './detect.ts'
@@ -51,6 +53,8 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
   private protocol: Protocol
   private http: OutboundHttp | null
   private relay: OutboundRelay | null
+  /** Null until the first request to a pod of this node. */
+  private certificates: ClientCertificates | null
   private isFinished: boolean
 
   constructor(parts: ProxyParts, source: LocalWorkload, conn: Conn) {
@@ -64,6 +68,7 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     this.protocol = PROTOCOL_DETECT
     this.http = null
     this.relay = null
+    this.certificates = null
     this.isFinished = false
   }
 
@@ -131,6 +136,14 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
       destinationIp: addressBytes(address),
       destinationPort: port,
     }
+  }
+
+  /** On one hop the app is told here who calls; otherwise the proxy of its own node does it. */
+  identify(headers: HeaderList, path: Path, workload: Workload): void {
+    if (path !== PATH_ONE_HOP) return
+    this.certificates ??= new ClientCertificates(this.source.identity)
+    const certificate = this.certificates.fieldsFor(workload)
+    if (certificate !== null) headers.appendConstant(certificate)
   }
 
   edgesTo(protocol: MetricProtocol, workload: Workload | null, port: number, path: Path): EdgePair {

@@ -147,11 +147,15 @@ export function directReply(status: number, body: string): Reply {
 
 const encoder = new TextEncoder()
 
+/** Tells a client that a limit was reached, as Envoy does: trying again at once would be no help. */
+const OVERLOADED = 'x-envoy-overloaded'
+
 /** Writes a whole response; returns the bytes of its body. The stream must not have answered yet. */
 export function writeReply(stream: ServerStream, reply: Reply, headers: HeaderList | null): number {
   const body = encoder.encode(reply.body)
   const list = headers ?? new HeaderList()
   if (body.length > 0 && !list.has('content-type')) list.set('content-type', 'text/plain')
+  if (reply.flag === FLAG_UPSTREAM_OVERFLOW) list.append(OVERLOADED, 'true')
   stream.writeHead({ status: reply.status, headers: list, bodyLength: body.length })
   if (body.length > 0) stream.writeBody(body, 0, body.length)
   stream.end(null)

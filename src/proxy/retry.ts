@@ -34,6 +34,11 @@ const MASK_BY_CONDITION: Readonly<Record<RetryCondition, number>> = {
   unavailable: ON_GRPC,
 }
 
+/** True for a condition that users can name. */
+export function isRetryCondition(name: string): name is RetryCondition {
+  return Object.hasOwn(MASK_BY_CONDITION, name)
+}
+
 /** gRPC status codes that can be asked for. */
 const GRPC_STATUS_BY_CONDITION: Readonly<Partial<Record<RetryCondition, number>>> = {
   cancelled: 1,
@@ -75,6 +80,7 @@ export class RetryPolicy {
   readonly shouldRetryConnectFailure: boolean
   /** The try took longer than `perTryTimeoutMs`. */
   readonly shouldRetryTimeout: boolean
+  private readonly rule: Retry
   private readonly mask: number
   private readonly grpcMask: number
   private readonly statuses: readonly number[]
@@ -92,6 +98,7 @@ export class RetryPolicy {
     this.shouldRetryTimeout = (mask & anyFailure) !== 0
     // A gRPC upstream is told the limit of its try, and may see before us that it is over.
     if (this.shouldRetryTimeout && (retry.perTryTimeoutMs ?? 0) > 0) grpcMask |= 1 << GRPC_DEADLINE_EXCEEDED
+    this.rule = retry
     this.attempts = Math.max(0, retry.attempts)
     this.perTryTimeoutMs = retry.perTryTimeoutMs ?? 0
     this.avoidsPreviousHosts = retry.avoidsPreviousHosts
@@ -104,6 +111,24 @@ export class RetryPolicy {
 
   static compile(retry: Retry): RetryPolicy {
     return new RetryPolicy(retry)
+  }
+
+  /** The same policy with that many retries, that time-out for each try, and with more conditions and statuses. */
+  with(
+    attempts: number,
+    perTryTimeoutMs: number,
+    on: readonly RetryCondition[],
+    statuses: readonly number[],
+  ): RetryPolicy {
+    const { rule } = this
+    return new RetryPolicy({
+      attempts,
+      perTryTimeoutMs,
+      on: rule.on.concat(on),
+      statuses: rule.statuses.concat(statuses),
+      backoffBaseMs: rule.backoffBaseMs,
+      avoidsPreviousHosts: rule.avoidsPreviousHosts,
+    })
   }
 
   /** `grpcStatus` is -1 when the answer has none (yet). */

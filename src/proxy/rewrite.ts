@@ -12,6 +12,7 @@ import { parseSubstitution, type Regex, type SubstitutionPiece } from '../base/r
 import type { RequestHead } from '../http/codec.ts'
 import { type HeaderList, NOT_FORWARDED } from '../http/headers.ts'
 import type { HeaderEdits, HeaderPair, Rewrite } from '../model/route.ts'
+import { tellRewrite } from './forwarding-headers.ts'
 import { compileRegex, PATH_ANY, PATH_SEGMENTS, PATH_WHOLE, type PathMatcher } from './matchers.ts'
 import { pathEndOf } from './path.ts'
 
@@ -80,7 +81,23 @@ export interface PathRewriting {
   readonly rewrite: CompiledRewrite | null
 }
 
-/** Changes target and authority of `head` as the route says. To be done once per exchange, after matching. */
+/**
+ * Changes target and authority of `head` as the route and its destination say, and tells the server what they were. To
+ * be done once per exchange, after matching.
+ */
+export function rewriteRequest(route: PathRewriting, destinationAuthority: string | null, head: RequestHead): void {
+  if (route.rewrite === null && destinationAuthority === null) return
+  const { target, authority } = head
+  rewriteTarget(route, head)
+  if (destinationAuthority !== null) head.authority = destinationAuthority
+  tellRewrite(
+    head.headers,
+    head.target === target ? null : target,
+    head.authority === authority || authority === '' ? null : authority,
+  )
+}
+
+/** Changes target and authority of `head` as the route says. */
 export function rewriteTarget(route: PathRewriting, head: RequestHead): void {
   const rewrite = route.rewrite
   if (rewrite === null) return

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { latin1Slice } from '../../src/base/bytes.ts'
+import { ConstantFields } from '../../src/http/constant-fields.ts'
 import { type FieldOutput, HeaderList } from '../../src/http/headers.ts'
 import { RecordingServer } from '../support/h1-recorders.ts'
 import { SeededRandom } from '../support/seeded-random.ts'
@@ -168,4 +169,79 @@ test('random edits leave what a plain list of pairs would have', () => {
       assert.equal(written(list), model.map(([other, text]) => `${other}: ${text}\r\n`).join(''))
     }
   }
+})
+
+test('constant fields come last, are read like all others, and are shared by lists without a copy', () => {
+  const constant = new ConstantFields(['x-c', '1', 'x-d', '2'])
+  const first = parsed('A: 1')
+  const second = new HeaderList()
+  for (const list of [first, second]) list.appendConstant(constant)
+  first.add('b', '2')
+  assert.equal(written(first), 'a: 1\r\nb: 2\r\nx-c: 1\r\nx-d: 2\r\n')
+  assert.deepEqual(pairs(second), [
+    ['x-c', '1'],
+    ['x-d', '2'],
+  ])
+  assert.equal(first.get('x-d'), '2')
+  assert.equal(first.getJoined('x-d'), '2')
+  assert.equal(first.get('x-e'), null)
+  first.add('x-c', '0')
+  assert.equal(first.getJoined('x-c'), '0, 1')
+  const fields: string[] = []
+  second.appendTo(fields)
+  assert.deepEqual(fields, ['x-c', '1', 'x-d', '2'])
+})
+
+test('constant fields can be edited in one list; the others keep them', () => {
+  const constant = new ConstantFields(['x-c', '1', 'x-d', '2'])
+  const list = parsed('A: 1')
+  list.appendConstant(constant)
+  const copy = list.clone()
+  list.remove('X-C')
+  list.set('x-d', '3')
+  assert.equal(written(list), 'a: 1\r\nx-d: 3\r\n')
+  assert.equal(written(copy), 'a: 1\r\nx-c: 1\r\nx-d: 2\r\n')
+  assert.deepEqual(constant.texts, ['x-c', '1', 'x-d', '2'])
+})
+
+test('constant fields are added to constant fields', () => {
+  const first = new ConstantFields(['x-c', '1'])
+  const second = new ConstantFields(['x-d', '2'])
+  const list = new HeaderList()
+  list.appendConstant(first)
+  list.appendConstant(second)
+  assert.equal(written(list), 'x-c: 1\r\nx-d: 2\r\n')
+  assert.equal(second.after(first), second.after(first), 'two that were joined once are not joined again')
+  assert.deepEqual(second.after(new ConstantFields(['x-e', '3'])).texts, ['x-e', '3', 'x-d', '2'])
+})
+
+test('constant fields that could end a line are refused', () => {
+  for (const texts of [
+    ['x', 'a\r\nb: c'],
+    ['x', 'a\0'],
+    ['X', 'a'],
+    ['x y', 'a'],
+    ['', 'a'],
+    ['x', ' a'],
+    ['x', 'snow \u2603'],
+  ]) {
+    assert.throws(() => new ConstantFields(texts), { code: 'WEFT_PROTOCOL' }, JSON.stringify(texts))
+  }
+})
+
+test('fields are found by the beginning of their name and removed by position', () => {
+  const list = parsed('A: 1', 'X-B: 2', 'XC: 3', 'X-D: 4')
+  list.add('x-e', '5')
+  list.add('f', '6')
+  const found: number[] = []
+  for (let at = list.indexOfPrefix('x-', 0); at >= 0; at = list.indexOfPrefix('x-', at + 1)) found.push(at)
+  assert.deepEqual(found, [1, 3, 4])
+  assert.equal(list.nameLengthAt(4), 3)
+  assert.equal(list.isNamed(4, 'x-e'), true)
+  assert.equal(list.isNamed(1, 'x-b'), true)
+  assert.equal(list.isNamed(1, 'x-d'), false)
+  list.removeAt(4)
+  list.removeAt(1)
+  assert.equal(written(list), 'a: 1\r\nxc: 3\r\nx-d: 4\r\nf: 6\r\n')
+  assert.equal(list.indexOfPrefix('x-longer-than-any', 0), -1)
 })

@@ -22,6 +22,7 @@ class Owner implements HttpSessionOwner {
   }
 
   reroute(): void {}
+  onResponseHead(): void {}
   record(): void {}
   onSessionClosed(): void {}
 

@@ -42,3 +42,17 @@ export function fieldKind(bytes: Uint8Array, start: number, length: number): num
       return FIELD_OTHER
   }
 }
+
+/** Names, and beginnings of names, that say who asks and what for. */
+const FOR_EVERY_HOP: readonly string[] = ['authorization', 'cookie', 'forwarded', 'x-real-ip', 'x-request-id']
+const FOR_EVERY_HOP_PREFIXES: readonly string[] = ['x-forwarded-', 'x-envoy-']
+
+/**
+ * False for a header (lower case) that Connection must not name: whoever could, would decide which of a request's
+ * credentials and origins the next hop gets to see. RFC 9110 section 7.6.1 forbids it to the sender.
+ */
+export function mayBeNominated(name: string): boolean {
+  if (FOR_EVERY_HOP.includes(name)) return false
+  for (const prefix of FOR_EVERY_HOP_PREFIXES) if (name.startsWith(prefix)) return false
+  return true
+}

@@ -29,6 +29,7 @@ import {
   FIELD_NOMINATED,
   FIELD_OTHER,
   fieldKind,
+  mayBeNominated,
   NAMED_KIND_COUNT,
 } from './field-kinds.ts'
 import { claimBytes, claimSlots } from './head-storage.ts'
@@ -205,7 +206,7 @@ export class HeadParser {
   /** Keeps fields of that name (lower case) from being forwarded. False when Connection must not name it. */
   nominate(name: string): boolean {
     this.nominations++
-    if (this.nominations > NOMINATIONS_MAX) return false
+    if (this.nominations > NOMINATIONS_MAX || !mayBeNominated(name)) return false
     for (let i = 0; i < this.count; i++) {
       const start = this.slots[i * SLOT_INTS]!
       if (this.slots[i * SLOT_INTS + 1]! - start !== name.length) continue

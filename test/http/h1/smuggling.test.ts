@@ -74,6 +74,15 @@ const REFUSED: readonly (readonly [head: string, body: string, reason: string])[
   ['host : other\r\n', '', 'space_before_colon'],
   ['Connection: content-length\r\nContent-Length: 4\r\n', 'abcd', 'bad_connection'],
   ['Connection: close, Host\r\n', '', 'bad_connection'],
+  // --- who asks: no client decides what of it the next hop sees ---
+  ['Connection: authorization\r\nAuthorization: a\r\n', '', 'bad_connection'],
+  ['Connection: Cookie\r\nCookie: a=b\r\n', '', 'bad_connection'],
+  ['Connection: close, forwarded\r\n', '', 'bad_connection'],
+  ['Connection: x-forwarded-for\r\nX-Forwarded-For: 192.0.2.1\r\n', '', 'bad_connection'],
+  ['Connection: X-Forwarded-Client-Cert\r\n', '', 'bad_connection'],
+  ['Connection: x-envoy-internal\r\n', '', 'bad_connection'],
+  ['Connection: x-request-id\r\n', '', 'bad_connection'],
+  ['Connection: X-Real-IP\r\n', '', 'bad_connection'],
 ]
 
 for (const [head, body, reason] of REFUSED) {

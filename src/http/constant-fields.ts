@@ -1,0 +1,55 @@
+// Hot path: see ARCHITECTURE.md, "Hot path rules".
+/**
+ * Header fields that a proxy adds to many messages as they are: made once, checked once, and written as one run of
+ * bytes. A header list refers to them and copies nothing, so that they cost a message no memory (see headers.ts).
+ */
+import { FIELD_VALUE, latin1Bytes, TOKEN_LOWER } from '../base/bytes.ts'
+import { WeftError } from '../base/errors.ts'
+
+/** Fields of different names. */
+export class ConstantFields {
+  /** Name (lower case), value, name, value. Never changed. */
+  readonly texts: readonly string[]
+  /** The same as lines of HTTP/1. */
+  readonly bytes: Uint8Array
+  /** What `after` joined last: one connection joins the same two again and again. */
+  private before: ConstantFields | null
+  private joined: ConstantFields | null
+
+  /** Throws WeftError WEFT_PROTOCOL when a field could not stand on the wire as it is. */
+  constructor(texts: readonly string[]) {
+    let lines = ''
+    for (let i = 0; i < texts.length; i += 2) {
+      checkField(texts[i]!, texts[i + 1]!)
+      lines += `${texts[i]}: ${texts[i + 1]}\r\n`
+    }
+    this.texts = texts
+    this.bytes = latin1Bytes(lines)
+    this.before = null
+    this.joined = null
+  }
+
+  /** Where `name` stands in `texts`; -1 when it does not. */
+  indexOf(name: string): number {
+    const texts = this.texts
+    for (let i = 0; i < texts.length; i += 2) if (texts[i] === name) return i
+    return -1
+  }
+
+  /** Those of `before`, and then these. */
+  after(before: ConstantFields): ConstantFields {
+    if (this.before !== before || this.joined === null) {
+      this.before = before
+      this.joined = new ConstantFields(before.texts.concat(this.texts))
+    }
+    return this.joined
+  }
+}
+
+function checkField(name: string, value: string): void {
+  let isGood = name !== '' && value.trim() === value
+  for (let i = 0; i < name.length; i++) if (TOKEN_LOWER[name.charCodeAt(i)] !== name.charCodeAt(i)) isGood = false
+  for (let i = 0; i < value.length; i++) if (!FIELD_VALUE[value.charCodeAt(i)]) isGood = false
+  if (isGood) return
+  throw new WeftError('WEFT_PROTOCOL', `header ${JSON.stringify(name)} cannot be sent: its name or value is malformed`)
+}
