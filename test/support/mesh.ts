@@ -59,6 +59,8 @@ export class TestRecorder implements Recorder {
   isLogging = true
   readonly records: AccessRecord[] = []
   readonly edges: EdgeKey[] = []
+  /** Exchanges by `reporter flag status`. */
+  readonly finished = new Map<string, number>()
   opened = 0
   closed = 0
   received = 0
@@ -67,7 +69,10 @@ export class TestRecorder implements Recorder {
   edge(key: EdgeKey): EdgeMetrics {
     this.edges.push(key)
     return {
-      exchangeFinished: () => {},
+      exchangeFinished: (status, _grpcStatus, flag) => {
+        const outcome = `${key.reporter} ${flag} ${status}`
+        this.finished.set(outcome, (this.finished.get(outcome) ?? 0) + 1)
+      },
       connectionOpened: () => {
         this.opened++
       },
