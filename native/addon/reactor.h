@@ -29,7 +29,7 @@ namespace weft {
 enum EventKind : int32_t {
   kEventAccepted = 1,     /* on a listener; a: id of the connection */
   kEventConnected = 2,    /* TCP is there; with TLS the handshake begins */
-  kEventSecured = 3,      /* the handshake is done, the peer's chain verified */
+  kEventSecured = 3,      /* the peer's chain is verified; a: protocol agreed on, by number, or -1 */
   kEventBytes = 4,        /* a: offset in the arena, b: length */
   kEventEnded = 5,        /* the peer's end: FIN, with TLS close_notify */
   kEventFinished = 6,     /* our end, and all before it, is with the kernel */

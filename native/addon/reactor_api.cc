@@ -9,6 +9,7 @@
 #include <string>
 
 #include "reactor_call.h"
+#include "tls_tickets.h"
 
 namespace weft {
 
@@ -258,16 +259,22 @@ static napi_value CreateReactor(napi_env env, napi_callback_info info) {
   return object;
 }
 
-/* createTlsContext(chain, key, bundle): an opaque object. Throws Error when they cannot be used. */
+/*
+ * createTlsContext(chain, key, bundle, protocols, resumptionScope): an opaque object. Throws Error when they
+ * cannot be used.
+ */
 static napi_value CreateTlsContext(napi_env env, napi_callback_info info) {
-  Call call(env, info, 3);
-  std::string chain = call.Text(0);
-  std::string key = call.Text(1);
-  std::string bundle = call.Text(2);
+  Call call(env, info, 5);
+  TlsMaterial material;
+  material.chain = call.Text(0);
+  material.key = call.Text(1);
+  material.bundle = call.Text(2);
+  material.protocols = call.Binary(3);
+  if (call.is_valid && !call.IsNull(4)) material.resumption_scope = call.Binary(4);
   if (!call.is_valid) return nullptr;
   std::string failure = "OpenSSL refuses";
-  TlsContext* context = TlsContext::New(chain, key, bundle, &failure);
-  OPENSSL_cleanse(key.data(), key.size());
+  TlsContext* context = TlsContext::New(material, &failure);
+  OPENSSL_cleanse(material.key.data(), material.key.size());
   if (context == nullptr) {
     napi_throw_error(env, nullptr, failure.c_str());
     return nullptr;
@@ -293,11 +300,21 @@ static napi_value DescribeVerify(napi_env env, napi_callback_info info) {
   return TextOf(env, DescribeVerifyResult(call.Int(0)));
 }
 
+#ifdef WEFT_TESTING
+/* advanceTicketClock(seconds) */
+static napi_value AdvanceTickets(napi_env env, napi_callback_info info) {
+  Call call(env, info, 1);
+  AdvanceTicketClock(call.Int(0));
+  return nullptr;
+}
+#endif
+
 static const Method kAddonFunctions[] = {
-    {"createReactor", CreateReactor},
-    {"createTlsContext", CreateTlsContext},
-    {"describeTlsError", DescribeTls},
-    {"describeVerifyResult", DescribeVerify},
+#ifdef WEFT_TESTING
+    {"advanceTicketClock", AdvanceTickets},
+#endif
+    {"createReactor", CreateReactor},       {"createTlsContext", CreateTlsContext},
+    {"describeTlsError", DescribeTls},      {"describeVerifyResult", DescribeVerify},
 };
 
 /* OpenSSL 3.0: nothing of a later version is used, and an earlier one lacks what is. */

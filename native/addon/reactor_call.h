@@ -70,6 +70,21 @@ class Call {
     return Within(static_cast<const uint8_t*>(bytes), size, offset, length);
   }
 
+  /* A copy of all bytes of the Uint8Array at `index`. */
+  std::string Binary(size_t index) {
+    size_t size = 0;
+    const uint8_t* bytes = Bytes(index, 0, 0);
+    if (!is_valid) return "";
+    napi_get_typedarray_info(env_, arguments_[index], nullptr, &size, nullptr, nullptr, nullptr);
+    if (size == 0) return "";
+    return std::string(reinterpret_cast<const char*>(bytes), size);
+  }
+
+  bool IsNull(size_t index) {
+    napi_valuetype type = napi_undefined;
+    return napi_typeof(env_, arguments_[index], &type) == napi_ok && type == napi_null;
+  }
+
   const uint8_t* Within(const uint8_t* bytes, size_t size, int32_t offset, int32_t length) {
     if (!is_valid) return nullptr;
     if (offset < 0 || length < 0 || static_cast<size_t>(offset) > size ||

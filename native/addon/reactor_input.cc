@@ -246,7 +246,7 @@ void Reactor::StepHandshake(Connection* connection) {
     } else if (!SendWindow(connection)) {
       return;
     }
-    Push(connection->id, kEventSecured, connection->tls->has_agreed_h2() ? 1 : 0, 0);
+    Push(connection->id, kEventSecured, connection->tls->agreed_protocol(), 0);
   } else if (result == TlsResult::kWaiting) {
     SendWindow(connection);
   } else {

@@ -1,7 +1,8 @@
 /*
- * TLS as the mesh uses it: version 1.3 only, AES-GCM, X25519 or P-256, ALPN h2, certificates on both sides,
- * no server name, no tickets, no compressed certificates. Chains are verified by OpenSSL against the bundle
- * and nothing else; what the certificate must name is checked in src/transport/tls-identity.ts.
+ * TLS as the mesh uses it: version 1.3 only, AES-GCM, X25519 or P-256, ALPN, certificates on both sides, no
+ * server name, no compressed certificates; tickets only where they are asked for. Chains are verified by
+ * OpenSSL against the bundle and nothing else; what the certificate must name is checked in
+ * src/transport/tls-identity.ts.
  */
 #include "tls_context.h"
 
@@ -10,11 +11,26 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
+#include <cstring>
 #include <memory>
+#include <mutex>
+#include <set>
+
+#include "tls_tickets.h"
 
 namespace weft {
 
-static const unsigned char kAlpn[] = {2, 'h', '2'};
+/*
+ * Bytes of certificates that a peer may show. A leaf and three intermediates of the largest RSA keys in use
+ * are half of it; OpenSSL's own limit is 100 KB, which an unproved peer could make us hold and parse.
+ */
+static constexpr long kCertificateBytesMax = 32768;
+
+/* Intermediates between a leaf and its root. */
+static constexpr int kChainDepthMax = 8;
+
+/* Different lists of protocols that a process can use; programs have one or two. */
+static constexpr size_t kProtocolListsMax = 64;
 
 /*
  * SSL_OP_NO_TX_CERTIFICATE_COMPRESSION and SSL_OP_NO_RX_CERTIFICATE_COMPRESSION of OpenSSL 3.2, by number:
@@ -38,13 +54,62 @@ static Owned<BIO> ReaderOf(const std::string& text) {
 /* A key with a passphrase must fail, not ask at the terminal. */
 static int NoPassphrase(char*, int, int, void*) { return -1; }
 
-static int SelectAlpn(SSL*, const unsigned char** chosen, unsigned char* chosen_length,
-                      const unsigned char* offered, unsigned int offered_length, void*) {
+// --- application protocols ---
+
+/*
+ * The one copy of a list, which stays: contexts live on in sessions after nobody else knows them, and point
+ * to it. Null when it is no list, or there are too many.
+ */
+static const std::string* KeepProtocols(const std::string& list) {
+  size_t at = 0;
+  while (at < list.size() && list[at] != 0) at += 1 + static_cast<unsigned char>(list[at]);
+  if (list.empty() || at != list.size()) return nullptr;
+  static std::mutex mutex;
+  static std::set<std::string> lists;
+  std::lock_guard<std::mutex> lock(mutex);
+  auto known = lists.find(list);
+  if (known != lists.end()) return &*known;
+  return lists.size() < kProtocolListsMax ? &*lists.insert(list).first : nullptr;
+}
+
+/* Our order decides. Without a match the peer gets the alert no_application_protocol (RFC 7301). */
+static int SelectProtocol(SSL*, const unsigned char** chosen, unsigned char* chosen_length,
+                          const unsigned char* offered, unsigned int offered_length, void* kept) {
+  const std::string* ours = static_cast<const std::string*>(kept);
   unsigned char* found = nullptr;
-  int result = SSL_select_next_proto(&found, chosen_length, kAlpn, sizeof(kAlpn), offered, offered_length);
+  int result =
+      SSL_select_next_proto(&found, chosen_length, reinterpret_cast<const unsigned char*>(ours->data()),
+                            static_cast<unsigned int>(ours->size()), offered, offered_length);
   *chosen = found;
   return result == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
+
+int AgreedProtocol(const SSL* ssl) {
+  const unsigned char* name = nullptr;
+  unsigned int length = 0;
+  SSL_get0_alpn_selected(ssl, &name, &length);
+  const std::string* ours = static_cast<const std::string*>(SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl)));
+  int index = 0;
+  for (size_t at = 0; at < ours->size(); at += 1 + static_cast<unsigned char>((*ours)[at]), index++) {
+    if (static_cast<unsigned char>((*ours)[at]) == length && memcmp(&(*ours)[at + 1], name, length) == 0) {
+      return index;
+    }
+  }
+  return -1;
+}
+
+static bool UseProtocols(SSL_CTX* context, bool is_server, const std::string& list) {
+  const std::string* kept = KeepProtocols(list);
+  if (kept == nullptr || SSL_CTX_set_app_data(context, const_cast<std::string*>(kept)) != 1) return false;
+  if (is_server) {
+    SSL_CTX_set_alpn_select_cb(context, SelectProtocol, const_cast<std::string*>(kept));
+    return true;
+  }
+  return SSL_CTX_set_alpn_protos(context, reinterpret_cast<const unsigned char*>(kept->data()),
+                                 static_cast<unsigned int>(kept->size())) == 0;
+}
+
+// --- credentials ---
 
 static bool UseChain(SSL_CTX* context, const std::string& chain) {
   Owned<BIO> reader = ReaderOf(chain);
@@ -74,8 +139,7 @@ static bool UseBundle(SSL_CTX* context, const std::string& bundle) {
   }
 }
 
-static SSL_CTX* NewContext(bool is_server, const std::string& chain, const std::string& key,
-                           const std::string& bundle, std::string* failure) {
+static SSL_CTX* NewContext(bool is_server, const TlsMaterial& material, std::string* failure) {
   Owned<SSL_CTX> context(SSL_CTX_new(TLS_method()));
   SSL_CTX* raw = context.get();
   if (raw == nullptr || SSL_CTX_set_min_proto_version(raw, TLS1_3_VERSION) != 1 ||
@@ -85,23 +149,28 @@ static SSL_CTX* NewContext(bool is_server, const std::string& chain, const std::
     *failure = "OpenSSL refuses the protocol settings";
     return nullptr;
   }
-  SSL_CTX_set_options(raw, SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE | kNoCertificateCompression);
+  bool has_tickets = is_server && !material.resumption_scope.empty();
+  SSL_CTX_set_options(raw, SSL_OP_CIPHER_SERVER_PREFERENCE | kNoCertificateCompression);
   SSL_CTX_set_session_cache_mode(raw, SSL_SESS_CACHE_OFF);
-  SSL_CTX_set_num_tickets(raw, 0);
+  if (!has_tickets) {
+    SSL_CTX_set_options(raw, SSL_OP_NO_TICKET);
+    SSL_CTX_set_num_tickets(raw, 0);
+  } else if (!UseTickets(raw, material.resumption_scope)) {
+    *failure = "OpenSSL refuses session tickets";
+    return nullptr;
+  }
   // RELEASE_BUFFERS: an idle connection keeps no record buffers, which is half of its memory.
   SSL_CTX_set_mode(raw, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_verify(raw, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
-  if (is_server) {
-    SSL_CTX_set_alpn_select_cb(raw, SelectAlpn, nullptr);
-  } else if (SSL_CTX_set_alpn_protos(raw, kAlpn, sizeof(kAlpn)) != 0) {
-    *failure = "OpenSSL refuses ALPN";
-    return nullptr;
-  }
-  if (!UseChain(raw, chain)) {
+  SSL_CTX_set_verify_depth(raw, kChainDepthMax);
+  SSL_CTX_set_max_cert_list(raw, kCertificateBytesMax);
+  if (!UseProtocols(raw, is_server, material.protocols)) {
+    *failure = "the list of application protocols cannot be used";
+  } else if (!UseChain(raw, material.chain)) {
     *failure = "the certificate chain cannot be used";
-  } else if (!UseKey(raw, key)) {
+  } else if (!UseKey(raw, material.key)) {
     *failure = "the key cannot be used, or is not the certificate's";
-  } else if (!UseBundle(raw, bundle)) {
+  } else if (!UseBundle(raw, material.bundle)) {
     *failure = "the trust bundle cannot be used";
   } else {
     return context.release();
@@ -109,12 +178,11 @@ static SSL_CTX* NewContext(bool is_server, const std::string& chain, const std::
   return nullptr;
 }
 
-TlsContext* TlsContext::New(const std::string& chain, const std::string& key, const std::string& bundle,
-                            std::string* failure) {
+TlsContext* TlsContext::New(const TlsMaterial& material, std::string* failure) {
   ERR_clear_error();
   auto made = std::make_unique<TlsContext>();
-  made->client = NewContext(false, chain, key, bundle, failure);
-  if (made->client != nullptr) made->server = NewContext(true, chain, key, bundle, failure);
+  made->client = NewContext(false, material, failure);
+  if (made->client != nullptr) made->server = NewContext(true, material, failure);
   ERR_clear_error();
   return made->server == nullptr ? nullptr : made.release();
 }

@@ -10,6 +10,18 @@
 
 namespace weft {
 
+struct TlsMaterial {
+  /* PEM: leaf first, then intermediates. */
+  std::string chain;
+  std::string key;
+  /* PEM: trusted roots. */
+  std::string bundle;
+  /* As in RFC 7301: each behind its length, best first. */
+  std::string protocols;
+  /* 32 bytes; a session is resumed only by a server with the same. Empty: none is. */
+  std::string resumption_scope;
+};
+
 struct TlsContext {
   SSL_CTX* client = nullptr;
   SSL_CTX* server = nullptr;
@@ -19,12 +31,12 @@ struct TlsContext {
   TlsContext& operator=(const TlsContext&) = delete;
   ~TlsContext();
 
-  /* PEM texts: leaf first, then intermediates; key; trusted roots. Null, and `failure` set, if they do not
-   * fit. */
-  static TlsContext* New(const std::string& chain, const std::string& key, const std::string& bundle,
-                         std::string* failure);
+  /* Null, and `failure` set, if the parts do not fit. */
+  static TlsContext* New(const TlsMaterial& material, std::string* failure);
 };
 
+/* Which of the context's protocols a finished handshake agreed on; -1 for none of them. */
+int AgreedProtocol(const SSL* ssl);
 /* The reason in an OpenSSL error, in words; empty when it has none. */
 std::string DescribeTlsError(uint32_t error);
 /* Why a certificate was refused, in words. */

@@ -128,13 +128,6 @@ void TlsSession::End() {
 
 int TlsSession::verify_result() const { return static_cast<int>(SSL_get_verify_result(ssl_)); }
 
-bool TlsSession::has_agreed_h2() const {
-  const unsigned char* name = nullptr;
-  unsigned int length = 0;
-  SSL_get0_alpn_selected(ssl_, &name, &length);
-  return length == 2 && memcmp(name, "h2", 2) == 0;
-}
-
 uint8_t* TlsSession::PeerCertificate(size_t* length) const {
   X509* certificate = SSL_get1_peer_certificate(ssl_);
   if (certificate == nullptr) return nullptr;

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "reactor_queue.h"
+#include "tls_context.h"
 
 namespace weft {
 
@@ -48,8 +49,8 @@ class TlsSession {
   uint32_t error() const { return error_; }
   /* X509_V_OK, or why the peer's certificate was refused. */
   int verify_result() const;
-  /* True when "h2" was agreed on. */
-  bool has_agreed_h2() const;
+  /* Which of its context's protocols was agreed on; -1 for none of them. */
+  int agreed_protocol() const { return AgreedProtocol(ssl_); }
   /* DER of the peer's certificate, to be freed with FreeCertificate; null when it showed none. */
   uint8_t* PeerCertificate(size_t* length) const;
   static void FreeCertificate(uint8_t* der);

@@ -16,6 +16,7 @@ export class FailedConn implements Conn, Flushable {
   readonly remoteAddress: string
   readonly remotePort: number
   readonly peerIdentity = null
+  readonly alpn = null
   private readonly error: WeftError
 
   constructor(transport: Transport, handler: Handler, address: string, port: number, error: WeftError) {

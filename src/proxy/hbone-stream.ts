@@ -107,6 +107,11 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
     return this.host.conn.peerIdentity
   }
 
+  /** What runs inside a tunnel is not agreed on by TLS. */
+  get alpn(): string | null {
+    return null
+  }
+
   get backlog(): number {
     return this.stream === null ? 0 : this.stream.backlog
   }

@@ -35,6 +35,8 @@ export interface Conn {
   readonly remotePort: number
   /** SPIFFE identity that the peer's certificate proved; null without mutual TLS. */
   readonly peerIdentity: string | null
+  /** Application protocol that TLS agreed on (RFC 7301); null without TLS, and inside a tunnel. */
+  readonly alpn: string | null
 
   /** Takes `length` bytes from `offset`; returns the backlog. Above `BACKLOG_HIGH` stop writing until `onDrain`. */
   write(bytes: Uint8Array, offset: number, length: number): number
@@ -71,7 +73,23 @@ export const BACKLOG_HIGH = 262_144
 /** Credentials of one identity, as TLS uses them. Made by `Transport.tlsContext`; replaced whole at rotation. */
 export interface TlsContext {
   readonly identity: string
+  readonly options: TlsOptions
 }
+
+/** What credentials are used for: made once for the tunnels, and once more for a listener of another kind. */
+export interface TlsOptions {
+  /** Application protocols, best first. A peer that offers none of them is refused with the alert for that. */
+  readonly alpn: readonly string[]
+  /**
+   * Clients may come back to a listener, at any worker of the process, without another full handshake: for an hour at
+   * most, while their certificate lasts, and only to the same identity, bundle and protocols. Off for HBONE. What we
+   * dial is never resumed. The transport on node:tls never resumes.
+   */
+  readonly isResumable: boolean
+}
+
+/** HBONE: HTTP/2 alone, and every connection proves anew who it is. */
+export const TLS_OF_TUNNELS: TlsOptions = { alpn: ['h2'], isResumable: false }
 
 /** PEM texts. `key` never leaves the process. */
 export interface TlsMaterial {
@@ -87,7 +105,8 @@ export interface TlsMaterial {
 
 /** Gives the context to use for the next handshake, so that a rotation reaches listeners that are already open. */
 export interface TlsContextSource {
-  current(): TlsContext | null
+  /** The address is the connection's local one, which on a captured connection is its original destination. */
+  current(localAddress: string, localPort: number): TlsContext | null
 }
 
 /** Where a listener listens: a descriptor that is already bound (by the capture), or an address to bind. */
@@ -129,8 +148,8 @@ export interface Transport {
    * `expectedIdentities` (WEFT_PEER_IDENTITY otherwise). Takes ownership of `origin.fd` in every case.
    */
   connect(options: ConnectOptions, handler: Handler): Conn
-  /** Throws WeftError WEFT_CERTIFICATE when key, chain or bundle are not usable. */
-  tlsContext(material: TlsMaterial): TlsContext
+  /** For tunnels, unless told otherwise. Throws WeftError WEFT_CERTIFICATE when key, chain or bundle are not usable. */
+  tlsContext(material: TlsMaterial, options?: TlsOptions): TlsContext
   /** Runs `flushable.flush()` once at the end of the current batch of events (coalesced output). */
   atBatchEnd(flushable: Flushable): void
 }

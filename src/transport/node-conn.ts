@@ -54,6 +54,8 @@ const LINGER_BYTES_MAX = 1_048_576
 /** How long a reset waits for a shutdown in flight, which normally ends within one turn of the loop. */
 const RESET_WAIT_MS = 1_000
 
+const NO_PROTOCOLS: readonly string[] = []
+
 /** What a connection needs of its transport. */
 export interface ConnOwner {
   readonly slab: OutputSlab
@@ -70,6 +72,9 @@ export class NodeConn implements Conn, Flushable {
   remoteAddress = ''
   remotePort = 0
   peerIdentity: string | null = null
+  alpn: string | null = null
+  /** Protocols that TLS was to agree on. */
+  protocols: readonly string[] = NO_PROTOCOLS
   isFlushPending = false
   /** Set by the transport while a connect or handshake is under way. */
   deadline: NodeJS.Timeout | null = null
@@ -322,7 +327,8 @@ export class NodeConn implements Conn, Flushable {
   }
 
   /** With TLS, where bytes go from now on. */
-  attachTls(socket: Socket): void {
+  attachTls(socket: Socket, protocols: readonly string[]): void {
+    this.protocols = protocols
     const raw = this.raw!
     raw.removeListener('close', onSocketClose)
     this.socket = socket
@@ -410,7 +416,7 @@ export class NodeConn implements Conn, Flushable {
 
   private describe(error: unknown, state: State, isTls: boolean): WeftError {
     if (error instanceof WeftError) return error
-    if (isTls && (state === STATE_OPENING || isTlsFailure(error))) return tlsError(error, this.peerName)
+    if (isTls && (state === STATE_OPENING || isTlsFailure(error))) return tlsError(error, this.peerName, this.protocols)
     if (state === STATE_OPENING) return connectError(error, this.remoteAddress, this.remotePort)
     return new WeftError('WEFT_RESET', `${this.peerName} reset the connection`, error)
   }

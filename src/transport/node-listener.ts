@@ -12,7 +12,8 @@ import type { Acceptor, Handler, ListenerHandle, ListenTarget, TlsContextSource 
 import { type ConnOwner, NodeConn } from './node-conn.ts'
 import { KEEP_ALIVE_MS } from './node-settings.ts'
 import { canonicalOf } from './node-socket-link.ts'
-import { checkClient, type NodeTlsContext, tlsError } from './node-tls.ts'
+import { agreedProtocol, checkClient, type NodeTlsContext, tlsError } from './node-tls.ts'
+import { cutHandshake } from './tls-identity.ts'
 
 /** Connections waiting in the kernel to be accepted. 4096: the kernel's own default cap (net.core.somaxconn). */
 const ACCEPT_BACKLOG = 4_096
@@ -34,8 +35,8 @@ export class NodeListener implements ListenerHandle {
   private readonly source: TlsContextSource | null
   private readonly acceptor: Acceptor
   private readonly server: Server
-  private context: NodeTlsContext | null = null
-  private terminator: tls.Server | null = null
+  /** Contexts that are no longer used are forgotten with their servers. */
+  private readonly terminators = new WeakMap<NodeTlsContext, tls.Server>()
   /** Accepted sockets whose handshake is not over, by the addresses of both ends: the TLSSocket names no other link. */
   private readonly handshakes = new Map<string, Socket>()
 
@@ -94,16 +95,27 @@ export class NodeListener implements ListenerHandle {
   }
 
   private accept(raw: Socket): void {
-    if (this.source === null) this.open(raw, null, null)
+    if (this.source === null) this.open(raw)
     else this.startTls(raw)
   }
 
   /** The connection is ready for protocol code. */
-  private open(raw: Socket, socket: tls.TLSSocket | null, peerIdentity: string | null): void {
+  private open(raw: Socket): void {
     const conn = new NodeConn(this.owner, NO_HANDLER)
     conn.attachRaw(raw)
-    if (socket !== null) conn.attachTls(socket)
+    this.handOver(conn)
+  }
+
+  private openTls(raw: Socket, socket: tls.TLSSocket, context: NodeTlsContext, peerIdentity: string): void {
+    const conn = new NodeConn(this.owner, NO_HANDLER)
+    conn.attachRaw(raw)
+    conn.attachTls(socket, context.options.alpn)
     conn.peerIdentity = peerIdentity
+    conn.alpn = agreedProtocol(socket, context)
+    this.handOver(conn)
+  }
+
+  private handOver(conn: NodeConn): void {
     conn.handler = this.acceptor.onAccept(conn)
     conn.opened(false)
   }
@@ -114,8 +126,9 @@ export class NodeListener implements ListenerHandle {
     const remote = canonicalOf(raw.remoteAddress)
     // Until a TLSSocket or a NodeConn listens; what failed is told by the close.
     raw.on('error', ignore)
-    const terminator = this.currentTerminator()
-    if (terminator === null) {
+    const local = canonicalOf(raw.localAddress)
+    const context = this.source!.current(local, raw.localPort ?? 0) as NodeTlsContext | null
+    if (context === null) {
       raw.resetAndDestroy()
       this.refuse(new WeftError('WEFT_TLS', `there is no certificate yet to show to ${remote}`), remote)
       return
@@ -130,25 +143,23 @@ export class NodeListener implements ListenerHandle {
     const key = keyOf(raw)
     this.handshakes.set(key, raw)
     raw.once('close', () => {
-      if (this.handshakes.delete(key)) this.refuse(tlsError({ code: 'ECONNRESET' }, remote), remote)
+      if (this.handshakes.delete(key)) this.refuse(cutHandshake(remote), remote)
     })
-    terminator.emit('connection', raw)
+    this.terminatorOf(context).emit('connection', raw)
   }
 
-  /** A terminator with the newest credentials; null when there are none. */
-  private currentTerminator(): tls.Server | null {
-    const context = this.source!.current() as NodeTlsContext | null
-    if (context === null) return null
-    if (this.terminator === null || this.context !== context) {
-      this.context = context
-      this.terminator = tls.createServer(context.serverOptions)
-      this.terminator.on('secureConnection', (socket) => this.finishTls(socket, context.trustDomain))
-      this.terminator.on('tlsClientError', (error, socket) => this.failTls(error, socket))
+  private terminatorOf(context: NodeTlsContext): tls.Server {
+    let terminator = this.terminators.get(context)
+    if (terminator === undefined) {
+      terminator = tls.createServer(context.serverOptions)
+      terminator.on('secureConnection', (socket) => this.finishTls(socket, context))
+      terminator.on('tlsClientError', (error, socket) => this.failTls(error, socket, context))
+      this.terminators.set(context, terminator)
     }
-    return this.terminator
+    return terminator
   }
 
-  private finishTls(socket: tls.TLSSocket, trustDomain: string): void {
+  private finishTls(socket: tls.TLSSocket, context: NodeTlsContext): void {
     const key = keyOf(socket)
     const raw = this.handshakes.get(key)
     if (raw === undefined) {
@@ -157,7 +168,7 @@ export class NodeListener implements ListenerHandle {
     }
     this.handshakes.delete(key)
     const remote = canonicalOf(raw.remoteAddress)
-    const result = checkClient(socket, trustDomain, remote)
+    const result = checkClient(socket, context, remote)
     if (result instanceof WeftError) {
       // The peer may have sent its first request already: a reset, so that it cannot take silence for an answer.
       socket.on('error', ignore)
@@ -166,10 +177,10 @@ export class NodeListener implements ListenerHandle {
       return
     }
     socket.allowHalfOpen = true
-    this.open(raw, socket, result)
+    this.openTls(raw, socket, context, result)
   }
 
-  private failTls(error: Error, socket: tls.TLSSocket): void {
+  private failTls(error: Error, socket: tls.TLSSocket, context: NodeTlsContext): void {
     const key = keyOf(socket)
     const raw = this.handshakes.get(key)
     // Without it the socket was closed already, and the failure reported then.
@@ -179,7 +190,7 @@ export class NodeListener implements ListenerHandle {
     // OpenSSL's alert is on its way out: ended, not reset.
     socket.on('error', ignore)
     raw.destroySoon()
-    this.refuse(tlsError(error, remote), remote)
+    this.refuse(tlsError(error, remote, context.options.alpn), remote)
   }
 }
 

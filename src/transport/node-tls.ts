@@ -1,6 +1,6 @@
 /**
- * TLS as the mesh uses it, on node:tls: version 1.3 only, AES-GCM, X25519 or P-256, ALPN h2, certificates on both
- * sides, no SNI and no resumption. What a peer must prove is decided in tls-identity.ts.
+ * TLS as the mesh uses it, on node:tls: version 1.3 only, AES-GCM, X25519 or P-256, ALPN, certificates on both sides,
+ * no SNI and no resumption. What a peer must prove is decided in tls-identity.ts.
  *
  * node:tls does not tell TLS's own end (close_notify) from a connection that was cut: both come as an end, and now and
  * then even a reset does, when a write of OpenSSL's own met it first. Whoever speaks over TLS must therefore be able to
@@ -9,9 +9,8 @@
 import { constants } from 'node:crypto'
 import * as tls from 'node:tls'
 import { describeError, WeftError } from '../base/errors.ts'
-import type { TlsContext, TlsMaterial } from './conn.ts'
+import type { TlsContext, TlsMaterial, TlsOptions } from './conn.ts'
 import {
-  ALPN_PROTOCOL,
   checkClientNames,
   checkMaterial,
   cutHandshake,
@@ -37,6 +36,7 @@ const SECURE_OPTIONS =
 /** Ready-made credentials of one identity. */
 export class NodeTlsContext implements TlsContext {
   readonly identity: string
+  readonly options: TlsOptions
   readonly trustDomain: string
   /** For connections that we make. */
   readonly clientContext: tls.SecureContext
@@ -44,9 +44,9 @@ export class NodeTlsContext implements TlsContext {
   readonly serverOptions: tls.TlsOptions
 
   /** Throws WeftError WEFT_CERTIFICATE when key, chain and bundle do not fit or the leaf is not for the identity. */
-  constructor(material: TlsMaterial, handshakeTimeoutMs: number) {
-    checkMaterial(material)
-    const options: tls.SecureContextOptions = {
+  constructor(material: TlsMaterial, options: TlsOptions, handshakeTimeoutMs: number) {
+    checkMaterial(material, options)
+    const settings: tls.SecureContextOptions = {
       cert: material.certificateChain,
       key: material.key,
       ca: material.bundle,
@@ -57,17 +57,18 @@ export class NodeTlsContext implements TlsContext {
       secureOptions: SECURE_OPTIONS,
     }
     this.identity = material.identity
+    this.options = options
     this.trustDomain = material.trustDomain
     try {
-      this.clientContext = tls.createSecureContext(options)
+      this.clientContext = tls.createSecureContext(settings)
     } catch (error) {
       throw new WeftError('WEFT_CERTIFICATE', `key and certificate of ${material.identity} do not fit together`, error)
     }
     this.serverOptions = {
-      ...options,
+      ...settings,
       // The preference is in secureOptions already; this switch would truncate those to 32 bits.
       honorCipherOrder: false,
-      ALPNProtocols: [ALPN_PROTOCOL],
+      ALPNProtocols: [...options.alpn],
       requestCert: true,
       // Checked by checkClient, which sees who it was: node:tls would drop the peer before it can be named in the log.
       rejectUnauthorized: false,
@@ -76,19 +77,25 @@ export class NodeTlsContext implements TlsContext {
   }
 }
 
+/** What TLS agreed on; null when on none of ours. */
+export function agreedProtocol(socket: tls.TLSSocket, context: NodeTlsContext): string | null {
+  const { alpnProtocol } = socket
+  return typeof alpnProtocol === 'string' && context.options.alpn.includes(alpnProtocol) ? alpnProtocol : null
+}
+
 /**
- * Judges the client of a finished handshake: chain verified, h2 agreed, and exactly one workload identity in
- * `trustDomain`. Returns the identity, or why it is refused.
+ * Judges the client of a finished handshake: chain verified, a protocol agreed on, and exactly one workload identity in
+ * the trust domain. Returns the identity, or why it is refused.
  */
-export function checkClient(socket: tls.TLSSocket, trustDomain: string, peer: string): string | WeftError {
+export function checkClient(socket: tls.TLSSocket, context: NodeTlsContext, peer: string): string | WeftError {
   // The type says Error, the value is OpenSSL's code as text.
   if (socket.authorized !== true) return refusedCertificate(String(socket.authorizationError), peer)
-  if (socket.alpnProtocol !== ALPN_PROTOCOL) return noCommonProtocol(peer)
-  return checkClientNames(socket.getPeerX509Certificate()?.subjectAltName ?? '', trustDomain, peer)
+  if (agreedProtocol(socket, context) === null) return noCommonProtocol(peer, context.options.alpn)
+  return checkClientNames(socket.getPeerX509Certificate()?.subjectAltName ?? '', context.trustDomain, peer)
 }
 
 /** The error for a TLS failure that node:tls reported, at whatever point of the connection. */
-export function tlsError(error: unknown, peer: string): WeftError {
+export function tlsError(error: unknown, peer: string, protocols: readonly string[]): WeftError {
   if (error instanceof WeftError) return error
   const code = codeOf(error)
   switch (code) {
@@ -97,6 +104,9 @@ export function tlsError(error: unknown, peer: string): WeftError {
     case 'ECONNRESET':
     case 'EPIPE':
       return cutHandshake(peer, error)
+    case 'ERR_SSL_NO_APPLICATION_PROTOCOL':
+    case 'ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL':
+      return noCommonProtocol(peer, protocols)
     default:
       return new WeftError('WEFT_TLS', `TLS with ${peer} failed (${code || describeError(error)})`, error)
   }

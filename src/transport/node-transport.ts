@@ -9,26 +9,28 @@ import { closeSync } from 'node:fs'
 import { Socket, type TcpSocketConnectOpts } from 'node:net'
 import * as tls from 'node:tls'
 import { WeftError } from '../base/errors.ts'
-import type {
-  Acceptor,
-  Conn,
-  ConnectOptions,
-  Flushable,
-  Handler,
-  ListenerHandle,
-  ListenTarget,
-  TlsContext,
-  TlsContextSource,
-  TlsMaterial,
-  Transport,
+import {
+  type Acceptor,
+  type Conn,
+  type ConnectOptions,
+  type Flushable,
+  type Handler,
+  type ListenerHandle,
+  type ListenTarget,
+  TLS_OF_TUNNELS,
+  type TlsContext,
+  type TlsContextSource,
+  type TlsMaterial,
+  type TlsOptions,
+  type Transport,
 } from './conn.ts'
 import { connectError, connectTimeout } from './connect-error.ts'
 import { type ConnOwner, NodeConn } from './node-conn.ts'
 import { NodeListener } from './node-listener.ts'
 import { DEFAULT_NODE_TRANSPORT_SETTINGS, KEEP_ALIVE_MS, type NodeTransportSettings } from './node-settings.ts'
-import { NodeTlsContext } from './node-tls.ts'
+import { agreedProtocol, NodeTlsContext } from './node-tls.ts'
 import { OutputSlab } from './output-slab.ts'
-import { ALPN_PROTOCOL, checkServer, noCommonProtocol } from './tls-identity.ts'
+import { checkServer, noCommonProtocol } from './tls-identity.ts'
 
 /** Receive buffer that all dialled sockets share. 64 KiB: libuv reads at most that much at once. */
 const READ_BUFFER_BYTES = 65_536
@@ -96,8 +98,8 @@ export class NodeTransport implements Transport, ConnOwner {
 
   // --- making connections ---
 
-  tlsContext(material: TlsMaterial): TlsContext {
-    return new NodeTlsContext(material, this.settings.handshakeTimeoutMs)
+  tlsContext(material: TlsMaterial, options: TlsOptions = TLS_OF_TUNNELS): TlsContext {
+    return new NodeTlsContext(material, options, this.settings.handshakeTimeoutMs)
   }
 
   listen(target: ListenTarget, source: TlsContextSource | null, acceptor: Acceptor): Promise<ListenerHandle> {
@@ -162,7 +164,7 @@ function startTls(conn: NodeConn, raw: Socket, context: NodeTlsContext, expected
   const socket = tls.connect({
     socket: raw,
     secureContext: context.clientContext,
-    ALPNProtocols: [ALPN_PROTOCOL],
+    ALPNProtocols: [...context.options.alpn],
     // Stated, because an environment variable can turn the default off.
     rejectUnauthorized: true,
     checkServerIdentity: (_host, certificate) => {
@@ -172,10 +174,11 @@ function startTls(conn: NodeConn, raw: Socket, context: NodeTlsContext, expected
       return undefined
     },
   })
-  conn.attachTls(socket)
+  conn.attachTls(socket, context.options.alpn)
   socket.once('secureConnect', () => {
-    if (socket.alpnProtocol !== ALPN_PROTOCOL) {
-      conn.fail(noCommonProtocol(conn.peerName))
+    conn.alpn = agreedProtocol(socket, context)
+    if (conn.alpn === null) {
+      conn.fail(noCommonProtocol(conn.peerName, context.options.alpn))
     } else if (conn.peerIdentity === null) {
       conn.fail(new WeftError('WEFT_TLS', `${conn.peerName} proved no identity`))
     } else {

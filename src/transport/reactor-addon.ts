@@ -24,8 +24,17 @@ export interface ReactorAddon {
     keepAliveSeconds: number,
     isPoisoning: boolean,
   ): Reactor | number
-  /** PEM texts. Throws Error with the reason when they cannot be used. */
-  createTlsContext(chain: string, key: string, bundle: string): NativeTlsContext
+  /**
+   * PEM texts; protocols as RFC 7301 writes them, each behind its length. `resumptionScope` is 32 bytes: a session is
+   * resumed only where they are the same; null when none is. Throws Error with the reason when they cannot be used.
+   */
+  createTlsContext(
+    chain: string,
+    key: string,
+    bundle: string,
+    protocols: Uint8Array,
+    resumptionScope: Uint8Array | null,
+  ): NativeTlsContext
   /** OpenSSL's words for an error; empty when it has none. */
   describeTlsError(code: number): string
   describeVerifyResult(code: number): string
@@ -69,7 +78,7 @@ export interface Reactor {
 export const EVENT_ACCEPTED = 1
 /** The TCP connection stands; with TLS the handshake begins. */
 export const EVENT_CONNECTED = 2
-/** The handshake is done and the chain verified; a: 1 when h2 was agreed on. */
+/** The handshake is done and the chain verified; a: which of the context's protocols was agreed on, -1 for none. */
 export const EVENT_SECURED = 3
 /** a: offset in the arena, b: length. */
 export const EVENT_BYTES = 4

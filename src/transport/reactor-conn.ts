@@ -14,6 +14,7 @@ import type { NodeTransportSettings } from './node-settings.ts'
 import { FAILURE_TLS, type Reactor, type ReactorAddon } from './reactor-addon.ts'
 import { describeFailure } from './reactor-failure.ts'
 import type { ReactorListener } from './reactor-listener.ts'
+import type { ReactorTlsContext } from './reactor-tls.ts'
 
 const STATE_OPENING = 0
 const STATE_OPEN = 1
@@ -62,10 +63,9 @@ export class ReactorConn implements Conn {
   remoteAddress = ''
   remotePort = 0
   peerIdentity: string | null = null
-  /** Dialled, and TLS follows the TCP connection. */
-  isDialledTls = false
-  /** Accepted: the domain in which the client must have its identity. */
-  trustDomain = ''
+  alpn: string | null = null
+  /** Credentials of a connection with TLS, until its handshake is over. */
+  tls: ReactorTlsContext | null = null
   /** The TCP connection stands, TLS is not done. */
   isHandshaking = false
   /** Set by who makes the connection, while a connect or handshake is under way; later our own. */
@@ -355,6 +355,7 @@ export class ReactorConn implements Conn {
   opened(): void {
     this.clearDeadline()
     this.isHandshaking = false
+    this.tls = null
     this.state = STATE_OPEN
     if (this.idleTimeoutMs > 0) this.setIdleTimeout(this.idleTimeoutMs)
     this.handler.onOpen(this)

@@ -19,7 +19,7 @@ export function describeFailure(
   const peer = conn.listener === null ? conn.peerName : conn.remoteAddress
   switch (kind) {
     case FAILURE_TLS:
-      return tlsFailure(addon, code, verifyResult, peer)
+      return tlsFailure(addon, code, verifyResult, peer, conn.tls)
     case FAILURE_TRUNCATED:
       if (conn.isHandshaking) return cutHandshake(peer)
       return new WeftError('WEFT_RESET', `${peer} cut the connection without the end that TLS asks for`)

@@ -115,7 +115,7 @@ export class ReactorListener implements ListenerHandle {
   private startTls(conn: ReactorConn): void {
     const { handshakesMax, handshakeTimeoutMs } = this.owner.settings
     const remote = conn.remoteAddress
-    const context = this.source!.current() as ReactorTlsContext | null
+    const context = this.source!.current(conn.localAddress, conn.localPort) as ReactorTlsContext | null
     // From here on the connection's end is the handshake's.
     conn.listener = this
     conn.isHandshaking = true
@@ -126,18 +126,20 @@ export class ReactorListener implements ListenerHandle {
       const text = `${remote} was refused: ${handshakesMax} TLS handshakes are unfinished on port ${this.port}`
       conn.fail(new WeftError('WEFT_LIMIT', text))
     } else {
-      conn.trustDomain = context.trustDomain
+      conn.tls = context
       conn.setDeadline(onHandshakeTimeout, handshakeTimeoutMs)
       this.owner.reactor.startTls(conn.id, context.native)
     }
   }
 
   /** The chain is verified: judges who the client is. */
-  secured(conn: ReactorConn, hasAgreedH2: boolean): void {
+  secured(conn: ReactorConn, alpn: string | null): void {
     const remote = conn.remoteAddress
-    const result = hasAgreedH2
-      ? checkClientNames(subjectAltNameOf(this.owner.reactor.peerCertificate(conn.id)), conn.trustDomain, remote)
-      : noCommonProtocol(remote)
+    const { trustDomain, options } = conn.tls!
+    const result =
+      alpn === null
+        ? noCommonProtocol(remote, options.alpn)
+        : checkClientNames(subjectAltNameOf(this.owner.reactor.peerCertificate(conn.id)), trustDomain, remote)
     // The peer may have sent its first request already: a reset, so that it cannot take silence for an answer.
     if (result instanceof WeftError) {
       conn.fail(result)
@@ -146,6 +148,7 @@ export class ReactorListener implements ListenerHandle {
     this.handshakeCount--
     conn.listener = null
     conn.peerIdentity = result
+    conn.alpn = alpn
     this.open(conn)
   }
 

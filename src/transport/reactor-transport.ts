@@ -16,9 +16,11 @@ import {
   type Handler,
   type ListenerHandle,
   type ListenTarget,
+  TLS_OF_TUNNELS,
   type TlsContext,
   type TlsContextSource,
   type TlsMaterial,
+  type TlsOptions,
   type Transport,
 } from './conn.ts'
 import { connectError, connectTimeout } from './connect-error.ts'
@@ -166,7 +168,7 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
         this.connected(target)
         break
       case EVENT_SECURED:
-        this.secured(target, a === 1)
+        this.secured(target, a)
         break
       case EVENT_FAILED:
         target.failed(a & 0xff, a >> 8, b)
@@ -227,8 +229,8 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
 
   // --- making connections ---
 
-  tlsContext(material: TlsMaterial): TlsContext {
-    return new ReactorTlsContext(this.addon, material)
+  tlsContext(material: TlsMaterial, options: TlsOptions = TLS_OF_TUNNELS): TlsContext {
+    return new ReactorTlsContext(this.addon, material, options)
   }
 
   listen(target: ListenTarget, source: TlsContextSource | null, acceptor: Acceptor): Promise<ListenerHandle> {
@@ -247,7 +249,8 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
     conn.remoteAddress = address
     conn.remotePort = port
     conn.expectedIdentities = options.expectedIdentities
-    const native = options.tls === null ? null : (options.tls as ReactorTlsContext).native
+    const tls = options.tls as ReactorTlsContext | null
+    const native = tls === null ? null : tls.native
     const localAddress = origin.fd === null ? (origin.localAddress ?? '') : ''
     const id = this.reactor.connect(origin.fd ?? -1, address, port, localAddress, native)
     if (id < 0) {
@@ -255,7 +258,7 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
       return conn
     }
     conn.id = id
-    conn.isDialledTls = native !== null
+    conn.tls = tls
     this.register(id, conn)
     conn.deadline = setTimeout(onConnectTimeout, options.timeoutMs, conn, options)
     return conn
@@ -263,26 +266,30 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
 
   private connected(conn: ReactorConn): void {
     conn.readEndpoints()
-    if (conn.isDialledTls) conn.isHandshaking = true
+    if (conn.tls !== null) conn.isHandshaking = true
     else conn.opened()
   }
 
   /** The chain is verified: judges who the peer is. */
-  private secured(conn: ReactorConn, hasAgreedH2: boolean): void {
+  private secured(conn: ReactorConn, protocol: number): void {
+    if (!conn.isHandshaking) return
+    const protocols = conn.tls!.options.alpn
+    const alpn = protocols[protocol] ?? null
     if (conn.listener !== null) {
-      conn.listener.secured(conn, hasAgreedH2)
+      conn.listener.secured(conn, alpn)
       return
     }
-    if (!conn.isHandshaking) return
     const names = subjectAltNameOf(this.reactor.peerCertificate(conn.id))
-    const result = hasAgreedH2
-      ? checkServer(names, conn.expectedIdentities, conn.peerName)
-      : noCommonProtocol(conn.peerName)
+    const result =
+      alpn === null
+        ? noCommonProtocol(conn.peerName, protocols)
+        : checkServer(names, conn.expectedIdentities, conn.peerName)
     if (result instanceof WeftError) {
       conn.fail(result)
       return
     }
     conn.peerIdentity = result
+    conn.alpn = alpn
     this.reactor.approve(conn.id)
     conn.opened()
   }

@@ -6,16 +6,20 @@ import { X509Certificate } from 'node:crypto'
 import { WeftError } from '../base/errors.ts'
 import { parseIdentity } from '../model/identity.ts'
 import { uriNames, workloadIdentities } from '../model/subject-alt-name.ts'
-import type { TlsMaterial } from './conn.ts'
-
-/** The one application protocol: HBONE is HTTP/2. */
-export const ALPN_PROTOCOL = 'h2'
+import type { TlsMaterial, TlsOptions } from './conn.ts'
 
 const PEM_CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g
 
-/** Throws WeftError WEFT_CERTIFICATE when chain or bundle cannot be read or the leaf is not for the identity. */
-export function checkMaterial(material: TlsMaterial): void {
+/**
+ * Throws WeftError WEFT_CERTIFICATE when chain or bundle cannot be read, the leaf is not for the identity, or there is
+ * no protocol to agree on.
+ */
+export function checkMaterial(material: TlsMaterial, { alpn }: TlsOptions): void {
   const name = material.identity
+  // RFC 7301, section 3.1: a name takes 1 to 255 bytes. Without any, peers would agree on nothing.
+  if (alpn.length === 0 || alpn.some((protocol) => !/^[\x21-\x7e]{1,255}$/.test(protocol))) {
+    throw new WeftError('WEFT_CERTIFICATE', `the application protocols for ${name} cannot be used: ${alpn.join(', ')}`)
+  }
   // An empty or unreadable bundle must never fall back to the public roots that Node brings along.
   if (countCertificates(material.bundle, `trust bundle of ${name}`) === 0) {
     throw new WeftError('WEFT_CERTIFICATE', `the trust bundle of ${name} holds no certificate`)
@@ -72,8 +76,8 @@ export function refusedCertificate(reason: string, peer: string): WeftError {
   return new WeftError('WEFT_TLS', `the certificate of ${peer} was refused: ${reason}; is it from our trust domain?`)
 }
 
-export function noCommonProtocol(peer: string): WeftError {
-  return new WeftError('WEFT_TLS', `${peer} does not speak HTTP/2 over TLS (no ALPN ${ALPN_PROTOCOL})`)
+export function noCommonProtocol(peer: string, protocols: readonly string[]): WeftError {
+  return new WeftError('WEFT_TLS', `${peer} and we have no protocol in common (no ALPN ${protocols.join(' or ')})`)
 }
 
 export function lateHandshake(peer: string, cause?: unknown): WeftError {

@@ -13,6 +13,7 @@ export class FakeConn extends FakeSink implements Conn {
   readonly remoteAddress = '198.18.1.2'
   readonly remotePort = 40_000
   readonly peerIdentity: string | null = null
+  readonly alpn: string | null = null
 
   get isAborted(): boolean {
     return this.endings.includes('abort')

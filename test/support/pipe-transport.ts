@@ -8,18 +8,19 @@
 import { formatHostPort } from '../../src/base/address.ts'
 import { WeftError } from '../../src/base/errors.ts'
 import { parseIdentity } from '../../src/model/identity.ts'
-import type {
-  Acceptor,
-  Conn,
-  ConnectOptions,
-  Flushable,
-  Handler,
-  ListenerHandle,
-  ListenTarget,
-  TlsContext,
-  TlsContextSource,
-  TlsMaterial,
-  Transport,
+import {
+  type Acceptor,
+  type Conn,
+  type ConnectOptions,
+  type Flushable,
+  type Handler,
+  type ListenerHandle,
+  type ListenTarget,
+  TLS_OF_TUNNELS,
+  type TlsContext,
+  type TlsContextSource,
+  type TlsMaterial,
+  type Transport,
 } from '../../src/transport/conn.ts'
 import { DEAF_HANDLER, PipeConn, type PipeEnd, PipeLoop, type PipeTask } from './pipe.ts'
 
@@ -30,6 +31,7 @@ const ANY_ADDRESS: ReadonlySet<string> = new Set(['0.0.0.0', '::'])
 
 class PipeTlsContext implements TlsContext {
   readonly identity: string
+  readonly options = TLS_OF_TUNNELS
   readonly trustDomain: string
   readonly bundle: string
 
@@ -158,7 +160,7 @@ class Dial implements PipeTask {
       this.conn.fail(new WeftError('WEFT_CONNECT', `cannot connect to ${formatHostPort(address, port)}: ECONNREFUSED`))
       return
     }
-    const serverTls = listener.tls === null ? null : listener.tls.current()
+    const serverTls = listener.tls === null ? null : listener.tls.current(this.options.address, this.options.port)
     const refusal = this.refusal(tls, listener, serverTls)
     if (refusal !== null) {
       listener.acceptor.onAcceptError(
@@ -175,6 +177,7 @@ class Dial implements PipeTask {
     }
     const accepted = new PipeConn(this.transport.loop, DEAF_HANDLER, remote, this.local)
     this.conn.peerIdentity = remote.identity
+    this.conn.alpn = accepted.alpn
     accepted.handler = listener.acceptor.onAccept(accepted)
     this.conn.connectTo(accepted)
   }

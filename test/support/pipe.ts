@@ -112,6 +112,7 @@ export class PipeConn implements Conn, PipeTask, TimerTarget {
   remoteAddress: string
   remotePort: number
   peerIdentity: string | null
+  alpn: string | null
   private readonly loop: PipeLoop
   private other: PipeConn | null = null
   private state: State = STATE_OPENING
@@ -137,6 +138,7 @@ export class PipeConn implements Conn, PipeTask, TimerTarget {
     this.remoteAddress = remote.address
     this.remotePort = remote.port
     this.peerIdentity = remote.identity
+    this.alpn = remote.identity === null ? null : 'h2'
   }
 
   /** Joins two ends; each opens in the next batch. */
