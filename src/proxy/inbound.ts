@@ -37,7 +37,7 @@ import type { Workload } from '../model/workload.ts'
 import type { EdgeKey, EdgeMetrics, MetricProtocol } from '../telemetry/recorder.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
 import type { ConnectionFacts, Decision } from './authorize.ts'
-import type { ConnectionDescription, LiveConnection } from './connections.ts'
+import { type ConnectionDescription, type LiveConnection, NOT_LISTED } from './connections.ts'
 import { Relay, type RelayOwner } from './copy.ts'
 import { resolveTargetPort } from './destination.ts'
 import { Detection, type DetectTarget, isHttp, speaksHttp2 } from './detect.ts'
@@ -78,6 +78,7 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
   readonly arrival: Arrival
   readonly facts: ConnectionFacts
   readonly startedAtMs: number
+  tableIndex: number
   private readonly admission: Admission
   private readonly snapshot: Snapshot
   private readonly service: Service | null
@@ -109,6 +110,7 @@ export class InboundConnection implements Handler, DetectTarget, RelayOwner, Liv
       destinationPort: arrival.port,
     }
     this.startedAtMs = parts.nowMs()
+    this.tableIndex = NOT_LISTED
     this.admission = admission
     this.snapshot = parts.snapshot
     this.service = target.service

@@ -22,7 +22,7 @@ import type { EdgeKey, EdgeMetrics, MetricProtocol } from '../telemetry/recorder
 import type { Conn, Handler } from '../transport/conn.ts'
 import type { ConnectionFacts } from './authorize.ts'
 import { ClientCertificates } from './client-certificate-header.ts'
-import type { ConnectionDescription, LiveConnection } from './connections.ts'
+import { type ConnectionDescription, type LiveConnection, NOT_LISTED } from './connections.ts'
 import { type Destination, resolveDestination, resolveTargetPort } from './destination.ts'
 import { Detection, type DetectTarget, isHttp, speaksHttp2 } from './detect.ts'
 import type { Exchange } from './exchange.ts'
@@ -45,6 +45,7 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
   readonly source: LocalWorkload
   readonly conn: Conn
   readonly startedAtMs: number
+  tableIndex: number
   /** The snapshot the connection began with. */
   readonly snapshot: Snapshot
   readonly destination: Destination
@@ -62,6 +63,7 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     this.source = source
     this.conn = conn
     this.startedAtMs = parts.nowMs()
+    this.tableIndex = NOT_LISTED
     this.snapshot = parts.snapshot
     this.destination = resolveDestination(parts.snapshot, conn.localAddress, conn.localPort)
     this.sourceWorkload = parts.snapshot.workloads.get(source.uid) ?? null

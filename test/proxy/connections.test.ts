@@ -1,9 +1,15 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { CONNECTIONS_PER_POD_MAX, type ConnectionDescription, Connections } from '../../src/proxy/connections.ts'
+import {
+  CONNECTIONS_PER_POD_MAX,
+  type ConnectionDescription,
+  Connections,
+  NOT_LISTED,
+} from '../../src/proxy/connections.ts'
 
 class Live {
   readonly calls: string[] = []
+  tableIndex: number = NOT_LISTED
   private readonly connections: Connections
   private readonly pod: string
   /** Ends inside the call, as a connection that a policy now denies does. */
@@ -79,6 +85,21 @@ test('everybody is asked, also when connections end while they are asked', () =>
     all.map(({ calls }) => calls.includes('abort')),
     [false, true, false, true],
   )
+})
+
+test('who leaves from the middle takes nobody else along', () => {
+  const connections = new Connections()
+  const all = ['a', 'b', 'c', 'd'].map((pod) => new Live(connections, pod))
+  connections.remove('b', all[1]!)
+  connections.remove('a', all[0]!)
+  connections.remove('b', all[1]!)
+  connections.drainPod('d')
+  connections.recheckAll()
+  assert.deepEqual(
+    all.map(({ calls }) => calls),
+    [[], [], ['recheck'], ['drain', 'recheck']],
+  )
+  assert.deepEqual([...connections.byPod], Object.entries({ c: 1, d: 1 }))
 })
 
 test('the drain of a pod leaves those of others alone', () => {
