@@ -27,6 +27,7 @@ import { BackingOffError } from './connect-backoff.ts'
 import { cleanTrailers } from './forwarding-headers.ts'
 import { grpcContentTypeOf, grpcStatusOf, httpStatusFor, impliedGrpcStatus, isGrpcRequest } from './grpc.ts'
 import { GrpcCall } from './grpc-call.ts'
+import { HeldBody, LOST_BODY } from './held-body.ts'
 import type { HttpPool, PoolWaiter } from './http-pool.ts'
 import type { HttpUpstream } from './http-upstream.ts'
 import type { MirroredRequest } from './mirror.ts'
@@ -44,11 +45,8 @@ import {
   writeGrpcReply,
   writeReply,
 } from './reply.ts'
-import { pushbackMsOf, type RetryPolicy } from './retry.ts'
+import { isIdempotent, pushbackMsOf, type RetryPolicy } from './retry.ts'
 import type { CompiledDestination, CompiledRoute } from './route-table.ts'
-
-/** Request body kept for another try. 64 KiB as in Linkerd: more costs memory and is seldom idempotent. */
-export const REPLAY_BYTES_MAX = 65_536
 
 const STATE_ROUTING = 0
 const STATE_WAITING = 1
@@ -109,8 +107,10 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   private hasRepeated: boolean
   private isCounted: boolean
   private isRetryCounted: boolean
-  private held: Uint8Array[] | null
-  private heldBytes: number
+  /** Null until a byte of it was read. */
+  private body: HeldBody | null
+  /** What is read now may be needed by another try. */
+  private isRepeatable: boolean
   private trailers: HeaderList | null
   private isRequestEnded: boolean
   private isResponseEnded: boolean
@@ -154,8 +154,8 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.hasRepeated = false
     this.isCounted = false
     this.isRetryCounted = false
-    this.held = null
-    this.heldBytes = 0
+    this.body = null
+    this.isRepeatable = true
     this.trailers = null
     this.isRequestEnded = false
     this.isResponseEnded = false
@@ -231,7 +231,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   /** A mirrored request that is fed with this one's body. */
   addMirror(mirror: MirroredRequest): void {
     // What was read before (during an injected delay, say) belongs to the mirror as well.
-    if (this.held !== null) for (const chunk of this.held) mirror.add(chunk, 0, chunk.length)
+    this.body?.copyTo(mirror)
     if (this.isRequestEnded || this.head.bodyLength === 0) {
       mirror.send()
       return
@@ -272,7 +272,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
       return
     }
     if (this.mirrors !== null) for (const mirror of this.mirrors) mirror.add(bytes, offset, end)
-    if (this.client === null || this.canReplay()) this.holdBody(bytes, offset, end)
+    this.holdBody(bytes, offset, end)
     if (this.client !== null) this.writeUpstream(bytes, offset, end)
   }
 
@@ -315,9 +315,11 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.grpc?.tellDeadline(this.head.headers, this.parts.nowMs())
     const client = upstream.codec.open(this.head, this)
     this.client = client
-    if (this.held !== null) {
-      for (const chunk of this.held) client.writeBody(chunk, 0, chunk.length)
-      if (!this.canReplay()) this.held = null
+    // A try over HTTP/1 that carried some of its body counts as processed, whatever became of it.
+    this.isRepeatable = this.isCertain || this.retry?.mayRetryProcessed(this.grpc !== null) === true
+    if (this.body !== null) {
+      this.body.writeTo(client)
+      if (!this.isRepeatable || !this.body.canReplay) this.body = LOST_BODY
     }
     if (this.isRequestEnded && this.head.bodyLength !== 0) client.end(this.trailers)
     this.releaseRequest()
@@ -347,7 +349,8 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
       return
     this.grpcStatus = grpcStatus
     this.state = STATE_RESPONDING
-    this.held = null
+    this.isRepeatable = false
+    if (this.body !== null) this.body = LOST_BODY
     this.status = head.status
     this.clear(this.tryDeadline)
     this.origin.onResponseHead(this, head.headers)
@@ -477,7 +480,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   }
 
   private noteOutcome(status: number): void {
-    if (this.endpoint === null) return
+    if (this.endpoint?.observer == null) return
     if (status >= 500) this.endpoint.onFailure(status >= 502 && status <= 504, this.parts.nowMs())
     else this.endpoint.onSuccess(this.parts.nowMs())
   }
@@ -505,17 +508,16 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   }
 
   private canReplay(): boolean {
-    return this.heldBytes <= REPLAY_BYTES_MAX
+    return this.body === null || this.body.canReplay
   }
 
   private holdBody(bytes: Uint8Array, offset: number, end: number): void {
-    this.heldBytes += end - offset
-    if (this.client !== null && !this.canReplay()) {
-      this.held = null
+    if (this.client !== null && (!this.isRepeatable || this.body?.hasRoom(end - offset) === false)) {
+      this.body = LOST_BODY
       return
     }
-    this.held ??= []
-    this.held.push(bytes.slice(offset, end))
+    this.body ??= new HeldBody(0)
+    this.body.add(bytes, offset, end)
   }
 
   private writeUpstream(bytes: Uint8Array, offset: number, end: number): void {
@@ -544,17 +546,12 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.clear(this.deadline)
     this.clear(this.tryDeadline)
     this.clear(this.wait)
-    this.held = null
+    this.body = null
     if (this.grpc !== null && this.grpcStatus < 0) this.grpcStatus = impliedGrpcStatus(this.flag, this.status)
     this.endTry()
     if (this.isRetryCounted) this.cluster?.releaseRetry()
     this.origin.record(this)
   }
-}
-
-/** RFC 9110 section 9.2.2: repeating such a request does no more than sending it once. */
-function isIdempotent(method: string): boolean {
-  return method === 'GET' || method === 'HEAD' || method === 'OPTIONS' || method === 'PUT' || method === 'DELETE'
 }
 
 const AFTER_WAIT_ROUTE = 0

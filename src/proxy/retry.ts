@@ -149,6 +149,13 @@ export class RetryPolicy {
     return !wasProcessed && (this.mask & (ON_REFUSED_STREAM | ON_RESET_BEFORE_REQUEST)) !== 0
   }
 
+  /** False when a try that the upstream may have acted on is never tried again, however it ends. */
+  mayRetryProcessed(isGrpc: boolean): boolean {
+    if (this.attempts === 0) return false
+    if ((this.mask & (ON_5XX | ON_GATEWAY_ERROR | ON_RESET | ON_RETRIABLE_4XX)) !== 0) return true
+    return this.statuses.length > 0 || (isGrpc && this.grpcMask !== 0)
+  }
+
   /**
    * Milliseconds before retry number `attempt` (1 is the first): the base doubled each time, capped, and up to half as
    * much again. Never less than the base, which users write as a minimum. `random` is in [0, 1).
@@ -157,4 +164,9 @@ export class RetryPolicy {
     const factor = Math.min(BACKOFF_FACTOR_MAX, 2 ** Math.max(0, attempt - 1))
     return Math.round(this.backoffBaseMs * factor * (1 + random / 2))
   }
+}
+
+/** RFC 9110 section 9.2.2: repeating such a request does no more than sending it once. */
+export function isIdempotent(method: string): boolean {
+  return method === 'GET' || method === 'HEAD' || method === 'OPTIONS' || method === 'PUT' || method === 'DELETE'
 }

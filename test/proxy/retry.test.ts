@@ -57,6 +57,16 @@ describe('retrying', () => {
     })
   }
 
+  test('of what an upstream may have acted on needs a condition that says so', () => {
+    for (const [on, statuses, grpc, , timeout, resetProcessed] of CASES) {
+      const needsBody = statuses.length > 0 || timeout || resetProcessed
+      assert.equal(policyOn(on).mayRetryProcessed(false), needsBody, on)
+      assert.equal(policyOn(on).mayRetryProcessed(true), needsBody || grpc.length > 0, on)
+      assert.equal(policyOf({ on: [on], attempts: 0 }).mayRetryProcessed(true), false)
+    }
+    assert.equal(policyOf({ statuses: [503] }).mayRetryProcessed(false), true)
+  })
+
   test('never happens once a response has begun', () => {
     const policy = policyOn('5xx', 'reset', 'refused-stream')
     assert.equal(policy.shouldRetryReset(true, true), false)
