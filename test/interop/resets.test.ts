@@ -7,7 +7,13 @@ import { after, afterEach, before, describe, test } from 'node:test'
 import { PROTOCOL_HTTP1, PROTOCOL_HTTP2, type Service } from '../../src/model/service.ts'
 import { released } from '../support/leaks.ts'
 import { TestMesh, type TestPod } from '../support/mesh.ts'
-import { type ScriptedApp, ScriptedClient, ScriptedServer, type Version } from '../support/scripted-web.ts'
+import {
+  type Outcome,
+  type ScriptedApp,
+  ScriptedClient,
+  ScriptedServer,
+  type Version,
+} from '../support/scripted-web.ts'
 import { nodeKind, reactorKind, type TransportKind } from '../support/transports.ts'
 import type { Target } from '../support/web-clients.ts'
 
@@ -256,6 +262,8 @@ for (const kind of [reactorKind, nodeKind]) {
             assert.deepEqual([status, isComplete], [503, true])
             assert.match(stage.flagAtSource(), index === 0 ? /^(UC|UF) 503$/ : /^(-|UF) 503$/)
             await stage.assertReleased()
+            // What counted as a failed connect is left alone for a moment.
+            while ((await answered(index, from, to)).status !== 200);
           })
 
           for (const ending of endingsOf(to)) {
@@ -346,12 +354,6 @@ for (const kind of [reactorKind, nodeKind]) {
                 `a server that ${ending} after its answer has answered, and the next request too`,
                 TEST,
                 async () => {
-                  const answering = async (app: ScriptedApp): Promise<void> => {
-                    while (await app.request()) {
-                      await app.body('other')
-                      app.answer()
-                    }
-                  }
                   const stage = new Stage(index, from, to, (app) => {
                     answering(app)
                   })
@@ -379,6 +381,27 @@ for (const kind of [reactorKind, nodeKind]) {
       }
     }
   }
+}
+
+/** Answers every request of a connection. */
+async function answering(app: ScriptedApp): Promise<void> {
+  while (await app.request()) {
+    await app.body('other')
+    app.answer()
+  }
+}
+
+/** The outcome of a whole request to an app that answers. */
+async function answered(index: number, from: Version, to: Version): Promise<Outcome> {
+  const stage = new Stage(index, from, to, (app) => {
+    answering(app)
+  })
+  stage.client.sendHead()
+  stage.client.sendHalf()
+  stage.client.sendRest()
+  const outcome = await stage.client.over()
+  await stage.assertReleased()
+  return outcome
 }
 
 type Ending = 'resets its connection' | 'ends its connection' | 'resets its stream'
