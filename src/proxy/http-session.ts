@@ -25,8 +25,13 @@ import { Exchange, type ExchangeOrigin } from './exchange.ts'
 import type { ProxyParts } from './parts.ts'
 import { normalizeTarget } from './path.ts'
 
-/** Idle time after which a downstream connection is reset. One hour, as Istio's default idleTimeout. */
-const DOWNSTREAM_IDLE_MS = 3_600_000
+/**
+ * A downstream connection that says nothing and has no exchange open is ended after this many checks in a row: within
+ * an hour and a quarter, Istio's default idleTimeout being one hour. While an exchange is open silence means nothing: a
+ * stream may have nothing to say for days, and a peer that is dead is found by keepalive.
+ */
+const IDLE_CHECKS_MAX = 4
+const IDLE_CHECK_MS = 900_000
 
 /** Longest time from the first byte of a head to its last. One minute, as nginx: a head of 64 KiB at 10 kbit/s. */
 const HEAD_MS_MAX = 60_000
@@ -57,6 +62,9 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
   private current: Exchange | null
   /** Runs while the client owes us something; made when it first does, which is rare. */
   private waitTimer: TimerEntry | null
+  private readonly idleTimer: TimerEntry
+  /** Checks since the client last said something. */
+  private idleChecks: number
   private wait: Wait
 
   /** Takes an open connection over. */
@@ -71,7 +79,10 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     this.early = null
     this.isOver = false
     conn.handler = this
-    conn.setIdleTimeout(DOWNSTREAM_IDLE_MS)
+    this.idleTimer = new TimerEntry(this)
+    this.idleChecks = 0
+    conn.setIdleTimeout(0)
+    parts.timers.start(this.idleTimer, IDLE_CHECK_MS)
     if (parts.isDraining) this.drain()
   }
 
@@ -84,6 +95,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
   onOpen(): void {}
 
   onBytes(_conn: Conn, /* lent */ bytes: Uint8Array, offset: number, end: number): void {
+    this.idleChecks = 0
     if (this.codec !== null) this.codec.receive(bytes, offset, end)
     else if (!this.isOver) this.begun(bytes, offset, end)
   }
@@ -99,6 +111,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
 
   onClose(_conn: Conn, error: WeftError | null): void {
     this.onWait(WAIT_NONE)
+    this.parts.timers.clear(this.idleTimer)
     this.isOver = true
     this.codec?.receiveClose()
     this.owner.onSessionClosed(error)
@@ -154,9 +167,25 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     }
   }
 
-  onTimer(): void {
+  onTimer(entry: TimerEntry): void {
+    if (entry === this.idleTimer) {
+      this.checkIdle()
+      return
+    }
     if (this.wait === WAIT_HEAD) this.owner.onViolation(HEAD_TOO_SLOW)
     this.conn.abort()
+  }
+
+  /** In order where the client takes part: one that still does not go is reset by the next check. */
+  private checkIdle(): void {
+    if (this.codec !== null && this.codec.activeCount > 0) this.idleChecks = 0
+    else this.idleChecks++
+    if (this.idleChecks > IDLE_CHECKS_MAX) {
+      this.conn.abort()
+      return
+    }
+    this.parts.timers.start(this.idleTimer, IDLE_CHECK_MS)
+    if (this.idleChecks === IDLE_CHECKS_MAX) this.drain()
   }
 
   /** Ends after the exchanges in flight. */

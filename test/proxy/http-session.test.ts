@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { TimerWheel } from '../../src/base/timers.ts'
 import type { ProtocolViolation } from '../../src/http/codec.ts'
+import { HeaderList } from '../../src/http/headers.ts'
 import type { Exchange } from '../../src/proxy/exchange.ts'
 import { HttpSession, type HttpSessionOwner } from '../../src/proxy/http-session.ts'
 import type { ProxyParts } from '../../src/proxy/parts.ts'
@@ -91,4 +92,33 @@ test('a connection that closes takes its timer with it', () => {
   tick(2 * MINUTE_TICKS)
   assert.deepEqual(owner.violations, [])
   assert.equal(conn.isAborted, false)
+})
+
+/** Ticks of the quarter of an hour between two looks at an idle connection. */
+const QUARTER_TICKS = 15 * MINUTE_TICKS + LATE_TICKS
+
+test('an idle connection is ended after an hour, and not before', () => {
+  const { conn, tick } = open()
+  conn.deliver('GET / HT')
+  const { conn: other, owner, tick: tickOther } = open()
+  conn.deliverClose()
+  tick(5 * QUARTER_TICKS)
+  assert.equal(conn.isAborted, false)
+  tickOther(3 * QUARTER_TICKS)
+  other.deliver('GET / HTTP/1.1\r\nhost: web\r\n\r\n')
+  owner.exchanges[0]!.stream.writeHead({ status: 204, headers: new HeaderList(), bodyLength: 0 })
+  owner.exchanges[0]!.stream.end(null)
+  tickOther(3 * QUARTER_TICKS)
+  assert.equal(other.isClosed, false)
+  tickOther(2 * QUARTER_TICKS)
+  assert.equal(other.isClosed, true)
+})
+
+test('a silent connection lives as long as an exchange on it', () => {
+  const { conn, owner, tick } = open()
+  conn.deliver('GET / HTTP/1.1\r\nhost: web\r\n\r\n')
+  assert.equal(owner.exchanges.length, 1)
+  tick(24 * 4 * QUARTER_TICKS)
+  assert.equal(conn.isAborted, false)
+  assert.equal(conn.isClosed, false)
 })
