@@ -64,6 +64,8 @@ export interface ExchangeOrigin {
   onResponseHead(exchange: Exchange, headers: HeaderList): void
   /** The exchange is over: counters and access log. */
   record(exchange: Exchange): void
+  /** A gRPC call goes on: counts the messages since the last time. */
+  recordMessages(exchange: Exchange): void
 }
 
 export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, TimerTarget {
@@ -129,7 +131,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.stream = stream
     this.head = head
     this.startedAtMs = parts.nowMs()
-    this.grpc = head.version === 20 && isGrpcRequest(head) ? new GrpcCall(head.headers, this.startedAtMs) : null
+    this.grpc = head.version === 20 && isGrpcRequest(head) ? new GrpcCall(this, head.headers, this.startedAtMs) : null
     this.route = null
     this.destination = null
     this.cluster = null
@@ -267,6 +269,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
   onRequestBody(/* lent */ bytes: Uint8Array, offset: number, end: number): void {
     this.receivedBytes += end - offset
     if (this.state === STATE_DONE) return
+    if (this.grpc !== null) this.grpc.addRequest(bytes, offset, end)
     if (this.isTunnel) {
       this.writeUpstream(bytes, offset, end)
       return
@@ -362,6 +365,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     if (this.state !== STATE_RESPONDING) return
     const length = end - offset
     this.sentBytes += length
+    if (this.grpc !== null) this.grpc.addResponse(bytes, offset, end)
     if (this.stream.writeBody(bytes, offset, length) > BACKLOG_HIGH && !this.isResponsePaused) {
       this.isResponsePaused = true
       this.client?.pauseResponse()
@@ -547,7 +551,10 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.clear(this.tryDeadline)
     this.clear(this.wait)
     this.body = null
-    if (this.grpc !== null && this.grpcStatus < 0) this.grpcStatus = impliedGrpcStatus(this.flag, this.status)
+    if (this.grpc !== null) {
+      this.grpc.close()
+      if (this.grpcStatus < 0) this.grpcStatus = impliedGrpcStatus(this.flag, this.status)
+    }
     this.endTry()
     if (this.isRetryCounted) this.cluster?.releaseRetry()
     this.origin.record(this)

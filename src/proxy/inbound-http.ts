@@ -64,6 +64,7 @@ export class InboundHttp implements HttpSessionOwner {
     const { status, grpcStatus, flag, receivedBytes, sentBytes, head } = exchange
     const edge = this.edgeOf(exchange)
     edge.metrics.exchangeFinished(status, grpcStatus, flag, durationMs, receivedBytes, sentBytes)
+    this.recordMessages(exchange)
     if (!parts.recorder.isLogging) return
     parts.recorder.log({
       startedAtMs: exchange.startedAtMs,
@@ -81,10 +82,16 @@ export class InboundHttp implements HttpSessionOwner {
         authority: head.authority,
         protocol: versionText(head.version),
         status,
+        grpcStatus,
         route: '',
         requestId: head.headers.get('x-request-id') ?? '',
       },
     })
+  }
+
+  recordMessages(exchange: Exchange): void {
+    const { grpc } = exchange
+    if (grpc !== null) this.edgeOf(exchange).metrics.grpcMessages(grpc.requests.take(), grpc.responses.take())
   }
 
   private edgeOf(exchange: Exchange): InboundEdge {

@@ -18,6 +18,7 @@ import type { ClusterState, Endpoint } from './cluster.ts'
 import type { Exchange } from './exchange.ts'
 import { decideFault } from './fault.ts'
 import { leaveApp, prepareRetry, tellServiceTime, tellTimeout } from './forwarding-headers.ts'
+import type { GrpcCall } from './grpc-call.ts'
 import { HttpSession, type HttpSessionOwner, versionText } from './http-session.ts'
 import { sendMirrors } from './mirror.ts'
 import type { EdgePair, OutboundConnection } from './outbound.ts'
@@ -262,7 +263,19 @@ export class OutboundHttp implements HttpSessionOwner {
     const { status, grpcStatus, flag, receivedBytes, sentBytes } = exchange
     edges.source.exchangeFinished(status, grpcStatus, flag, durationMs, receivedBytes, sentBytes)
     edges.destination?.exchangeFinished(status, grpcStatus, flag, durationMs, receivedBytes, sentBytes)
+    if (exchange.grpc !== null) this.countMessages(exchange.grpc, edges)
     if (parts.recorder.isLogging) this.log(exchange, edges.key, durationMs)
+  }
+
+  recordMessages(exchange: Exchange): void {
+    if (exchange.grpc !== null) this.countMessages(exchange.grpc, this.edgesOf(exchange))
+  }
+
+  private countMessages(call: GrpcCall, edges: EdgePair): void {
+    const requests = call.requests.take()
+    const responses = call.responses.take()
+    edges.source.grpcMessages(requests, responses)
+    edges.destination?.grpcMessages(requests, responses)
   }
 
   onViolation(violation: ProtocolViolation): void {
@@ -308,6 +321,7 @@ export class OutboundHttp implements HttpSessionOwner {
         authority: head.authority,
         protocol: versionText(head.version),
         status: exchange.status,
+        grpcStatus: exchange.grpcStatus,
         route: exchange.route?.name ?? '',
         requestId: head.headers.get('x-request-id') ?? '',
       },

@@ -18,6 +18,7 @@ export function formatAccessRecord(record: AccessRecord): string {
     line['path'] = http.path
     line['authority'] = http.authority
     line['response_code'] = http.status
+    if (http.grpcStatus >= 0) line['grpc_status'] = http.grpcStatus
     line['route_name'] = http.route
     line['request_id'] = http.requestId
   }

@@ -60,6 +60,11 @@ export const TCP_OPENED = 2
 export const TCP_CLOSED = 3
 export const TCP_WIDTH = 4
 
+/** Numbers of the gRPC messages of an edge; they are counted while their calls go on, so that they have no outcome. */
+export const MESSAGES_REQUEST = 0
+export const MESSAGES_RESPONSE = 1
+export const MESSAGES_WIDTH = 2
+
 /** A family of counters, with the slot its values have in a report. */
 export interface CounterFamily {
   readonly name: string
@@ -83,6 +88,12 @@ export const HTTP_HISTOGRAMS: readonly HistogramFamily[] = [
   },
   { name: 'istio_request_bytes', help: 'Size of requests in bytes.', index: HTTP_REQUEST_BYTES },
   { name: 'istio_response_bytes', help: 'Size of responses in bytes.', index: HTTP_RESPONSE_BYTES },
+]
+
+/** With TCP_LABELS, and `-` as the flag. */
+export const MESSAGE_COUNTERS: readonly CounterFamily[] = [
+  { name: 'istio_request_messages_total', help: 'gRPC messages sent by clients.', index: MESSAGES_REQUEST },
+  { name: 'istio_response_messages_total', help: 'gRPC messages sent by servers.', index: MESSAGES_RESPONSE },
 ]
 
 export const TCP_COUNTERS: readonly CounterFamily[] = [

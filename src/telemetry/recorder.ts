@@ -38,6 +38,8 @@ export interface EdgeMetrics {
     requestBytes: number,
     responseBytes: number,
   ): void
+  /** gRPC messages since the last call: of clients, of servers. */
+  grpcMessages(requests: number, responses: number): void
   connectionOpened(): void
   connectionClosed(flag: Flag): void
   /** Bytes since the last call: received from the client, sent to the client. */
@@ -67,6 +69,8 @@ export interface AccessHttp {
   readonly authority: string
   readonly protocol: string
   readonly status: number
+  /** -1 when it is not gRPC. */
+  readonly grpcStatus: number
   readonly route: string
   readonly requestId: string
 }

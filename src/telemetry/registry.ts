@@ -16,11 +16,20 @@ import {
   HTTP_HISTOGRAMS,
   HTTP_LABELS,
   HTTP_WIDTH,
+  MESSAGE_COUNTERS,
+  MESSAGES_WIDTH,
   TCP_COUNTERS,
   TCP_LABELS,
   TCP_WIDTH,
 } from './catalogue.ts'
-import type { MetricsReport, SeriesDescription } from './report.ts'
+import {
+  type MetricsReport,
+  SERIES_HTTP,
+  SERIES_MESSAGES,
+  SERIES_TCP,
+  type SeriesDescription,
+  type SeriesKind,
+} from './report.ts'
 
 /** Series that only dead workers counted are shown this long, then given up like any idle edge. */
 const ORPHAN_MS = 3_600_000
@@ -55,8 +64,11 @@ export interface RegistrySettings {
   readonly now: () => number
 }
 
+/** Numbers of a series, by kind. */
+const WIDTHS: readonly number[] = [HTTP_WIDTH, TCP_WIDTH, MESSAGES_WIDTH]
+
 interface Series {
-  readonly isHttp: boolean
+  readonly kind: SeriesKind
   /** `name="value",...`, escaped. */
   readonly labelText: string
   /** Totals since the series began. */
@@ -115,6 +127,7 @@ export class MetricsRegistry {
     for (const description of report.newSeries) this.hold(known, description)
     addAll(known, report.httpIds, report.httpValues, HTTP_WIDTH)
     addAll(known, report.tcpIds, report.tcpValues, TCP_WIDTH)
+    addAll(known, report.messageIds, report.messageValues, MESSAGES_WIDTH)
     for (const id of report.retired) {
       const series = known.get(id)
       known.delete(id)
@@ -134,14 +147,14 @@ export class MetricsRegistry {
   }
 
   private hold(known: Map<number, Series>, description: SeriesDescription): void {
-    const { isHttp, labels } = description
-    const labelText = renderLabels(isHttp ? HTTP_LABELS : TCP_LABELS, labels)
+    const { kind, labels } = description
+    const labelText = renderLabels(kind === SERIES_HTTP ? HTTP_LABELS : TCP_LABELS, labels)
     let series = this.series.get(labelText)
     if (series === undefined) {
       series = {
-        isHttp,
+        kind,
         labelText,
-        values: new Float64Array(isHttp ? HTTP_WIDTH : TCP_WIDTH),
+        values: new Float64Array(WIDTHS[kind]!),
         holders: 0,
         orphanedAtMs: 0,
       }
@@ -166,9 +179,11 @@ export class MetricsRegistry {
     this.dropOrphans()
     yield `${await this.own.metrics()}\n`
     const all = [...this.series.values()]
-    const http = all.filter((series) => series.isHttp)
-    const tcp = all.filter((series) => !series.isHttp)
+    const http = all.filter((series) => series.kind === SERIES_HTTP)
+    const tcp = all.filter((series) => series.kind === SERIES_TCP)
+    const messages = all.filter((series) => series.kind === SERIES_MESSAGES)
     for (const family of HTTP_COUNTERS) yield* counterText(family, http)
+    for (const family of MESSAGE_COUNTERS) yield* counterText(family, messages)
     for (const family of HTTP_HISTOGRAMS) yield* histogramText(family, http)
     for (const family of TCP_COUNTERS) yield* counterText(family, tcp)
   }

@@ -3,11 +3,17 @@
  * be posted between threads. Increments, so that a worker that dies takes nothing back that was counted.
  */
 
+/** What a series counts. */
+export const SERIES_HTTP = 0
+export const SERIES_TCP = 1
+export const SERIES_MESSAGES = 2
+export type SeriesKind = typeof SERIES_HTTP | typeof SERIES_TCP | typeof SERIES_MESSAGES
+
 /** Outcomes of an edge are separate series; an id means the same series for the life of the worker. */
 export interface SeriesDescription {
   readonly id: number
-  readonly isHttp: boolean
-  /** Values for HTTP_LABELS or TCP_LABELS, in that order. */
+  readonly kind: SeriesKind
+  /** Values for HTTP_LABELS with SERIES_HTTP, else for TCP_LABELS, in that order. */
   readonly labels: readonly string[]
 }
 
@@ -17,11 +23,13 @@ export interface MetricsReport {
   readonly newSeries: readonly SeriesDescription[]
   /** Series of edges that have not been used for long and are given up; their ids do not come again. */
   readonly retired: readonly number[]
-  /** Ids of the series that changed, and HTTP_WIDTH or TCP_WIDTH numbers for each, in the same order. */
+  /** Ids of the series that changed, and HTTP_WIDTH, TCP_WIDTH or MESSAGES_WIDTH numbers for each, in the same order. */
   readonly httpIds: Uint32Array<ArrayBuffer>
   readonly httpValues: Float64Array<ArrayBuffer>
   readonly tcpIds: Uint32Array<ArrayBuffer>
   readonly tcpValues: Float64Array<ArrayBuffer>
+  readonly messageIds: Uint32Array<ArrayBuffer>
+  readonly messageValues: Float64Array<ArrayBuffer>
   /** Edges that were counted as `unknown` because of the limit. */
   readonly droppedEdges: number
   /** Outcomes that were counted under their status class because an edge had too many. */

@@ -34,6 +34,9 @@ import {
   HTTP_REQUESTS,
   HTTP_RESPONSE_BYTES,
   HTTP_WIDTH,
+  MESSAGES_REQUEST,
+  MESSAGES_RESPONSE,
+  MESSAGES_WIDTH,
   TCP_CLOSED,
   TCP_OPENED,
   TCP_RECEIVED,
@@ -42,7 +45,14 @@ import {
 } from './catalogue.ts'
 import { edgeLabels, overflowLabels } from './labels.ts'
 import type { AccessRecord, EdgeKey, EdgeMetrics, Recorder } from './recorder.ts'
-import type { MetricsReport, SeriesDescription } from './report.ts'
+import {
+  type MetricsReport,
+  SERIES_HTTP,
+  SERIES_MESSAGES,
+  SERIES_TCP,
+  type SeriesDescription,
+  type SeriesKind,
+} from './report.ts'
 
 /**
  * Edges of one worker. 1,000: a node of 100 pods with ten edges each. An edge costs about 600 bytes here per outcome,
@@ -88,19 +98,27 @@ const STATUS_SHIFT = 13
 const GRPC_STATUS_MAX = 254
 const STATUS_MAX = 999
 
+/** Key of the messages of an edge, which is no outcome's: its flag does not exist. */
+const MESSAGES_KEY = (1 << GRPC_SHIFT) - 1
+
+/** Numbers of a series, by kind. */
+const WIDTHS: readonly number[] = [HTTP_WIDTH, TCP_WIDTH, MESSAGES_WIDTH]
+
 /** One series of an edge: increments since the last collection. */
 class Outcome {
   /** -1 until it was first reported. */
   id = -1
   isChanged = false
   readonly key: number
+  readonly kind: SeriesKind
   readonly edge: RecordedEdge
   readonly values: Float64Array
 
-  constructor(edge: RecordedEdge, key: number, width: number) {
+  constructor(edge: RecordedEdge, key: number) {
     this.edge = edge
     this.key = key
-    this.values = new Float64Array(width)
+    this.kind = edge.isTcp ? SERIES_TCP : key === MESSAGES_KEY ? SERIES_MESSAGES : SERIES_HTTP
+    this.values = new Float64Array(WIDTHS[this.kind]!)
   }
 
   addToHistogram(start: number, value: number): void {
@@ -121,6 +139,8 @@ class RecordedEdge implements EdgeMetrics {
   private readonly recorder: WorkerRecorder
   /** The last outcome; nearly always the next one too. */
   private latest: Outcome | null = null
+  /** Null until there is a message. */
+  private messages: Outcome | null = null
 
   constructor(recorder: WorkerRecorder, labels: readonly string[], isTcp: boolean, usedAtMs: number) {
     this.recorder = recorder
@@ -146,6 +166,16 @@ class RecordedEdge implements EdgeMetrics {
     outcome.addToHistogram(HTTP_RESPONSE_BYTES, responseBytes)
   }
 
+  grpcMessages(requests: number, responses: number): void {
+    if (this.isTcp || requests + responses === 0) return
+    if (this.messages === null)
+      this.messages = this.outcomes.get(MESSAGES_KEY) ?? this.recorder.addOutcome(this, MESSAGES_KEY)
+    const { messages } = this
+    messages.values[MESSAGES_REQUEST]! += requests
+    messages.values[MESSAGES_RESPONSE]! += responses
+    if (!messages.isChanged) this.recorder.markChanged(messages)
+  }
+
   /** The connection calls are ignored on an HTTP edge: its connections carry many edges' exchanges. */
   connectionOpened(): void {
     if (this.isTcp) this.outcome(0).values[TCP_OPENED]! += 1
@@ -165,6 +195,7 @@ class RecordedEdge implements EdgeMetrics {
   forget(): void {
     this.outcomes.clear()
     this.latest = null
+    this.messages = null
     this.isLive = false
   }
 
@@ -259,14 +290,15 @@ export class WorkerRecorder implements Recorder {
   addOutcome(edge: RecordedEdge, key: number): Outcome {
     if (!edge.isLive) this.revive(edge)
     let wanted = key
-    if (edge.outcomes.size >= EDGE_OUTCOMES_MAX || this.outcomeCount >= OUTCOMES_MAX) {
+    const isFull = edge.outcomes.size >= EDGE_OUTCOMES_MAX || this.outcomeCount >= OUTCOMES_MAX
+    if (isFull && key !== MESSAGES_KEY) {
       this.foldedOutcomes++
       // Only the class of the status is kept: at most ten of these per edge.
       wanted = edge.isTcp ? 0 : (Math.trunc((key >>> STATUS_SHIFT) / 100) * 100) << STATUS_SHIFT
       const folded = edge.outcomes.get(wanted)
       if (folded !== undefined) return folded
     }
-    const outcome = new Outcome(edge, wanted, edge.isTcp ? TCP_WIDTH : HTTP_WIDTH)
+    const outcome = new Outcome(edge, wanted)
     edge.outcomes.set(wanted, outcome)
     this.outcomeCount++
     return outcome
@@ -291,8 +323,9 @@ export class WorkerRecorder implements Recorder {
     const nowMs = this.now()
     const newSeries: SeriesDescription[] = []
     for (const outcome of this.changed) outcome.edge.usedAtMs = nowMs
-    const http = this.changed.filter((outcome) => !outcome.edge.isTcp)
-    const tcp = this.changed.filter((outcome) => outcome.edge.isTcp)
+    const http = this.changed.filter((outcome) => outcome.kind === SERIES_HTTP)
+    const tcp = this.changed.filter((outcome) => outcome.kind === SERIES_TCP)
+    const messages = this.changed.filter((outcome) => outcome.kind === SERIES_MESSAGES)
     this.changed = []
     const report: MetricsReport = {
       newSeries,
@@ -300,6 +333,8 @@ export class WorkerRecorder implements Recorder {
       httpValues: takeValues(http, HTTP_WIDTH),
       tcpIds: this.identify(tcp, newSeries),
       tcpValues: takeValues(tcp, TCP_WIDTH),
+      messageIds: this.identify(messages, newSeries),
+      messageValues: takeValues(messages, MESSAGES_WIDTH),
       retired: this.retireEdges(nowMs),
       droppedEdges: this.droppedEdges,
       foldedOutcomes: this.foldedOutcomes,
@@ -317,7 +352,7 @@ export class WorkerRecorder implements Recorder {
       const outcome = outcomes[i]!
       if (outcome.id < 0) {
         outcome.id = this.nextSeriesId++
-        newSeries.push({ id: outcome.id, isHttp: !outcome.edge.isTcp, labels: outcomeLabels(outcome) })
+        newSeries.push({ id: outcome.id, kind: outcome.kind, labels: outcomeLabels(outcome) })
       }
       ids[i] = outcome.id
     }
@@ -358,7 +393,7 @@ function outcomeKey(status: number, grpcStatus: number, flag: Flag): number {
 function outcomeLabels(outcome: Outcome): string[] {
   const { edge, key } = outcome
   const flag = FLAGS[key & ((1 << GRPC_SHIFT) - 1)] ?? FLAG_NONE
-  if (edge.isTcp) return [...edge.labels, flag]
+  if (outcome.kind !== SERIES_HTTP) return [...edge.labels, flag]
   const grpc = (key >>> GRPC_SHIFT) & 0xff
   return [...edge.labels, flag, String(key >>> STATUS_SHIFT), grpc === 0 ? '' : String(grpc - 1)]
 }

@@ -11,6 +11,7 @@ import {
   type Policy,
   policyKey,
 } from '../../src/model/policy.ts'
+import { PROTOCOL_GRPC } from '../../src/model/service.ts'
 import { abort, GrpcMesh, NO_RETRY, pathIs, retry, WAYS } from '../support/grpc-mesh.ts'
 import {
   answerWith,
@@ -362,6 +363,20 @@ for (const [index, where] of WAYS) {
     assert.equal(mesh.lastRecord(0).flag, 'DC')
   })
 
+  test(`an open call bears the keepalives of hours ${where}`, async () => {
+    servers[index]!.answer = beginThen((stream) => stream.end())
+    const call = new Http2Call(sessions[index]!, grpcHeadersOf())
+    call.stream.write(grpcMessage('first'))
+    await once(call.stream, 'data')
+    for (let minute = 0; minute < 300; minute++) {
+      await new Promise<void>((resolve, reject) => {
+        sessions[index]!.ping((error) => (error === null ? resolve() : reject(error)))
+      })
+    }
+    call.stream.end(grpcMessage('second'))
+    assert.equal(await call.code(), 0)
+  })
+
   test(`gRPC over HTTP/1 is refused, with the reason, and other HTTP/1 is not ${where}`, async () => {
     const ask = async (method: string, type: string): Promise<[number, string]> => {
       const options = { localAddress: mesh.client.address, host: mesh.vip(index), port: PORT, method, path: '/a/b' }
@@ -405,3 +420,35 @@ for (const [index, where] of WAYS) {
     }
   })
 }
+
+test('a probe of a kubelet reaches the port of a pod in plaintext', async () => {
+  const pod = mesh.pods[0]!
+  const session = connectFrom('127.0.0.1', pod.address, PORT)
+  try {
+    const call = callGrpc(session, { ':path': '/grpc.health.v1.Health/Check' }, '')
+    assert.equal((await call.head)[':status'], 200)
+    await call.text()
+    assert.equal(call.trailers?.['grpc-status'], '0')
+    assert.equal(servers[0]!.requests[0]![':path'], '/grpc.health.v1.Health/Check')
+  } finally {
+    session.destroy()
+  }
+})
+
+test('a port that serves HTTP/1 only is UNAVAILABLE to gRPC, and the log says why', async () => {
+  const pod = await mesh.mesh.pod('old', { node: 1 })
+  const port = PORT + 1
+  const service = await mesh.mesh.service('old', [{ number: port, targetPort: port, protocol: PROTOCOL_GRPC }], [pod])
+  const server = http.createServer((_request, response) => response.end('no'))
+  server.listen(port, pod.appAddress)
+  await once(server, 'listening')
+  const session = connectFrom(mesh.client.address, mesh.mesh.vip(service, 0), port)
+  try {
+    assert.equal((await refusal(callGrpc(session)))[0], '14')
+    assert.match(mesh.lastRecord(1).details, /broke HTTP\/2 rules/)
+  } finally {
+    session.destroy()
+    server.close()
+    server.closeAllConnections()
+  }
+})

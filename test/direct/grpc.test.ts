@@ -3,17 +3,25 @@ import { once } from 'node:events'
 import { after, afterEach, before, test } from 'node:test'
 import * as grpc from '@grpc/grpc-js'
 import { ECHO, type EchoBehaviour, serveEcho, statusOf } from '../support/grpc-echo.ts'
+import { checkHealth, HealthService, healthClient, NOT_SERVING, SERVING } from '../support/grpc-health.ts'
 import { abort, GrpcMesh, NO_RETRY, pathIs, retry, WAYS } from '../support/grpc-mesh.ts'
 
 const PORT = 8070
 
+/** As few streams as servers commonly allow: more calls at a time need more connections. */
+const SERVER_OPTIONS = { 'grpc.max_concurrent_streams': 100 }
+
 let mesh: GrpcMesh
 const servers: grpc.Server[] = []
+const health = new HealthService()
 const behaviour: EchoBehaviour = { ...ECHO }
 
 before(async () => {
   mesh = await GrpcMesh.open(PORT)
-  for (const pod of mesh.pods) servers.push(await serveEcho(pod.appAddress, PORT, behaviour))
+  for (const pod of mesh.pods) {
+    const server = await serveEcho(pod.appAddress, PORT, behaviour, SERVER_OPTIONS, (one) => health.addTo(one))
+    servers.push(server)
+  }
 })
 
 afterEach(() => {
@@ -25,6 +33,44 @@ after(() => {
   mesh.close()
   for (const server of servers) server.forceShutdown()
 })
+
+/** Writes chunks as fast as they are taken, and then ends. */
+class Pump {
+  written = 0
+  private readonly chunk: Buffer
+  private readonly count: number
+
+  constructor(chunk: Buffer, count: number) {
+    this.chunk = chunk
+    this.count = count
+  }
+
+  start(call: {
+    write(chunk: Buffer): boolean
+    once(event: 'drain', listener: () => void): unknown
+    end(): void
+  }): void {
+    while (this.written < this.count) {
+      this.written++
+      if (!call.write(this.chunk)) {
+        call.once('drain', () => this.start(call))
+        return
+      }
+    }
+    call.end()
+  }
+
+  /** Nothing was written for many turns of the event loop, nor will be: everything on the way runs on this loop. */
+  async stalled(): Promise<void> {
+    for (let turns = 0, at = -1; turns < STALLED_TURNS; turns++) {
+      if (at !== this.written) turns = 0
+      at = this.written
+      await new Promise(setImmediate)
+    }
+  }
+}
+
+const STALLED_TURNS = 2000
 
 for (const [index, where] of WAYS) {
   test(`a unary call brings its message, metadata and status back ${where}`, async () => {
@@ -199,5 +245,109 @@ for (const [index, where] of WAYS) {
     }
     assert.equal(received, count)
     assert.equal((await status).code, grpc.status.OK)
+  })
+
+  test(`health checks and watches pass ${where}`, async () => {
+    const client = healthClient(mesh.target(index))
+    try {
+      assert.equal(await checkHealth(client), SERVING)
+      assert.equal(await checkHealth(client, 'nobody'), -grpc.status.NOT_FOUND)
+      const service = `shop-${index}`
+      const watch = client.watch({ service })
+      watch.on('error', () => {})
+      const [unknown] = await once(watch, 'data')
+      assert.equal(unknown, 3)
+      for (const status of [SERVING, NOT_SERVING]) {
+        const next = once(watch, 'data')
+        health.set(service, status)
+        assert.deepEqual(await next, [status])
+      }
+      watch.cancel()
+      while (mesh.lastRecord(index).flag !== 'DC') await new Promise(setImmediate)
+    } finally {
+      client.close()
+    }
+  })
+
+  test(`messages are counted on both sides ${where}`, async () => {
+    const source = mesh.messages(0, 'source')
+    const destination = mesh.messages(index, 'destination')
+    const { stub } = mesh.echo(index)
+    const call = stub.expand(Buffer.from('abcdef'), new grpc.Metadata())
+    const status = statusOf(call)
+    for await (const _message of call);
+    await status
+    await mesh.echo(index).unary(Buffer.alloc(100_000))
+    const change = (after: readonly number[], before: readonly number[]): number[] =>
+      after.map((count, i) => count - before[i]!)
+    assert.deepEqual(change(mesh.messages(0, 'source'), source), [2, 7])
+    assert.deepEqual(change(mesh.messages(index, 'destination'), destination), [2, 7])
+  })
+
+  test(`the log has the status of a call, also where only the trailers tell it ${where}`, async () => {
+    behaviour.unary = (_call, callback) => callback({ code: grpc.status.ABORTED, details: 'no' })
+    await mesh.echo(index).unary(Buffer.from('x'))
+    assert.equal(mesh.lastRecord(index).http!.grpcStatus, grpc.status.ABORTED)
+    behaviour.expand = (call) => {
+      call.write(call.request)
+      call.emit('error', { code: grpc.status.DATA_LOSS, details: 'half' })
+    }
+    const call = mesh.echo(index).stub.expand(Buffer.from('a'), new grpc.Metadata())
+    const status = statusOf(call)
+    call.resume()
+    assert.equal((await status).code, grpc.status.DATA_LOSS)
+    assert.equal(mesh.lastRecord(0).http!.grpcStatus, grpc.status.DATA_LOSS)
+    assert.equal(mesh.lastRecord(index).http!.grpcStatus, grpc.status.DATA_LOSS)
+  })
+
+  test(`a thousand calls go on at once on one connection, to a server that takes a hundred on each ${where}`, async () => {
+    const { stub } = mesh.echo(index)
+    const calls = Array.from({ length: 1000 }, () => stub.chat(new grpc.Metadata()))
+    const statuses = calls.map(statusOf)
+    // All are open before any goes on.
+    await Promise.all(
+      calls.map((call) => {
+        const back = once(call, 'data')
+        call.write(Buffer.from('here'))
+        return back
+      }),
+    )
+    for (const call of calls) call.end()
+    for (const status of await Promise.all(statuses)) assert.equal(status.code, grpc.status.OK)
+  })
+
+  test(`who is not read from stalls, at the server and at the client, and goes on when read ${where}`, async () => {
+    const size = 48
+    const chunk = Buffer.alloc(1 << 20)
+    const down = new Pump(chunk, size)
+    behaviour.expand = (call) => down.start(call)
+    const expand = mesh.echo(index).stub.expand(Buffer.from('go'), new grpc.Metadata())
+    const expanded = statusOf(expand)
+    await once(expand, 'readable')
+    await down.stalled()
+    assert.ok(down.written < size - 8, `${down.written} MiB were written although nobody reads`)
+    let received = 0
+    for await (const message of expand) received += (message as Buffer).length
+    assert.equal(received, size << 20)
+    assert.equal((await expanded).code, grpc.status.OK)
+
+    let total = 0
+    const arrived = new Promise<grpc.ServerDuplexStream<Buffer, Buffer>>((resolve) => {
+      behaviour.chat = resolve
+    })
+    const up = new Pump(chunk, size)
+    const chat = mesh.echo(index).stub.chat(new grpc.Metadata())
+    const chatted = statusOf(chat)
+    chat.resume()
+    up.start(chat)
+    const server = await arrived
+    await up.stalled()
+    assert.ok(up.written < size - 8, `${up.written} MiB were written although nobody reads`)
+    server.on('data', (message: Buffer) => {
+      total += message.length
+    })
+    server.on('end', () => server.end())
+    assert.equal((await chatted).code, grpc.status.OK)
+    assert.equal(total, size << 20)
   })
 }

@@ -53,7 +53,13 @@ class Bench implements ExchangeOrigin {
     new HttpSession(
       parts,
       this.client,
-      Object.assign(owner, { route: this.route, reroute: this.reroute, record() {}, onResponseHead() {} }),
+      Object.assign(owner, {
+        route: this.route,
+        reroute: this.reroute,
+        record() {},
+        recordMessages() {},
+        onResponseHead() {},
+      }),
     )
   }
 
@@ -65,6 +71,7 @@ class Bench implements ExchangeOrigin {
   readonly reroute = (exchange: Exchange): void => exchange.forward(this.pool)
 
   record(): void {}
+  recordMessages(): void {}
   onResponseHead(): void {}
 
   private atBatchEnd(flushable: Flushable): void {

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { TimerWheel } from '../../src/base/timers.ts'
 import { HeaderList } from '../../src/http/headers.ts'
+import type { Exchange } from '../../src/proxy/exchange.ts'
 import {
   encodeGrpcMessage,
   formatGrpcTimeout,
@@ -14,6 +16,7 @@ import {
   isGrpcRequest,
 } from '../../src/proxy/grpc.ts'
 import { GrpcCall } from '../../src/proxy/grpc-call.ts'
+import { MessageCounter } from '../../src/proxy/message-counter.ts'
 import {
   faultReply,
   grpcFaultReply,
@@ -32,6 +35,7 @@ import {
   resetReply,
 } from '../../src/proxy/reply.ts'
 import { addRequestId } from '../../src/proxy/request-id.ts'
+import { grpcMessage } from '../support/grpc-script.ts'
 import { requestHead } from '../support/h1-recorders.ts'
 
 const types: readonly [string | null, boolean][] = [
@@ -184,7 +188,7 @@ test('a deadline is told in at most eight digits, never longer than it is, never
 
 function call(timeout: string | null, atMs = 1000): { call: GrpcCall; told: (nowMs: number) => string | null } {
   const headers = HeaderList.of(timeout === null ? [] : [['grpc-timeout', timeout]])
-  const made = new GrpcCall(headers, atMs)
+  const made = new GrpcCall(null as unknown as Exchange, headers, atMs)
   return {
     call: made,
     told: (nowMs) => {
@@ -257,4 +261,57 @@ test('a request id is a random UUID, and one that is there stays', () => {
     }),
   )
   assert.equal(ids.size, 1000)
+})
+
+test('messages are counted by their prefixes, wherever they are cut', () => {
+  const lengths = [0, 1, 0, 300, 7, 0]
+  const bytes = Buffer.concat(lengths.map((length) => grpcMessage(Buffer.alloc(length, 0xff))))
+  for (let cut = 0; cut <= bytes.length; cut++) {
+    const counter = new MessageCounter()
+    counter.add(bytes, 0, cut)
+    assert.equal(counter.add(bytes, cut, bytes.length), lengths.length, `cut at ${cut}`)
+  }
+  const single = new MessageCounter()
+  for (let i = 0; i < bytes.length; i++) single.add(bytes, i, i + 1)
+  assert.equal(single.count, lengths.length)
+})
+
+test('a message of any length that a prefix can tell is one message', () => {
+  const counter = new MessageCounter()
+  const prefix = Uint8Array.of(1, 0xff, 0xff, 0xff, 0xff)
+  counter.add(prefix, 0, 5)
+  const chunk = Buffer.alloc(1 << 20)
+  for (let passed = 0; passed < 0xffff_ffff - chunk.length; passed += chunk.length) counter.add(chunk, 0, chunk.length)
+  assert.equal(counter.add(chunk, 0, chunk.length - 1), 1)
+  assert.equal(counter.add(prefix, 0, 5), 2)
+})
+
+test('messages of a stream are told every five seconds while some pass, those of a unary call at its end', () => {
+  const timers = new TimerWheel(1000)
+  const told: number[] = []
+  const exchange = {
+    parts: { timers },
+    origin: { recordMessages: () => told.push(one.requests.take() + one.responses.take()) },
+  }
+  const one = new GrpcCall(exchange as unknown as Exchange, new HeaderList(), 0)
+  const turn = (count: number): void => {
+    for (let i = 0; i < count; i++) timers.advance()
+  }
+  const message = grpcMessage('x')
+  one.addRequest(message, 0, message.length)
+  one.addResponse(message, 0, message.length)
+  turn(20)
+  assert.deepEqual(told, [])
+  one.addResponse(message, 0, message.length)
+  one.addResponse(message, 0, message.length)
+  turn(20)
+  assert.deepEqual(told, [4])
+  one.addResponse(message, 0, message.length)
+  turn(20)
+  assert.deepEqual(told, [4, 1])
+  one.addResponse(message, 0, message.length)
+  one.close()
+  turn(20)
+  assert.deepEqual(told, [4, 1])
+  assert.equal(one.responses.take(), 1)
 })

@@ -25,6 +25,7 @@ class Owner implements HttpSessionOwner {
   reroute(): void {}
   onResponseHead(): void {}
   record(): void {}
+  recordMessages(): void {}
   onSessionClosed(): void {}
 
   onViolation(violation: ProtocolViolation): void {

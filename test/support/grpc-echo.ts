@@ -44,8 +44,16 @@ export const ECHO: EchoBehaviour = {
   },
 }
 
-export async function serveEcho(address: string, port: number, behaviour: EchoBehaviour): Promise<grpc.Server> {
-  const server = new grpc.Server({ 'grpc.max_receive_message_length': -1 })
+/** `addMore` gets the server before it is bound. */
+export async function serveEcho(
+  address: string,
+  port: number,
+  behaviour: EchoBehaviour,
+  options: grpc.ServerOptions = {},
+  addMore: (server: grpc.Server) => void = () => {},
+): Promise<grpc.Server> {
+  const server = new grpc.Server({ 'grpc.max_receive_message_length': -1, ...options })
+  addMore(server)
   server.addService(DEFINITION as unknown as grpc.ServiceDefinition, {
     unary: (call: grpc.ServerUnaryCall<Buffer, Buffer>, callback: grpc.sendUnaryData<Buffer>) =>
       behaviour.unary(call, callback),
@@ -141,10 +149,11 @@ export interface Outcome {
 export class EchoClient {
   readonly stub: EchoStub
 
-  constructor(target: string) {
+  constructor(target: string, options: grpc.ClientOptions = {}) {
     this.stub = new EchoClientConstructor(target, grpc.credentials.createInsecure(), {
       'grpc.max_receive_message_length': -1,
       'grpc.enable_retries': 0,
+      ...options,
     })
   }
 
@@ -178,11 +187,11 @@ export class EchoClient {
 }
 
 /** The status of a streaming call. */
-export async function statusOf(call: {
+export function statusOf(call: {
   on(event: 'error', listener: (error: Error) => void): unknown
   once(event: 'status', listener: (status: grpc.StatusObject) => void): unknown
 }): Promise<grpc.StatusObject> {
+  // A failure comes as an error as well, and before the status.
   call.on('error', () => {})
-  const [status] = (await once(call as never, 'status')) as [grpc.StatusObject]
-  return status
+  return new Promise((resolve) => call.once('status', resolve))
 }

@@ -1,4 +1,5 @@
 /** Two pods that serve gRPC on a mesh of two nodes: one a hop away from the client, one through a tunnel. */
+import type * as grpc from '@grpc/grpc-js'
 import { DEFAULT_RETRY, type Fault, type Retry, type Route, type RouteMatch } from '../../src/model/route.ts'
 import { type Cluster, clusterKey, DEFAULT_POOL_LIMITS, PROTOCOL_GRPC, type Service } from '../../src/model/service.ts'
 import type { AccessRecord } from '../../src/telemetry/recorder.ts'
@@ -41,8 +42,8 @@ export class GrpcMesh {
   }
 
   /** A client of the pod's service, from inside the client's pod. */
-  echo(index: number): EchoClient {
-    const one = new EchoClient(this.doors[index]!.target)
+  echo(index: number, options: grpc.ClientOptions = {}): EchoClient {
+    const one = new EchoClient(this.doors[index]!.target, options)
     this.clients.push(one)
     return one
   }
@@ -54,6 +55,11 @@ export class GrpcMesh {
 
   vip(index: number): string {
     return this.mesh.vip(this.services[index]!, 0)
+  }
+
+  /** gRPC messages of clients and of servers that a node has counted as `reporter` since the mesh began. */
+  messages(node: number, reporter: 'source' | 'destination'): readonly number[] {
+    return [...this.mesh.nodes[node]!.recorder.messages[reporter]]
   }
 
   /** The last exchange that the proxy of a node recorded. */

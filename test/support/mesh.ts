@@ -65,6 +65,8 @@ export class TestRecorder implements Recorder {
   closed = 0
   received = 0
   sent = 0
+  /** gRPC messages by reporter: of clients, of servers. */
+  readonly messages = { source: [0, 0], destination: [0, 0] }
 
   edge(key: EdgeKey): EdgeMetrics {
     this.edges.push(key)
@@ -72,6 +74,11 @@ export class TestRecorder implements Recorder {
       exchangeFinished: (status, _grpcStatus, flag) => {
         const outcome = `${key.reporter} ${flag} ${status}`
         this.finished.set(outcome, (this.finished.get(outcome) ?? 0) + 1)
+      },
+      grpcMessages: (requests, responses) => {
+        const counts = this.messages[key.reporter]
+        counts[0]! += requests
+        counts[1]! += responses
       },
       connectionOpened: () => {
         this.opened++

@@ -33,12 +33,21 @@ const RECORD: AccessRecord = {
     authority: 'reviews:9080',
     protocol: 'HTTP/1.1',
     status: 200,
+    grpcStatus: -1,
     route: 'shop/reviews',
     requestId: 'abc',
   },
 }
 
 describe('a line', () => {
+  test('has the status of a gRPC call, and of nothing else', () => {
+    const of = (grpcStatus: number): unknown =>
+      JSON.parse(formatAccessRecord({ ...RECORD, http: { ...RECORD.http!, grpcStatus } })).grpc_status
+    assert.equal(of(14), 14)
+    assert.equal(of(0), 0)
+    assert.equal(of(-1), undefined)
+  })
+
   test('is one JSON object with the fields of an exchange', () => {
     const line = formatAccessRecord(RECORD)
     assert.ok(!line.includes('\n'))

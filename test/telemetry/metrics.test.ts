@@ -97,6 +97,39 @@ describe('HTTP families', () => {
     }
   })
 
+  test('count gRPC messages apart from the outcomes, as soon as they are told', async () => {
+    const node = new Node()
+    const worker = node.worker()
+    const edge = worker.edge({ ...EDGE, protocol: 'grpc' })
+    edge.grpcMessages(0, 0)
+    assert.equal(worker.collect().newSeries.length, 0)
+    edge.grpcMessages(2, 1)
+    node.registry.merge(1, worker.collect())
+    edge.grpcMessages(0, 3)
+    edge.exchangeFinished(200, 0, FLAG_NONE, 1, 1, 1)
+    node.registry.merge(1, worker.collect())
+    const text = await node.scrape()
+    const labels = Object.fromEntries(TCP_LABELS.map((name) => [name, undefined]))
+    for (const [family, count] of [
+      ['istio_request_messages_total', 2],
+      ['istio_response_messages_total', 4],
+    ] as const) {
+      const [sample, ...others] = text.find(family)
+      assert.equal(others.length, 0)
+      assert.equal(sample!.value, count)
+      assert.deepEqual(Object.keys(sample!.labels).sort(), Object.keys(labels).sort())
+      assert.equal(sample!.labels['request_protocol'], 'grpc')
+      assert.equal(sample!.labels['response_flags'], '-')
+    }
+    assert.equal(text.find('istio_requests_total').length, 1)
+  })
+
+  test('of a TCP edge have no messages', () => {
+    const worker = new Node().worker()
+    worker.edge(TCP_EDGE).grpcMessages(1, 1)
+    assert.equal(worker.collect().newSeries.length, 0)
+  })
+
   test('have histograms with Envoy buckets, cumulative counts and sums', async () => {
     const node = new Node()
     const worker = node.worker()
