@@ -1,7 +1,7 @@
 /** Programs that others wrote, run beside a test: found, started, waited for, and ended by their process ids. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -122,6 +122,68 @@ export class Program {
     }
     throw new Error(`${this.name} does not listen at ${address.host}:${address.port}: ${this.lastWords}`)
   }
+}
+
+/** nginx with these `server` blocks, in one process. `preamble` is for the top of its configuration. */
+export async function startNginx(
+  directory: string,
+  servers: string,
+  addresses: readonly Listening[],
+  preamble = '',
+): Promise<Program> {
+  const path = join(directory, 'nginx.conf')
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${name};`)
+  writeFileSync(
+    path,
+    `${preamble}
+daemon off;
+master_process off;
+user root;
+pid nginx.pid;
+events { worker_connections 2048; }
+http {
+  access_log off;
+  default_type application/octet-stream;
+  keepalive_requests 1000000;
+  ${temporary.join('\n  ')}
+  ${servers}
+}
+`,
+  )
+  return await Program.start('nginx', ['-p', directory, '-c', path, '-e', 'stderr'], directory, addresses)
+}
+
+/** haproxy with these frontends and backends, on one thread. */
+export async function startHaproxy(
+  directory: string,
+  sections: string,
+  addresses: readonly Listening[],
+): Promise<Program> {
+  const path = join(directory, 'haproxy.cfg')
+  writeFileSync(
+    path,
+    `global
+  nbthread 1
+  tune.bufsize 262144
+  tune.maxrewrite 8192
+  tune.http.maxhdr 500
+defaults
+  mode http
+  timeout client 60s
+  timeout connect 10s
+  timeout server 60s
+  timeout tunnel 60s
+${sections}`,
+  )
+  return await Program.start('haproxy', ['-db', '-q', '-f', path], directory, addresses)
+}
+
+/** Envoy with one worker. */
+export async function startEnvoy(directory: string, config: object, addresses: readonly Listening[]): Promise<Program> {
+  const path = join(directory, 'envoy.json')
+  writeFileSync(path, JSON.stringify(config))
+  const args = ['-c', path, '--concurrency', '1', '--disable-hot-restart', '-l', 'error']
+  return await Program.start('envoy', args, directory, addresses)
 }
 
 async function isListening({ host, port }: Listening): Promise<boolean> {

@@ -10,7 +10,7 @@ import * as http2 from 'node:http2'
 import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { type Listening, Program } from './programs.ts'
+import { type Listening, Program, startEnvoy, startHaproxy, startNginx } from './programs.ts'
 
 /** What a server of the site may not be able to do. */
 export type Feature = 'empty' | 'unchanged' | 'zipped' | 'trailers' | 'request-trailers' | 'early-hints' | 'options'
@@ -99,9 +99,8 @@ export async function startSite(
   const at = (...ports: readonly number[]): Listening[] =>
     addresses.flatMap((host) => ports.map((port) => ({ host, port })))
   if (hasProgram('nginx')) {
-    writeFileSync(join(directory, 'nginx.conf'), nginxConfig(addresses))
-    const args = ['-p', directory, '-c', join(directory, 'nginx.conf'), '-e', 'stderr']
-    programs.push(Program.start('nginx', args, directory, at(NGINX_1, NGINX_2)))
+    const echo = 'load_module /usr/lib/nginx/modules/ngx_http_echo_module.so;'
+    programs.push(startNginx(directory, nginxServers(addresses), at(NGINX_1, NGINX_2), echo))
   }
   if (hasProgram('nghttpd')) {
     for (const host of addresses) {
@@ -110,14 +109,9 @@ export async function startSite(
     }
   }
   if (hasProgram('haproxy')) {
-    writeFileSync(join(directory, 'haproxy.cfg'), haproxyConfig(addresses))
-    const args = ['-db', '-q', '-f', join(directory, 'haproxy.cfg')]
-    programs.push(Program.start('haproxy', args, directory, at(HAPROXY_1, HAPROXY_2)))
+    programs.push(startHaproxy(directory, haproxySections(addresses), at(HAPROXY_1, HAPROXY_2)))
   }
-  if (hasProgram('envoy')) {
-    writeFileSync(join(directory, 'envoy.json'), JSON.stringify(envoyConfig(addresses)))
-    programs.push(startEnvoy(join(directory, 'envoy.json'), directory, at(ENVOY_1, ENVOY_2)))
-  }
+  if (hasProgram('envoy')) programs.push(startEnvoy(directory, envoyConfig(addresses), at(ENVOY_1, ENVOY_2)))
   const closers = await Promise.all(addresses.flatMap((host) => [serveNode1(host), serveNode2(host)]))
   const started = await Promise.allSettled(programs)
   const end = async (): Promise<void> => {
@@ -130,14 +124,9 @@ export async function startSite(
   throw failed.reason
 }
 
-export function startEnvoy(config: string, directory: string, listening: readonly Listening[]): Promise<Program> {
-  const args = ['-c', config, '--concurrency', '1', '--disable-hot-restart', '-l', 'error']
-  return Program.start('envoy', args, directory, listening)
-}
-
 // --- nginx ---
 
-function nginxConfig(addresses: readonly string[]): string {
+function nginxServers(addresses: readonly string[]): string {
   const server = (listen: string): string => `server {
     ${listen}
     large_client_header_buffers 8 ${HEAD_KB_MAX}k;
@@ -152,44 +141,17 @@ function nginxConfig(addresses: readonly string[]): string {
   }`
   const listen = (port: number, options: string): string =>
     addresses.map((address) => `listen ${address}:${port}${options} backlog=1024;`).join('\n    ')
-  return `load_module /usr/lib/nginx/modules/ngx_http_echo_module.so;
-daemon off;
-master_process off;
-user root;
-pid nginx.pid;
-events { worker_connections 2048; }
-http {
-  access_log off;
-  default_type application/octet-stream;
-  client_body_temp_path body;
-  proxy_temp_path proxy;
-  fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi;
-  scgi_temp_path scgi;
-  keepalive_requests 1000000;
-  ${server(listen(NGINX_1, ''))}
-  ${server(listen(NGINX_2, ' http2'))}
-}
-`
+  return `${server(listen(NGINX_1, ''))}
+  ${server(listen(NGINX_2, ' http2'))}`
 }
 
 // --- haproxy ---
 
-function haproxyConfig(addresses: readonly string[]): string {
+function haproxySections(addresses: readonly string[]): string {
   const bind = (port: number, options: string): string =>
     addresses.map((address) => `  bind ${address}:${port}${options}`).join('\n')
   const origin = addresses[0]
-  return `global
-  nbthread 1
-  tune.bufsize 262144
-  tune.maxrewrite 8192
-  tune.http.maxhdr 500
-defaults
-  mode http
-  timeout client 60s
-  timeout connect 10s
-  timeout server 60s
-frontend one
+  return `frontend one
 ${bind(HAPROXY_1, '')}
   default_backend nginx-one
 frontend two

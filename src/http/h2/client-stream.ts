@@ -195,6 +195,9 @@ export class H2ClientStream implements ClientStream, H2Receiver {
   private tunnelHead(fields: string[]): ResponseHead {
     const headers = readFields(fields)
     headers.append('upgrade', WEBSOCKET)
+    // HTTP/2 has neither key nor accept (RFC 8441 section 5). A proxy that lets its own app's through, as Envoy does,
+    // answers a key that is not our client's.
+    headers.remove('sec-websocket-accept')
     if (this.webSocketKey !== null && this.webSocketKey !== '') {
       headers.append('sec-websocket-accept', acceptOf(this.webSocketKey))
     }
