@@ -33,6 +33,8 @@ export interface TestPodOptions {
   readonly namespace?: string
   readonly serviceAccount?: string
   readonly isEnrolled?: boolean
+  /** Enrolled, but by a proxy that is not ours: the test listens on its HBONE port. */
+  readonly isForeign?: boolean
   readonly policies?: readonly string[]
 }
 
@@ -40,6 +42,7 @@ export interface TestPod {
   readonly name: string
   readonly uid: string
   readonly node: number
+  readonly isForeign: boolean
   readonly identity: string
   /** Where clients of other pods reach it, and where it dials from. */
   readonly address: string
@@ -140,11 +143,13 @@ export class TestMesh {
   /** Enrols a pod (unless told not to): its proxy listens for it, and every proxy knows its workload. */
   async pod(name: string, options: TestPodOptions = {}): Promise<TestPod> {
     const { node = 0, namespace = 'default', serviceAccount = name, isEnrolled = true, policies = [] } = options
+    const { isForeign = false } = options
     const host = this.pods.length * 2 + 2
     const pod: TestPod = {
       name,
       uid: `Kubernetes//Pod/${namespace}/${name}`,
       node,
+      isForeign,
       identity: formatIdentity('cluster.local', namespace, serviceAccount),
       address: `${this.block}.${host}`,
       appAddress: isEnrolled ? `${this.block}.${host + 1}` : `${this.block}.${host}`,
@@ -172,7 +177,7 @@ export class TestMesh {
     this.pods.push(pod)
     this.nodes[node]!.pods.set(pod.uid, pod)
     this.apply({ workloads: [pod.workload] })
-    if (isEnrolled) {
+    if (isEnrolled && !isForeign) {
       this.issue(pod)
       this.nodes[node]!.proxy.applyDelta({ ...EMPTY_DELTA, pods: [{ uid: pod.uid, netns: '', scope: 'all' }] })
       const target = { address: pod.address, port: 15_008, isShared: false }
@@ -212,7 +217,9 @@ export class TestMesh {
     }
     this.apply({ services: [service], workloads: pods.map((pod) => pod.workload) })
     for (const [index, node] of this.nodes.entries()) {
-      const first = [...node.pods.values()].find((pod) => pod.workload.tunnelProtocol === TUNNEL_HBONE)
+      const first = [...node.pods.values()].find(
+        (pod) => pod.workload.tunnelProtocol === TUNNEL_HBONE && !pod.isForeign,
+      )
       if (first === undefined) continue
       await this.listen(
         first,
@@ -223,7 +230,7 @@ export class TestMesh {
       )
     }
     for (const pod of pods) {
-      if (pod.workload.tunnelProtocol === TUNNEL_NONE) continue
+      if (pod.workload.tunnelProtocol === TUNNEL_NONE || pod.isForeign) continue
       await this.listen(
         pod,
         ports.map(({ targetPort }) => ({

@@ -237,7 +237,8 @@ export function nodeHttp2(): WebClient {
       const key = `${target.host}:${target.port}`
       let session = sessions.get(key)
       if (session === undefined || session.destroyed || session.closed) {
-        session = connectFrom(target.localAddress, target.host, target.port)
+        // By default a session that holds 10 MB refuses its own next stream.
+        session = connectFrom(target.localAddress, target.host, target.port, { maxSessionMemory: 100 })
         sessions.set(key, session)
       }
       const length: http2.OutgoingHttpHeaders =
