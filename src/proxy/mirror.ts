@@ -4,7 +4,7 @@
  * A mirror needs the whole body, so it goes out when the request is complete; requests whose body is longer than
  * MIRROR_BYTES_MAX are not mirrored.
  */
-import type { WeftError } from '../base/errors.ts'
+import { TimerEntry, type TimerTarget } from '../base/timers.ts'
 import type { ClientStream, RequestHead, ResponseReceiver } from '../http/codec.ts'
 import type { Mirror } from '../model/route.ts'
 import type { Snapshot } from '../model/snapshot.ts'
@@ -21,6 +21,12 @@ const MIRROR_BYTES_MAX = 65_536
 
 /** Mirrored requests in flight per worker. A slow mirror must not become a memory leak. */
 const MIRRORS_MAX = 1024
+
+/**
+ * Longest time of a mirrored request. A minute, whatever the real one may take: a stream that is mirrored (a gRPC watch,
+ * say) would otherwise go on for ever, with nobody who ends it.
+ */
+const MIRROR_MS_MAX = 60_000
 
 let mirrorsInFlight = 0
 
@@ -58,11 +64,14 @@ function isAllowed(outbound: OutboundConnection, exchange: Exchange, state: Clus
 }
 
 /** One mirrored request, fed by its exchange. */
-export class MirroredRequest implements PoolWaiter, ResponseReceiver {
+export class MirroredRequest implements PoolWaiter, ResponseReceiver, TimerTarget {
   readonly head: RequestHead
   private readonly pool: HttpPool
   private body: Uint8Array[]
   private bodyBytes: number
+  private readonly timer: TimerEntry
+  private client: ClientStream | null
+  private isOver: boolean
 
   constructor(head: RequestHead, pool: HttpPool) {
     this.head = { ...head, headers: head.headers.clone(), upgrade: null, expectsContinue: false }
@@ -70,6 +79,9 @@ export class MirroredRequest implements PoolWaiter, ResponseReceiver {
     this.pool = pool
     this.body = []
     this.bodyBytes = 0
+    this.timer = new TimerEntry(this)
+    this.client = null
+    this.isOver = false
   }
 
   /** A part of the body; lent. */
@@ -83,20 +95,22 @@ export class MirroredRequest implements PoolWaiter, ResponseReceiver {
   send(): void {
     if (this.bodyBytes > MIRROR_BYTES_MAX) return
     mirrorsInFlight++
+    this.pool.parts.timers.start(this.timer, MIRROR_MS_MAX)
     this.pool.acquire(this)
   }
 
   onUpstream(upstream: HttpUpstream): void {
     upstream.servedCount++
     this.head.bodyLength = this.bodyBytes
-    const client: ClientStream = upstream.codec!.open(this.head, this)
+    const client = upstream.codec!.open(this.head, this)
+    this.client = client
     for (const chunk of this.body) client.writeBody(chunk, 0, chunk.length)
     if (this.bodyBytes > 0) client.end(null)
     this.body = []
   }
 
-  onUpstreamFailed(_error: WeftError, _isOverflow: boolean): void {
-    mirrorsInFlight--
+  onUpstreamFailed(): void {
+    this.finish()
   }
 
   onInformational(): void {}
@@ -104,12 +118,27 @@ export class MirroredRequest implements PoolWaiter, ResponseReceiver {
   onResponseBody(): void {}
 
   onResponseEnd(): void {
-    mirrorsInFlight--
+    this.finish()
   }
 
   onResponseReset(): void {
-    mirrorsInFlight--
+    this.finish()
   }
 
   onRequestDrain(): void {}
+
+  /** It has had its time. */
+  onTimer(): void {
+    this.pool.cancel(this)
+    this.client?.reset()
+    this.finish()
+  }
+
+  private finish(): void {
+    if (this.isOver) return
+    this.isOver = true
+    this.client = null
+    mirrorsInFlight--
+    this.pool.parts.timers.clear(this.timer)
+  }
 }
