@@ -147,7 +147,7 @@ for (const [index, where] of WAYS) {
     const cancelled = new Promise<void>((resolve) => {
       behaviour.unary = (call) => call.on('cancelled', resolve)
     })
-    const outcome = await mesh.echo(index).unary(Buffer.from('x'), new grpc.Metadata(), { deadline: Date.now() + 100 })
+    const outcome = await mesh.echo(index).unary(Buffer.from('x'), new grpc.Metadata(), { deadline: Date.now() + 300 })
     assert.equal(outcome.code, grpc.status.DEADLINE_EXCEEDED)
     await cancelled
   })
