@@ -365,7 +365,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     if (this.state !== STATE_RESPONDING) return
     const length = end - offset
     this.sentBytes += length
-    if (this.grpc !== null) this.grpc.addResponse(bytes, offset, end)
+    if (this.grpc !== null && this.status === 200) this.grpc.addResponse(bytes, offset, end)
     if (this.stream.writeBody(bytes, offset, length) > BACKLOG_HIGH && !this.isResponsePaused) {
       this.isResponsePaused = true
       this.client?.pauseResponse()

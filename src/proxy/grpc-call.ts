@@ -50,6 +50,7 @@ export class GrpcCall implements TimerTarget {
     if (this.requests.add(bytes, offset, end) > 1 && this.flush?.isRunning !== true) this.startFlush()
   }
 
+  /** The same of a response with status 200: others are not made of messages. */
   addResponse(/* lent */ bytes: Uint8Array, offset: number, end: number): void {
     if (this.responses.add(bytes, offset, end) > 1 && this.flush?.isRunning !== true) this.startFlush()
   }
@@ -64,7 +65,7 @@ export class GrpcCall implements TimerTarget {
   }
 
   private startFlush(): void {
-    // What this chunk began may have been told when the one before it ended.
+    // A chunk of a message that was told already.
     if (this.requests.untold + this.responses.untold === 0) return
     this.flush ??= new TimerEntry(this)
     this.exchange.parts.timers.start(this.flush, MESSAGES_FLUSH_MS)

@@ -224,12 +224,15 @@ for (const [index, where] of WAYS) {
       stream.respond({ ':status': 502, 'content-type': 'text/html' })
       stream.end('<p>no</p>')
     }
+    const [requests, responses] = mesh.messages(0, 'source')
     const call = callGrpc(sessions[index]!)
     const head = await call.head
     assert.equal(head[':status'], 502)
     assert.equal(head['content-type'], 'text/html')
     assert.equal(head['grpc-status'], undefined)
     assert.equal(await call.text(), '<p>no</p>')
+    assert.equal(mesh.lastRecord(0).http!.grpcStatus, 14)
+    assert.deepEqual(mesh.messages(0, 'source'), [requests! + 1, responses])
   })
 
   test(`trailers-only answers are retried by their status, and by nothing else ${where}`, async () => {
