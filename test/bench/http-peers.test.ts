@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { envoyConfigs } from '../../bench/peers/envoy.ts'
+import { ENVOY_VERSION, envoyConfigs } from '../../bench/peers/envoy.ts'
 import { haproxyConfigs } from '../../bench/peers/haproxy.ts'
 import { nginxConfigs } from '../../bench/peers/nginx.ts'
 import { ADDED_HEADERS, LOAD_PATH, ROUTE_COUNT, routePrefix, type Site, type Topology } from '../../bench/peers/work.ts'
@@ -59,4 +60,9 @@ test('nginx keeps its upstream connections: each location clears Connection itse
   const locations = text!.split('\n').filter((line) => line.includes('location /service-'))
   assert.equal(locations.length, ROUTE_COUNT)
   for (const line of locations) assert.match(line, /proxy_set_header Connection "";/)
+})
+
+test('the Envoy that tests install is the one that the bench compares with', () => {
+  const script = readFileSync(new URL('../../deploy/setup.sh', import.meta.url), 'utf8')
+  assert.equal(/^ENVOY_VERSION=(.*)$/m.exec(script)![1], ENVOY_VERSION)
 })

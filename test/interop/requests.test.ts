@@ -15,7 +15,7 @@ import {
   type WebClient,
   type WebReply,
 } from '../support/web-clients.ts'
-import { digest, type Feature, LARGE, SITE_SERVERS, type SiteServer, SMALL, ZIPPED } from '../support/web-site.ts'
+import { type Feature, LARGE, SITE_SERVERS, type SiteServer, SMALL, ZIPPED } from '../support/web-site.ts'
 
 let site: SiteMesh
 
@@ -40,11 +40,11 @@ after(async () => {
 function expectBody(reply: WebReply, status: number, body: Buffer, what: string): void {
   assert.equal(reply.status, status, what)
   assert.equal(reply.body.length, body.length, what)
-  assert.equal(digest(reply.body), digest(body), what)
+  assert.ok(reply.body.equals(body), what)
 }
 
 /** Everything that the client and the server can both do. */
-async function exerciseAll(one: WebClient, server: SiteServer, target: Target): Promise<void> {
+async function exerciseAll(one: WebClient, server: SiteServer, target: Target, isShort: boolean): Promise<void> {
   const has = (feature: Feature): boolean => !server.lacks.includes(feature)
   expectBody(await one.send(target, { path: '/small' }), 200, SMALL, 'a small page')
   const echo = { method: 'POST', path: '/echo' }
@@ -57,7 +57,7 @@ async function exerciseAll(one: WebClient, server: SiteServer, target: Target): 
   if (server.name === 'nghttpd' && one.seesTrailersAfterLength) {
     assert.equal((await one.send(target, { path: '/small' })).trailers.get('x-sum'), '42', 'trailers')
   }
-  if (one.isSlow) return
+  if (isShort) return
   const head = await one.send(target, { method: 'HEAD', path: '/large' })
   assert.equal(head.status, 200, 'HEAD')
   assert.equal(head.body.length, 0, 'HEAD')
@@ -96,7 +96,9 @@ for (const index of [0, 1]) {
     for (const server of SITE_SERVERS) {
       const name = `${one.name} (HTTP/${one.version}) and ${server.name} (HTTP/${server.version}) understand each other ${where}`
       test(name, { timeout: 30_000, skip: lacks(...one.programs, ...server.programs) }, async () => {
-        await exerciseAll(one, server, site.target(index, server.port))
+        // Programs cost a process a request: what they do beyond bodies and trailers, they do through a tunnel only.
+        const isShort = one.isSlow || (one.programs.length > 0 && index === 0)
+        await exerciseAll(one, server, site.target(index, server.port), isShort)
       })
     }
   }

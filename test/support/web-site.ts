@@ -180,7 +180,7 @@ function envoyConfig(addresses: readonly string[]): object {
   return { static_resources: { listeners, clusters } }
 }
 
-function envoyListener(name: string, address: Listening, codec: string, cluster: string): object {
+export function envoyListener(name: string, address: Listening, codec: string, cluster: string): object {
   const manager = {
     '@type': `${TYPE}/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`,
     stat_prefix: name,
