@@ -31,11 +31,17 @@ static constexpr int kReadyMax = 512;
  */
 static constexpr int kRoundsMax = 8;
 
+/*
+ * Bytes delivered by the rounds of one turn. 2 MiB: about a millisecond of relaying, for one busy connection
+ * or for many.
+ */
+static constexpr size_t kTurnBytesMax = 2097152;
+
 /* Events that one step can make after it looked for room. */
 static constexpr size_t kEventsOfOneStep = 8;
 
-/* Room that one step needs: 64 KiB received, and a TLS record that was begun before. */
-static constexpr size_t kArenaOfOneStep = 65536 + 32768;
+/* Room that one step needs at least: a read, and a TLS record that was begun before. */
+static constexpr size_t kArenaOfOneStep = kReceiveMin + kRecordRoom;
 
 /* What a kept slice of the arena shows when poisoning is on. */
 static constexpr int kPoison = 0xdd;
@@ -63,7 +69,7 @@ int Reactor::Start(napi_value arena, napi_value events, napi_value callback) {
   events_ = static_cast<int32_t*>(bytes);
   events_max_ = length / 4;
   if (arena_size_ < kArenaOfOneStep || events_max_ < 4 * kEventsOfOneStep) return EINVAL;
-  ciphertext_.reset(new uint8_t[65536]);
+  ciphertext_.reset(new uint8_t[kReceiveMax]);
   epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   if (epoll_fd_ < 0) return errno;
   wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -168,6 +174,7 @@ void Reactor::Remove(Connection* connection) {
   // Also takes it out of the epoll set: no other descriptor of this socket exists in our hands.
   epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, connection->fd, nullptr);
   close(connection->fd);
+  DropUnsent(connection);
   delete connection;
   slots_[slot] = nullptr;
   generations_[slot] = (generations_[slot] + 1) & kGenerationMask;
@@ -193,6 +200,7 @@ void Reactor::OnPoll(uv_poll_s* handle, int, int) {
 }
 
 void Reactor::Turn() {
+  turn_bytes_ = 0;
   epoll_event ready[kReadyMax];
   int count = epoll_wait(epoll_fd_, ready, kReadyMax, 0);
   for (int i = 0; i < count; i++) {
@@ -200,7 +208,8 @@ void Reactor::Turn() {
     React(ready[i].data.fd, ready[i].events);
   }
   Deliver();
-  for (int round = 0; round < kRoundsMax && !(ready_.empty() && queue_.empty()); round++) {
+  for (int round = 0;
+       round < kRoundsMax && turn_bytes_ < kTurnBytesMax && !(ready_.empty() && queue_.empty()); round++) {
     ReadReady();
     Deliver();
   }
@@ -229,7 +238,7 @@ void Reactor::React(int32_t id, uint32_t ready) {
   if ((ready & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) connection->has_hangup = true;
   if ((ready & EPOLLOUT) != 0) {
     connection->is_blocked = false;
-    if (connection->backlog() > 0) FlushConnection(connection);
+    if (connection->queued() > 0) FlushConnection(connection);
   }
   if ((ready & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) == 0) return;
   if (connection->has_peer_end && (ready & EPOLLERR) != 0) {
@@ -274,9 +283,11 @@ void Reactor::Deliver() {
     queue_.erase(queue_.begin(), queue_.begin() + static_cast<ptrdiff_t>(count * 4));
     CallBack(count);
   }
-  if (options_.is_poisoning) memset(arena_, kPoison, arena_used_);
-  arena_used_ = 0;
+  // Some of what was written still lies in the arena.
   Flush();
+  if (options_.is_poisoning) memset(arena_, kPoison, arena_used_);
+  turn_bytes_ += arena_used_;
+  arena_used_ = 0;
 }
 
 /* False when JavaScript can run no more. */

@@ -110,7 +110,7 @@ static napi_value WriteArena(napi_env env, napi_callback_info info) {
 static napi_value Backlog(napi_env env, napi_callback_info info) {
   Call call(env, info, 1);
   Connection* connection = call.Find(0);
-  return BacklogNumber(env, connection == nullptr ? 0 : connection->backlog());
+  return BacklogNumber(env, connection == nullptr ? 0 : call.reactor->Backlog(connection));
 }
 
 /* end(id) */

@@ -9,15 +9,12 @@
 
 namespace weft {
 
-/* Bytes received by one call: what libuv reads, and four TLS records. */
-static constexpr size_t kReceiveMax = 65536;
-
 /*
  * Sealed bytes of TLS's own (answers to key updates) that a peer may leave lying before it counts as hostile.
- * Output of ours is sealed only when nothing is queued, so anything beyond one piece of it (kSealMax,
- * reactor_output.cc) is TLS's.
+ * Output of ours is sealed only when nothing is queued, so anything beyond one piece of it and what is sent
+ * at a time (kSealMax and kSendAt, reactor_output.cc) is TLS's.
  */
-static constexpr size_t kSealedMax = 262144;
+static constexpr size_t kSealedMax = 786432;
 
 /* Bytes that a closed connection reads and drops while it waits for the peer's end. */
 static constexpr uint32_t kDiscardMax = 1048576;
@@ -39,8 +36,7 @@ void Reactor::Fail(Connection* connection, Failure failure, int32_t code) {
   if (connection->phase == Phase::kBroken) return;
   connection->phase = Phase::kBroken;
   connection->is_readable = false;
-  connection->staged.Clear();
-  connection->sealed.Clear();
+  DropUnsent(connection);
   connection->unread.Clear();
   int32_t verify = 0;
   if (failure == kFailureTls && connection->tls != nullptr) verify = connection->tls->verify_result();
@@ -77,8 +73,28 @@ void Reactor::ReadOnce(Connection* connection) {
   }
 }
 
+/* Bytes to ask for: more of a connection that always has more, as far as there is room for them. */
+size_t Reactor::ReceiveSize(const Connection* connection) const {
+  return std::min<size_t>(connection->receive_size, arena_size_ - arena_used_ - kRecordRoom);
+}
+
+void Reactor::NoteReceived(Connection* connection, size_t length, size_t asked) {
+  if (length == asked && connection->phase == Phase::kOpen) {
+    connection->receive_size = std::min(connection->receive_size * 2, kReceiveMax);
+  } else if (length <= kReceiveMin) {
+    connection->receive_size = kReceiveMin;
+  }
+  // Fewer bytes than asked for: there were no more, and epoll tells when there are.
+  if (length == asked || connection->has_hangup) {
+    QueueRead(connection);
+  } else {
+    connection->is_readable = false;
+  }
+}
+
 void Reactor::ReadPlain(Connection* connection) {
-  ssize_t length = recv(connection->fd, arena_ + arena_used_, kReceiveMax, 0);
+  size_t size = ReceiveSize(connection);
+  ssize_t length = recv(connection->fd, arena_ + arena_used_, size, 0);
   if (length <= 0) {
     if (length < 0 && errno == EINTR) {
       QueueRead(connection);
@@ -93,12 +109,7 @@ void Reactor::ReadPlain(Connection* connection) {
   }
   Push(connection->id, kEventBytes, static_cast<int32_t>(arena_used_), static_cast<int32_t>(length));
   arena_used_ = AlignedUp(arena_used_ + static_cast<size_t>(length));
-  // Fewer bytes than asked for: there were no more, and epoll tells when there are.
-  if (static_cast<size_t>(length) == kReceiveMax || connection->has_hangup) {
-    QueueRead(connection);
-  } else {
-    connection->is_readable = false;
-  }
+  NoteReceived(connection, static_cast<size_t>(length), size);
 }
 
 /* recv failed. */
@@ -118,7 +129,8 @@ void Reactor::ReadTls(Connection* connection) {
     if (connection->is_readable) QueueRead(connection);
     return;
   }
-  ssize_t length = recv(connection->fd, ciphertext_.get(), kReceiveMax, 0);
+  size_t size = ReceiveSize(connection);
+  ssize_t length = recv(connection->fd, ciphertext_.get(), size, 0);
   if (length < 0) {
     if (errno == EINTR) {
       QueueRead(connection);
@@ -132,11 +144,7 @@ void Reactor::ReadTls(Connection* connection) {
     Fail(connection, kFailureTruncated, 0);
     return;
   }
-  if (static_cast<size_t>(length) == kReceiveMax || connection->has_hangup) {
-    QueueRead(connection);
-  } else {
-    connection->is_readable = false;
-  }
+  NoteReceived(connection, static_cast<size_t>(length), size);
   window_.input = ciphertext_.get();
   window_.input_length = static_cast<size_t>(length);
   if (connection->phase == Phase::kHandshaking) StepHandshake(connection);
@@ -149,6 +157,7 @@ void Reactor::ReadTls(Connection* connection) {
 }
 
 void Reactor::DecryptWindow(Connection* connection) {
+  ClaimWindow(connection);
   size_t start = arena_used_;
   TlsResult result;
   do {
@@ -164,7 +173,7 @@ void Reactor::DecryptWindow(Connection* connection) {
     FailTls(connection);
     return;
   }
-  if (!window_.output.is_empty() && !SendWindow(connection)) return;
+  if (!SendWindow(connection)) return;
   if (connection->sealed.size() > kSealedMax) {
     Fail(connection, kFailureFlooded, 0);
     return;
@@ -189,8 +198,7 @@ void Reactor::Discard(Connection* connection) {
   connection->is_paused = false;
   connection->is_readable = true;
   connection->tls.reset();
-  connection->staged.Clear();
-  connection->sealed.Clear();
+  DropUnsent(connection);
   connection->unread.Clear();
   shutdown(connection->fd, SHUT_WR);
   QueueRead(connection);
@@ -231,6 +239,7 @@ bool Reactor::StartTls(Connection* connection, SSL_CTX* context) {
 }
 
 void Reactor::StepHandshake(Connection* connection) {
+  ClaimWindow(connection);
   TlsResult result = connection->tls->Handshake();
   if (result == TlsResult::kDone) {
     bool is_client = connection->client_context != nullptr;
@@ -238,7 +247,8 @@ void Reactor::StepHandshake(Connection* connection) {
     if (is_client) {
       // Who we are is not told, and nothing is promised, before JavaScript has approved of the server.
       bool has_memory = connection->sealed.Append(window_.output.begin(), window_.output.size());
-      window_.output.Clear();
+      window_.output.Rewind();
+      window_owner_ = kNobody;
       if (!has_memory) {
         Fail(connection, kFailureErrno, ENOMEM);
         return;

@@ -1,6 +1,7 @@
 /*
- * Bytes waiting to be sent on one connection. Memory is held only while something waits: an idle connection
- * has none. How much may wait is decided by who writes (BACKLOG_HIGH in src/transport/conn.ts).
+ * Bytes waiting to be sent. A connection's queue holds memory only while something waits: an idle connection
+ * has none. The reactor's own, which all its connections share, is rewound and keeps it. How much may wait is
+ * decided by who writes (BACKLOG_HIGH in src/transport/conn.ts).
  */
 #pragma once
 
@@ -34,6 +35,9 @@ class ByteQueue {
     start_ += length;
     if (start_ == end_) Clear();
   }
+
+  /* Empties it and keeps its memory for what comes next. */
+  void Rewind() { start_ = end_ = 0; }
 
   void Clear() {
     free(bytes_);

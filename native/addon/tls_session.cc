@@ -126,6 +126,8 @@ void TlsSession::End() {
   ERR_clear_error();
 }
 
+void TlsSession::FreeBuffers() { SSL_free_buffers(ssl_); }
+
 int TlsSession::verify_result() const { return static_cast<int>(SSL_get_verify_result(ssl_)); }
 
 uint8_t* TlsSession::PeerCertificate(size_t* length) const {

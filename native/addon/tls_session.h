@@ -44,6 +44,8 @@ class TlsSession {
   TlsResult Write(const uint8_t* bytes, size_t length);
   /* Sends close_notify. */
   void End();
+  /* Gives the memory for records back, until the next of them; what holds part of a record stays. */
+  void FreeBuffers();
 
   /* OpenSSL's packed error of the call that failed; 0 when it gave none. */
   uint32_t error() const { return error_; }
