@@ -4,6 +4,7 @@
  *
  * Body bytes handed to a receiver are lent until the call returns.
  */
+import type { Flag } from '../base/errors.ts'
 import type { HeaderList } from './headers.ts'
 
 /** Where an engine's output goes. Every `Conn` of the transport is one. */
@@ -61,7 +62,7 @@ export interface ResponseHead {
 export interface ProtocolViolation {
   readonly reason: string
   readonly message: string
-  /** Status that a server answers with before it closes. */
+  /** Status that a server answers with; 0 where a stream or the connection is ended instead. */
   readonly status: number
 }
 
@@ -73,8 +74,11 @@ export interface RequestReceiver {
    * comes inside `writeHead` when the tunnel is refused, else as the client's half-close of the tunnel.
    */
   onRequestEnd(trailers: HeaderList | null): void
-  /** The client went away or broke the rules before the exchange was over. Nothing follows. */
-  onRequestReset(reason: string): void
+  /**
+   * The client went away, broke the rules or took nothing before the exchange was over: `flag` says which. Nothing
+   * follows.
+   */
+  onRequestReset(reason: string, flag: Flag): void
   /** The response's backlog is sent. */
   onResponseDrain(): void
 }
@@ -114,8 +118,11 @@ export type Wait = typeof WAIT_NONE | typeof WAIT_HEAD | typeof WAIT_END
 export interface HttpServerEvents {
   /** A request head is complete and valid. Returns who takes the rest. */
   onRequest(stream: ServerStream, head: RequestHead): RequestReceiver
-  /** The peer broke the rules outside or before an exchange. The engine has answered and closes. */
-  onViolation(violation: ProtocolViolation): void
+  /**
+   * The client broke the rules; for counters and logs. The engine has done what is to be done. `isRefusal` when it
+   * answered a request that became no exchange, so that nobody else will tell of it.
+   */
+  onViolation(violation: ProtocolViolation, isRefusal: boolean): void
   /** The peer owes the engine something, or does not any more. Engines have no timers: the owner bounds the time. */
   onWait(wait: Wait): void
 }
@@ -144,10 +151,11 @@ export interface ResponseReceiver {
   onResponseEnd(trailers: HeaderList | null): void
   /**
    * The response will not be complete. `wasProcessed` is false only when the upstream certainly did not act on the
-   * request (REFUSED_STREAM, or a reused connection that closed before any byte of an answer). `errorCode` is that of
-   * HTTP/2 when the upstream has reset this exchange alone; without one the connection is lost.
+   * request (REFUSED_STREAM, or a reused connection that closed before any byte of an answer). `flag` tells a server that
+   * broke the rules from one that went away. `errorCode` is that of HTTP/2 when the upstream has reset this exchange alone;
+   * without one the connection is lost.
    */
-  onResponseReset(reason: string, wasProcessed: boolean, errorCode?: number): void
+  onResponseReset(reason: string, wasProcessed: boolean, flag: Flag, errorCode?: number): void
   /** The request's backlog is sent. */
   onRequestDrain(): void
 }
@@ -172,6 +180,8 @@ export interface HttpClientEvents {
   onStreamClosed(): void
   /** No new exchange will be accepted (Connection: close, GOAWAY, violation). */
   onUnusable(): void
+  /** The server broke the rules; for counters and logs. */
+  onViolation(violation: ProtocolViolation): void
 }
 
 /** One upstream connection. */

@@ -10,7 +10,7 @@
  *         \--reply() ------------\-----------------------\----------------------------------> done
  */
 import { assert } from '../base/assert.ts'
-import { FLAG_DOWNSTREAM_CLOSED, FLAG_NONE, FLAG_UPSTREAM_CLOSED, type Flag, type WeftError } from '../base/errors.ts'
+import { FLAG_DOWNSTREAM_CLOSED, FLAG_NONE, type Flag, type WeftError } from '../base/errors.ts'
 import { TimerEntry, type TimerTarget } from '../base/timers.ts'
 import type {
   ClientStream,
@@ -292,9 +292,9 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.finishIfBothEnded()
   }
 
-  onRequestReset(reason: string): void {
+  onRequestReset(reason: string, flag: Flag): void {
     if (this.state === STATE_DONE) return
-    this.flag = FLAG_DOWNSTREAM_CLOSED
+    this.flag = flag
     this.details = reason
     this.dropUpstream()
     this.state = STATE_DONE
@@ -392,14 +392,14 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     this.finish()
   }
 
-  onResponseReset(reason: string, wasProcessed: boolean, errorCode = -1): void {
+  onResponseReset(reason: string, wasProcessed: boolean, flag: Flag, errorCode = -1): void {
     this.client = null
     if (this.state === STATE_RESPONDING) {
       if (this.grpc !== null) {
-        this.reply(resetReply(errorCode), null, reason)
+        this.reply(resetReply(flag, errorCode), null, reason)
         return
       }
-      this.flag = FLAG_UPSTREAM_CLOSED
+      this.flag = flag
       this.details = reason
       this.state = STATE_DONE
       this.stream.reset()
@@ -417,7 +417,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
     }
     this.endpoint?.onFailure(true, this.parts.nowMs())
     if (this.retry?.shouldRetryReset(wasProcessed, false) === true && this.tryAgain()) return
-    this.reply(resetReply(errorCode), null, reason)
+    this.reply(resetReply(flag, errorCode), null, reason)
   }
 
   onRequestDrain(): void {
@@ -443,7 +443,7 @@ export class Exchange implements RequestReceiver, ResponseReceiver, PoolWaiter, 
 
   /** The worker stops, or a policy now denies this connection. */
   abort(reason: string): void {
-    this.onRequestReset(reason)
+    this.onRequestReset(reason, FLAG_DOWNSTREAM_CLOSED)
   }
 
   // --- inner workings ---

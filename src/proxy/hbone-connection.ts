@@ -10,6 +10,7 @@ import { H2Connection, type H2Events } from '../http/h2/connection.ts'
 import { ERROR_NONE, errorName } from '../http/h2/frame.ts'
 import type { H2Settings } from '../http/h2/limits.ts'
 import type { H2Receiver, H2Stream } from '../http/h2/stream.ts'
+import type { H2Violation } from '../http/h2/violations.ts'
 import type { Conn, ConnectOptions, Flushable, Handler } from '../transport/conn.ts'
 import type { TunnelParts } from './hbone.ts'
 import type { TunnelHost, TunnelStream } from './hbone-stream.ts'
@@ -118,12 +119,16 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
     this.onUnusable()
   }
 
-  onFailed(code: number, reason: string): void {
-    const message = `the proxy at ${this.peerName} broke HTTP/2 rules (${errorName(code)}: ${reason})`
+  onFailed(violation: H2Violation): void {
+    const reason = `${errorName(violation.code)}: ${violation.message}`
+    const message = `the proxy at ${this.peerName} broke HTTP/2 rules (${reason})`
     this.parts.log.warn('HBONE connection ended', { error: message, identity: this.conn.peerIdentity })
     this.failure ??= new WeftError('WEFT_PROTOCOL', message)
     this.lose()
   }
+
+  /** The tunnel hears of it, and says so. */
+  onStreamViolation(): void {}
 
   // --- TunnelHost ---
 

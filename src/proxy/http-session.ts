@@ -1,8 +1,8 @@
 // Hot path: see ARCHITECTURE.md, "Hot path rules".
 /**
  * One downstream HTTP connection of either version, told apart by the first bytes, whatever was declared: hands bytes to
- * the engine and makes an Exchange of every request. It bounds in time
- * what the engine waits for: an idle connection, a head that comes in drops, a client that never ends.
+ * the engine and makes an Exchange of every request. It bounds in time what the engine waits for: an idle connection, a
+ * head that comes in drops, a client that never ends. The engine of HTTP/2 watches itself, beat by beat.
  */
 import type { WeftError } from '../base/errors.ts'
 import { TimerEntry, type TimerTarget } from '../base/timers.ts'
@@ -21,6 +21,7 @@ import {
 import { H1ServerConnection } from '../http/h1/server-connection.ts'
 import { H2ServerConnection } from '../http/h2/server-connection.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
+import { ConnectionBeat } from './connection-beat.ts'
 import { Exchange, type ExchangeOrigin } from './exchange.ts'
 import type { ProxyParts } from './parts.ts'
 import { normalizeTarget } from './path.ts'
@@ -45,7 +46,8 @@ const PREFACE_BEGIN = 'PRI '
 /** What the connection's owner needs to know beyond the exchanges. */
 export interface HttpSessionOwner extends ExchangeOrigin {
   onSessionClosed(error: WeftError | null): void
-  onViolation(violation: ProtocolViolation): void
+  /** See `HttpServerEvents.onViolation`. */
+  onViolation(violation: ProtocolViolation, isRefusal: boolean): void
 }
 
 /** See the head of the file. */
@@ -66,6 +68,8 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
   /** Checks since the client last said something. */
   private idleChecks: number
   private wait: Wait
+  /** Of HTTP/2 only. */
+  private clock: ConnectionBeat | null
 
   /** Takes an open connection over. */
   constructor(parts: ProxyParts, conn: Conn, owner: HttpSessionOwner) {
@@ -75,6 +79,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     this.current = null
     this.waitTimer = null
     this.wait = WAIT_NONE
+    this.clock = null
     this.codec = null
     this.early = null
     this.isOver = false
@@ -112,6 +117,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
   onClose(_conn: Conn, error: WeftError | null): void {
     this.onWait(WAIT_NONE)
     this.parts.timers.clear(this.idleTimer)
+    this.clock?.stop()
     this.isOver = true
     this.codec?.receiveClose()
     this.owner.onSessionClosed(error)
@@ -125,18 +131,23 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
       count++
     }
     if (count === first.length && count < PREFACE_BEGIN.length) {
+      if (this.early === null) this.onWait(WAIT_HEAD)
       this.early = first.slice()
       return
     }
+    if (this.early !== null) this.onWait(WAIT_NONE)
     this.early = null
-    const { conn, parts } = this
-    const codec =
-      count === PREFACE_BEGIN.length
-        ? new H2ServerConnection(conn, this, parts.transport, parts.nowMs)
-        : new H1ServerConnection(conn, this)
+    const codec = count === PREFACE_BEGIN.length ? this.openHttp2() : new H1ServerConnection(this.conn, this)
     this.codec = codec
-    if (parts.isDraining) codec.drain()
+    if (this.parts.isDraining) codec.drain()
     codec.receive(first, 0, first.length)
+  }
+
+  private openHttp2(): HttpServerConnection {
+    const { parts } = this
+    const codec = new H2ServerConnection(this.conn, this, parts.transport, parts.nowMs)
+    this.clock = new ConnectionBeat(parts.timers, codec)
+    return codec
   }
 
   private close(): void {
@@ -153,8 +164,8 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     return exchange
   }
 
-  onViolation(violation: ProtocolViolation): void {
-    this.owner.onViolation(violation)
+  onViolation(violation: ProtocolViolation, isRefusal: boolean): void {
+    this.owner.onViolation(violation, isRefusal)
   }
 
   onWait(wait: Wait): void {
@@ -172,7 +183,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
       this.checkIdle()
       return
     }
-    if (this.wait === WAIT_HEAD) this.owner.onViolation(HEAD_TOO_SLOW)
+    if (this.wait === WAIT_HEAD) this.owner.onViolation(HEAD_TOO_SLOW, true)
     this.conn.abort()
   }
 
@@ -214,7 +225,7 @@ function joined(first: Uint8Array, bytes: Uint8Array, offset: number, end: numbe
 }
 
 const HEAD_TOO_SLOW: ProtocolViolation = {
-  reason: 'head-too-slow',
+  reason: 'head_too_slow',
   message: `a request head must be complete within ${HEAD_MS_MAX / 1000} s of its first byte`,
   status: 408,
 }

@@ -1,12 +1,15 @@
 // Hot path: see ARCHITECTURE.md, "Hot path rules".
 /** One upstream HTTP connection of a pool (http-pool.ts), from the dial to its end: idle, busy, or on its way out. */
+import { formatHostPort } from '../base/address.ts'
 import type { WeftError } from '../base/errors.ts'
 import { TimerEntry, type TimerTarget } from '../base/timers.ts'
-import type { HttpClientConnection, HttpClientEvents } from '../http/codec.ts'
+import type { HttpClientConnection, HttpClientEvents, ProtocolViolation } from '../http/codec.ts'
 import { H1ClientConnection } from '../http/h1/client-connection.ts'
 import { H2ClientConnection } from '../http/h2/client-connection.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
+import { ConnectionBeat } from './connection-beat.ts'
 import type { HttpPool } from './http-pool.ts'
+import { noteViolation } from './violation-log.ts'
 
 /** Connections of one age must not all end at once: each lives up to a tenth less than it may. */
 const AGE_JITTER = 0.1
@@ -24,6 +27,8 @@ export class HttpUpstream implements Handler, HttpClientEvents, TimerTarget {
   private readonly idleTimer: TimerEntry
   /** Null while its age does not matter. */
   private ageTimer: TimerEntry | null
+  /** Of HTTP/2 only. */
+  private clock: ConnectionBeat | null
   private isOpen: boolean
   private isIdle: boolean
   /** It takes no new exchange, and closes with its last. */
@@ -38,6 +43,7 @@ export class HttpUpstream implements Handler, HttpClientEvents, TimerTarget {
     this.pool = pool
     this.idleTimer = new TimerEntry(this)
     this.ageTimer = null
+    this.clock = null
     this.isOpen = false
     this.isIdle = false
     this.isRetiring = false
@@ -61,14 +67,19 @@ export class HttpUpstream implements Handler, HttpClientEvents, TimerTarget {
   onOpen(conn: Conn): void {
     const { parts, limits, speaksHttp2 } = this.pool
     this.isOpen = true
-    this.codec = speaksHttp2
-      ? new H2ClientConnection(conn, this, parts.transport, parts.nowMs)
-      : new H1ClientConnection(conn, this)
+    this.codec = speaksHttp2 ? this.openHttp2(conn) : new H1ClientConnection(conn, this)
     if (limits.connectionAgeMsMax !== null) {
       this.ageTimer = new TimerEntry(this)
       parts.timers.start(this.ageTimer, limits.connectionAgeMsMax * (1 - AGE_JITTER * parts.random()))
     }
     this.pool.onConnected(this)
+  }
+
+  private openHttp2(conn: Conn): HttpClientConnection {
+    const { parts } = this.pool
+    const codec = new H2ClientConnection(conn, this, parts.transport, parts.nowMs)
+    this.clock = new ConnectionBeat(parts.timers, codec)
+    return codec
   }
 
   onBytes(_conn: Conn, /* lent */ bytes: Uint8Array, offset: number, end: number): void {
@@ -92,6 +103,7 @@ export class HttpUpstream implements Handler, HttpClientEvents, TimerTarget {
     const { timers } = this.pool.parts
     timers.clear(this.idleTimer)
     if (this.ageTimer !== null) timers.clear(this.ageTimer)
+    this.clock?.stop()
     this.codec?.receiveClose()
     this.pool.onGone(this, this.isOpen, error)
   }
@@ -110,6 +122,12 @@ export class HttpUpstream implements Handler, HttpClientEvents, TimerTarget {
 
   onUnusable(): void {
     if (this.codec?.activeCount === 0) this.conn?.close()
+  }
+
+  onViolation(violation: ProtocolViolation): void {
+    const { conn } = this
+    const upstream = conn === null ? '' : formatHostPort(conn.remoteAddress, conn.remotePort)
+    noteViolation(this.pool.parts, 'upstream', violation, { upstream })
   }
 
   // --- its end ---

@@ -16,6 +16,7 @@ import { HttpSession, type HttpSessionOwner, versionText } from './http-session.
 import type { InboundConnection } from './inbound.ts'
 import { identityOf } from './local-pods.ts'
 import { denialText, REPLY_DENIED } from './reply.ts'
+import { noteRefusal, noteViolation } from './violation-log.ts'
 
 /** The HTTP of one inbound connection. */
 export class InboundHttp implements HttpSessionOwner {
@@ -100,9 +101,11 @@ export class InboundHttp implements HttpSessionOwner {
     return this.grpcEdge
   }
 
-  onViolation(violation: ProtocolViolation): void {
-    const { parts, pod } = this.inbound
-    parts.log.info('request refused', { pod: pod.uid, reason: violation.reason, detail: violation.message })
+  onViolation(violation: ProtocolViolation, isRefusal: boolean): void {
+    const { parts, pod, arrival } = this.inbound
+    const downstream = formatHostPort(arrival.remoteAddress, arrival.remotePort)
+    noteViolation(parts, 'downstream', violation, { pod: pod.uid, client: downstream })
+    if (isRefusal) noteRefusal(parts, violation, { edge: this.edge.key, metrics: this.edge.metrics, downstream })
   }
 
   onSessionClosed(error: WeftError | null): void {

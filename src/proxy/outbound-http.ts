@@ -41,6 +41,7 @@ import { applyEdits, rewriteRequest } from './rewrite.ts'
 import type { CompiledRoute } from './route-table.ts'
 import type { CompiledTraffic } from './route-tables.ts'
 import { PATH_ONE_HOP, PATH_PLAIN, type Path } from './upstreams.ts'
+import { noteRefusal, noteViolation } from './violation-log.ts'
 
 /** What is retried where no rule says anything: two more tries when nobody can have acted on the request. */
 const RETRY_WITHOUT_RULES = RetryPolicy.compile(DEFAULT_RETRY)
@@ -278,9 +279,13 @@ export class OutboundHttp implements HttpSessionOwner {
     edges.destination?.grpcMessages(requests, responses)
   }
 
-  onViolation(violation: ProtocolViolation): void {
-    const pod = this.outbound.source.uid
-    this.outbound.parts.log.info('request refused', { pod, reason: violation.reason, detail: violation.message })
+  onViolation(violation: ProtocolViolation, isRefusal: boolean): void {
+    const { parts, source, conn, downstreamText: downstream } = this.outbound
+    noteViolation(parts, 'downstream', violation, { pod: source.uid, client: downstream })
+    if (!isRefusal) return
+    const workload = this.dialledWorkload()
+    const edges = this.outbound.edgesTo('http', workload, conn.localPort, parts.upstreams.pathTo(workload, true))
+    noteRefusal(parts, violation, { edge: edges.key, metrics: edges.source, downstream })
   }
 
   onSessionClosed(error: WeftError | null): void {

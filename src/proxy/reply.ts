@@ -7,9 +7,11 @@ import {
   FLAG_NO_HEALTHY_UPSTREAM,
   FLAG_NO_ROUTE,
   FLAG_NONE,
+  FLAG_STREAM_IDLE_TIMEOUT,
   FLAG_UPSTREAM_CLOSED,
   FLAG_UPSTREAM_CONNECT,
   FLAG_UPSTREAM_OVERFLOW,
+  FLAG_UPSTREAM_PROTOCOL,
   FLAG_UPSTREAM_TIMEOUT,
   type Flag,
 } from '../base/errors.ts'
@@ -63,6 +65,17 @@ export const REPLY_UPSTREAM_RESET: Reply = {
   flag: FLAG_UPSTREAM_CLOSED,
   body: 'upstream connect error: the connection ended before a response',
 }
+export const REPLY_UPSTREAM_PROTOCOL: Reply = {
+  status: 502,
+  flag: FLAG_UPSTREAM_PROTOCOL,
+  body: 'upstream connect error: the upstream broke the rules of HTTP',
+}
+/** The upstream took no byte of the request's body for minutes. */
+export const REPLY_STALLED: Reply = {
+  status: 504,
+  flag: FLAG_STREAM_IDLE_TIMEOUT,
+  body: 'upstream stream idle timeout',
+}
 /**
  * gRPC clients are told DEADLINE_EXCEEDED, not what 504 maps to: the upstream knows the deadline too, and it must not
  * matter which of the two clocks strikes first.
@@ -88,8 +101,10 @@ const RESET_REPLIES: readonly Reply[] = Array.from({ length: 16 }, (_, index) =>
   grpcStatus: grpcStatusOfReset(index - 1),
 }))
 
-/** The upstream reset the stream with an error code of HTTP/2, or the connection was lost (-1). */
-export function resetReply(code: number): Reply {
+/** What ended the exchange: a breach of the rules, a stall, an error code of HTTP/2, or a lost connection (-1). */
+export function resetReply(flag: Flag, code: number): Reply {
+  if (flag === FLAG_UPSTREAM_PROTOCOL) return REPLY_UPSTREAM_PROTOCOL
+  if (flag === FLAG_STREAM_IDLE_TIMEOUT) return REPLY_STALLED
   return RESET_REPLIES[Math.min(code + 1, RESET_REPLIES.length - 1)]!
 }
 

@@ -75,10 +75,15 @@ export interface AccessHttp {
   readonly requestId: string
 }
 
+/** Which side of the proxy broke the rules. */
+export type ViolationSide = 'downstream' | 'upstream'
+
 /** Where the proxy reports to. One per worker. */
 export interface Recorder {
   readonly isLogging: boolean
   /** Memoised; the number of edges is bounded, beyond it one overflow edge counts on. */
   edge(key: EdgeKey): EdgeMetrics
   log(record: AccessRecord): void
+  /** A peer broke the rules of HTTP, or a limit; `reason` is one of the engines' stable words. */
+  violation(side: ViolationSide, reason: string): void
 }

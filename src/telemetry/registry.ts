@@ -89,6 +89,7 @@ export class MetricsRegistry {
   private readonly droppedEdges: Counter
   private readonly foldedOutcomes: Counter
   private readonly droppedLogLines: Counter
+  private readonly violations: Counter<'side' | 'reason'>
 
   constructor(settings: RegistrySettings) {
     this.now = settings.now
@@ -115,6 +116,12 @@ export class MetricsRegistry {
       help: 'Access log lines dropped because the log was not taken fast enough.',
       registers,
     })
+    this.violations = new Counter({
+      name: 'weft_http_violations_total',
+      help: 'Peers that broke the rules of HTTP or a limit of the proxy, by side of the proxy and reason.',
+      labelNames: ['side', 'reason'],
+      registers,
+    })
   }
 
   /** Adds what a worker counted. A successor may take over the number `worker` once `forgetWorker` was called. */
@@ -136,6 +143,7 @@ export class MetricsRegistry {
     this.droppedEdges.inc(report.droppedEdges)
     this.foldedOutcomes.inc(report.foldedOutcomes)
     this.droppedLogLines.inc(report.droppedLogLines)
+    for (const { side, reason, count } of report.violations) this.violations.inc({ side, reason }, count)
   }
 
   /** A worker is gone. What it counted stays: counters never go back while their series lives. */

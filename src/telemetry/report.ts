@@ -17,6 +17,13 @@ export interface SeriesDescription {
   readonly labels: readonly string[]
 }
 
+/** Breaches of the rules of HTTP, by side of the proxy and reason. */
+export interface ViolationCount {
+  readonly side: string
+  readonly reason: string
+  readonly count: number
+}
+
 /** What a worker has counted since it was last asked. Plain data. */
 export interface MetricsReport {
   /** Series that were not in an earlier report. */
@@ -35,4 +42,5 @@ export interface MetricsReport {
   /** Outcomes that were counted under their status class because an edge had too many. */
   readonly foldedOutcomes: number
   readonly droppedLogLines: number
+  readonly violations: readonly ViolationCount[]
 }

@@ -44,7 +44,7 @@ import {
   TCP_WIDTH,
 } from './catalogue.ts'
 import { edgeLabels, overflowLabels } from './labels.ts'
-import type { AccessRecord, EdgeKey, EdgeMetrics, Recorder } from './recorder.ts'
+import type { AccessRecord, EdgeKey, EdgeMetrics, Recorder, ViolationSide } from './recorder.ts'
 import {
   type MetricsReport,
   SERIES_HTTP,
@@ -53,6 +53,7 @@ import {
   type SeriesDescription,
   type SeriesKind,
 } from './report.ts'
+import { ViolationCounts } from './violation-counts.ts'
 
 /**
  * Edges of one worker. 1,000: a node of 100 pods with ten edges each. An edge costs about 600 bytes here per outcome,
@@ -225,6 +226,7 @@ export class WorkerRecorder implements Recorder {
   private collectedAtMs: number
   private droppedEdges = 0
   private foldedOutcomes = 0
+  private readonly violations = new ViolationCounts()
 
   /** `accessLog` is where lines go; null switches the log off. */
   constructor(accessLog: AccessLog | null, now: () => number = Date.now) {
@@ -236,6 +238,10 @@ export class WorkerRecorder implements Recorder {
 
   log(record: AccessRecord): void {
     this.accessLog?.write(formatAccessRecord(record))
+  }
+
+  violation(side: ViolationSide, reason: string): void {
+    this.violations.add(side, reason)
   }
 
   edge(key: EdgeKey): EdgeMetrics {
@@ -339,6 +345,7 @@ export class WorkerRecorder implements Recorder {
       droppedEdges: this.droppedEdges,
       foldedOutcomes: this.foldedOutcomes,
       droppedLogLines: this.accessLog?.takeDroppedCount() ?? 0,
+      violations: this.violations.take(),
     }
     this.droppedEdges = 0
     this.foldedOutcomes = 0

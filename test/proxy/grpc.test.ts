@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { FLAG_UPSTREAM_CLOSED, FLAG_UPSTREAM_PROTOCOL } from '../../src/base/errors.ts'
 import { TimerWheel } from '../../src/base/timers.ts'
 import { HeaderList } from '../../src/http/headers.ts'
 import type { Exchange } from '../../src/proxy/exchange.ts'
@@ -133,7 +134,8 @@ test('each reply of the proxy has its gRPC status', () => {
     [REPLY_CONNECT_FAILED, 14],
     [REPLY_TIMEOUT, 4],
     [REPLY_DEADLINE, 4],
-    [resetReply(-1), 14],
+    [resetReply(FLAG_UPSTREAM_CLOSED, -1), 14],
+    [resetReply(FLAG_UPSTREAM_PROTOCOL, -1), 14],
     [faultReply(401), 16],
     [faultReply(418), 2],
     [grpcFaultReply(9), 9],
@@ -145,9 +147,9 @@ test('each reply of the proxy has its gRPC status', () => {
 test('a reset is the gRPC status that its code stands for, a lost connection is UNAVAILABLE', () => {
   const statuses = Array.from({ length: 16 }, (_, index) => grpcStatusOfReset(index - 1))
   assert.deepEqual(statuses, [14, 13, 13, 13, 13, 13, 13, 13, 14, 1, 13, 13, 8, 7, 13, 13])
-  assert.equal(grpcStatusOfReply(resetReply(8)), 1)
+  assert.equal(grpcStatusOfReply(resetReply(FLAG_UPSTREAM_CLOSED, 8)), 1)
   // Codes that nobody has defined.
-  assert.equal(grpcStatusOfReply(resetReply(99)), 13)
+  assert.equal(grpcStatusOfReply(resetReply(FLAG_UPSTREAM_CLOSED, 99)), 13)
 })
 
 const contentTypes: readonly [string | null, string][] = [

@@ -3,6 +3,7 @@ import { test } from 'node:test'
 import { WeftError } from '../../src/base/errors.ts'
 import { TimerWheel } from '../../src/base/timers.ts'
 import type { ClientStream, HttpClientConnection, ResponseReceiver } from '../../src/http/codec.ts'
+import { FLAG_ACK, FRAME_SETTINGS } from '../../src/http/h2/frame.ts'
 import { DEFAULT_POOL_LIMITS, type PoolLimits } from '../../src/model/service.ts'
 import { ClusterState, Endpoint } from '../../src/proxy/cluster.ts'
 import { TunnelError } from '../../src/proxy/hbone.ts'
@@ -14,7 +15,7 @@ import type { Conn, Handler } from '../../src/transport/conn.ts'
 import { FakeSink } from '../support/fake-sink.ts'
 import { latin1, requestHead } from '../support/h1-recorders.ts'
 import { clusterOf, workloadOf } from '../support/proxy-objects.ts'
-import { goAwayFrame, resetFrame, settingsFrame } from '../support/scripted-h2-peer.ts'
+import { frame, goAwayFrame, resetFrame, settingsFrame } from '../support/scripted-h2-peer.ts'
 
 const TICK_MS = 1000
 const FINE_TICK_MS = 10
@@ -222,7 +223,7 @@ test('a connection is done with after as many exchanges as the user allows', () 
 test('the clock of an idle connection runs only while it carries nothing', () => {
   const { conns, acquire, tick, pool } = setUp(true)
   const first = acquire()
-  conns[0]!.open().receive(settingsFrame())
+  conns[0]!.open().receive(settingsFrame(), frame(FRAME_SETTINGS, FLAG_ACK, 0))
   tick(2 * IDLE_TICKS)
   assert.deepEqual(conns[0]!.endings, [])
   first.stream!.reset()

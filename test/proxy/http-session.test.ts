@@ -55,7 +55,7 @@ test('a head that comes in drops is given one minute from its first byte', () =>
   assert.equal(conn.isAborted, false)
   tick(LATE_TICKS)
   assert.equal(conn.isAborted, true)
-  assert.deepEqual(owner.violations, ['head-too-slow'])
+  assert.deepEqual(owner.violations, ['head_too_slow'])
 })
 
 test('a head that is complete in time stops the clock, for the time of the exchange as well', () => {

@@ -217,6 +217,10 @@ export class RecordingClient implements HttpClientEvents, ResponseReceiver {
   onUnusable(): void {
     this.log.add('unusable')
   }
+
+  onViolation(violation: ProtocolViolation): void {
+    this.log.add(`violation ${violation.reason}`)
+  }
 }
 
 export function requestHead(overrides: Partial<RequestHead> = {}): RequestHead {

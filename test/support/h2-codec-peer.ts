@@ -285,6 +285,10 @@ export class H2ClientPeer extends CodecPeer implements HttpClientEvents {
   onUnusable(): void {
     this.isUnusable = true
   }
+
+  onViolation(violation: ProtocolViolation): void {
+    this.log.add(`violation ${violation.reason}`)
+  }
 }
 
 function bodyText(length: number): string {

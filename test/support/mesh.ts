@@ -20,7 +20,7 @@ import {
   MeshProxy,
   type PodListener,
 } from '../../src/proxy/mesh-proxy.ts'
-import type { AccessRecord, EdgeKey, EdgeMetrics, Recorder } from '../../src/telemetry/recorder.ts'
+import type { AccessRecord, EdgeKey, EdgeMetrics, Recorder, ViolationSide } from '../../src/telemetry/recorder.ts'
 import type { Transport } from '../../src/transport/conn.ts'
 import { TestAuthority } from './certificates.ts'
 import { defaultKind, type TransportKind } from './transports.ts'
@@ -64,6 +64,8 @@ export class TestRecorder implements Recorder {
   readonly edges: EdgeKey[] = []
   /** Exchanges by `reporter flag status`. */
   readonly finished = new Map<string, number>()
+  /** Side and reason of each. */
+  readonly violations: string[] = []
   opened = 0
   closed = 0
   received = 0
@@ -98,6 +100,10 @@ export class TestRecorder implements Recorder {
 
   log(record: AccessRecord): void {
     this.records.push(record)
+  }
+
+  violation(side: ViolationSide, reason: string): void {
+    this.violations.push(`${side} ${reason}`)
   }
 }
 

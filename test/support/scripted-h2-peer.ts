@@ -24,6 +24,7 @@ import { HpackDecoder } from '../../src/http/h2/hpack-decoder.ts'
 import { HpackEncoder } from '../../src/http/h2/hpack-encoder.ts'
 import { type H2Settings, ROLE_SERVER } from '../../src/http/h2/limits.ts'
 import type { CloseCause, H2Receiver, H2Stream } from '../../src/http/h2/stream.ts'
+import type { H2Violation } from '../../src/http/h2/violations.ts'
 
 export interface Frame {
   readonly type: number
@@ -192,7 +193,9 @@ export class ScriptedH2Peer implements H2Events {
   readonly requests: string[][] = []
   pongs = 0
   goAways: number[] = []
+  /** Code and reason. */
   failed: [string, string] | null = null
+  readonly streamViolations: string[] = []
   isFlushWanted = false
   endedStreams = 0
   nowMs = 0
@@ -318,8 +321,12 @@ export class ScriptedH2Peer implements H2Events {
     this.goAways.push(code)
   }
 
-  onFailed(code: number, reason: string): void {
+  onFailed(violation: H2Violation): void {
     assert.equal(this.failed, null, 'failed twice')
-    this.failed = [errorName(code), reason]
+    this.failed = [errorName(violation.code), violation.reason]
+  }
+
+  onStreamViolation(violation: H2Violation): void {
+    this.streamViolations.push(violation.reason)
   }
 }

@@ -330,6 +330,26 @@ describe('edges', () => {
 })
 
 describe('the text', () => {
+  test('counts breaches of the rules of HTTP by side and reason, over all workers, with a bound on reasons', async () => {
+    const node = new Node()
+    const [first, second] = [node.worker(), node.worker()]
+    for (let i = 0; i < 3; i++) first.violation('downstream', 'rapid_reset')
+    first.violation('upstream', 'bad_status_line')
+    second.violation('downstream', 'rapid_reset')
+    node.registry.merge(1, first.collect())
+    node.registry.merge(1, first.collect())
+    node.registry.merge(2, second.collect())
+    for (let i = 0; i < 1000; i++) second.violation('upstream', `invented_${i}`)
+    node.registry.merge(2, second.collect())
+    const samples = (await node.scrape()).find('weft_http_violations_total')
+    const countOf = (side: string, reason: string) =>
+      samples.find(({ labels }) => labels['side'] === side && labels['reason'] === reason)?.value
+    assert.equal(countOf('downstream', 'rapid_reset'), 4)
+    assert.equal(countOf('upstream', 'bad_status_line'), 1)
+    assert.equal(countOf('upstream', 'other'), 744)
+    assert.ok(samples.length < 300)
+  })
+
   test('escapes label values', async () => {
     const node = new Node()
     const worker = node.worker()

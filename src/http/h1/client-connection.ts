@@ -15,11 +15,13 @@
  */
 import { assert } from '../../base/assert.ts'
 import { FIELD_VALUE, TOKEN_LOWER } from '../../base/bytes.ts'
+import { FLAG_UPSTREAM_CLOSED, FLAG_UPSTREAM_PROTOCOL, type Flag } from '../../base/errors.ts'
 import type {
   ByteSink,
   ClientStream,
   HttpClientConnection,
   HttpClientEvents,
+  ProtocolViolation,
   RequestHead,
   ResponseReceiver,
 } from '../codec.ts'
@@ -91,7 +93,7 @@ export class H1ClientConnection implements HttpClientConnection, ClientStreamOwn
     if (!isSendable(head)) {
       stream.owner = null
       this.events.onStreamClosed()
-      receiver.onResponseReset('the request line cannot be sent', true)
+      receiver.onResponseReset('the request line cannot be sent', true, FLAG_UPSTREAM_CLOSED)
       return stream
     }
     this.stream = stream
@@ -166,7 +168,7 @@ export class H1ClientConnection implements HttpClientConnection, ClientStreamOwn
     this.parser = null
     returnParser(parser)
     if (head === null) {
-      this.fail(stream, violation!.reason, true)
+      this.failBy(stream, violation!)
       return end
     }
     if (head.status < 200) return this.readInformational(stream, head, position, end)
@@ -189,12 +191,12 @@ export class H1ClientConnection implements HttpClientConnection, ClientStreamOwn
         this.openTunnel(stream, head)
         return position
       }
-      this.fail(stream, UNEXPECTED_SWITCH.reason, true)
+      this.failBy(stream, UNEXPECTED_SWITCH)
       return end
     }
     this.informationalCount++
     if (this.informationalCount > INFORMATIONAL_COUNT_MAX) {
-      this.fail(stream, TOO_MANY_INFORMATIONAL.reason, true)
+      this.failBy(stream, TOO_MANY_INFORMATIONAL)
       return end
     }
     stream.receiver.onInformational(head.status, head.headers)
@@ -220,7 +222,7 @@ export class H1ClientConnection implements HttpClientConnection, ClientStreamOwn
       outcome = body.read(bytes, body.position, end)
     }
     if (outcome === BODY_BAD) {
-      this.fail(stream, body.violation!.reason, true)
+      this.failBy(stream, body.violation!)
       return end
     }
     const position = body.position
@@ -307,11 +309,17 @@ export class H1ClientConnection implements HttpClientConnection, ClientStreamOwn
     this.events.onStreamClosed()
   }
 
-  private fail(stream: H1ClientStream, reason: string, wasProcessed: boolean): void {
+  private fail(stream: H1ClientStream, reason: string, wasProcessed: boolean, flag: Flag = FLAG_UPSTREAM_CLOSED): void {
     this.detach(stream)
     this.abandon()
     this.events.onStreamClosed()
-    stream.receiver.onResponseReset(reason, wasProcessed)
+    stream.receiver.onResponseReset(reason, wasProcessed, flag)
+  }
+
+  /** The response broke a rule. */
+  private failBy(stream: H1ClientStream, violation: ProtocolViolation): void {
+    this.events.onViolation(violation)
+    this.fail(stream, violation.reason, true, FLAG_UPSTREAM_PROTOCOL)
   }
 
   /** Resets the connection before anyone hears of it: whoever does may close it, which would send what is gathered. */

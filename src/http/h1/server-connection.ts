@@ -15,7 +15,9 @@
  *    `writeHead`), or as the client's half-close of the tunnel.
  *  - A connection in LINGER counts as idle: `activeCount` is 0. Its owner, told by `onWait`, bounds it in time.
  */
+
 import { latin1Bytes } from '../../base/bytes.ts'
+import { FLAG_DOWNSTREAM_CLOSED, FLAG_DOWNSTREAM_PROTOCOL, type Flag } from '../../base/errors.ts'
 import {
   type ByteSink,
   type HttpServerConnection,
@@ -209,7 +211,7 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     stream.receiver = receiver
     if (stream.owner === null) {
       // Answered within the call, or gone.
-      if (stream.failure !== null) receiver.onRequestReset(stream.failure)
+      if (stream.failure !== null) receiver.onRequestReset(stream.failure, stream.failureFlag)
     } else if (stream.isRequestEndOwed) {
       if (stream.isHeadWritten) this.tellRequestEnd(stream)
     } else if (stream.isRequestDone && !stream.isTunnel) {
@@ -319,12 +321,10 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
   private overflow(): void {
     const stream = this.stream
     this.abort()
-    if (stream === null) {
-      this.events.onViolation(TOO_MUCH_PIPELINED)
-    } else {
-      this.detach(stream)
-      this.tellReset(stream, TOO_MUCH_PIPELINED.reason)
-    }
+    this.events.onViolation(TOO_MUCH_PIPELINED, false)
+    if (stream === null) return
+    this.detach(stream)
+    this.tellReset(stream, TOO_MUCH_PIPELINED.reason, FLAG_DOWNSTREAM_PROTOCOL)
   }
 
   // --- what the stream reports ---
@@ -381,9 +381,13 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     if (stream.isWriteEnded && stream.owner !== null) this.finishTunnel(stream)
   }
 
-  private tellReset(stream: H1ServerStream, reason: string): void {
-    if (stream.receiver === null) stream.failure = reason
-    else stream.receiver.onRequestReset(reason)
+  private tellReset(stream: H1ServerStream, reason: string, flag: Flag = FLAG_DOWNSTREAM_CLOSED): void {
+    if (stream.receiver !== null) {
+      stream.receiver.onRequestReset(reason, flag)
+      return
+    }
+    stream.failure = reason
+    stream.failureFlag = flag
   }
 
   // --- endings ---
@@ -410,7 +414,7 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
   private refuse(violation: ProtocolViolation): void {
     writeRefusal(this.output, violation)
     this.linger()
-    this.events.onViolation(violation)
+    this.events.onViolation(violation, true)
   }
 
   /** The request broke a rule in its body. A response that has begun cannot be taken back: it is cut off. */
@@ -422,7 +426,8 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
       writeRefusal(this.output, violation)
       this.linger()
     }
-    this.tellReset(stream, violation.reason)
+    this.events.onViolation(violation, false)
+    this.tellReset(stream, violation.reason, FLAG_DOWNSTREAM_PROTOCOL)
   }
 
   /** Ends our side and drops input until the client ends its own, so that the last response is not lost to a reset. */

@@ -9,6 +9,7 @@
  *        \--101 or 2xx to CONNECT--> tunnel --end, and the client's end--> over        the connection is aborted
  */
 import { assert } from '../../base/assert.ts'
+import { FLAG_NONE, type Flag } from '../../base/errors.ts'
 import { BODY_CHUNKED, BODY_UNTIL_CLOSE, type RequestReceiver, type ResponseHead, type ServerStream } from '../codec.ts'
 import type { HeaderList } from '../headers.ts'
 import {
@@ -58,6 +59,7 @@ export class H1ServerStream implements ServerStream {
   isWriteEnded: boolean
   /** Why the exchange failed before there was a receiver to tell. */
   failure: string | null
+  failureFlag: Flag
   private readonly isHead: boolean
   private readonly isConnect: boolean
   private readonly upgrade: string | null
@@ -80,6 +82,7 @@ export class H1ServerStream implements ServerStream {
     this.isReadEnded = false
     this.isWriteEnded = false
     this.failure = null
+    this.failureFlag = FLAG_NONE
     this.upgrade = head.upgrade
     this.version = head.version
     this.awaitsContinue = head.expectsContinue

@@ -18,9 +18,11 @@ import type {
 import { H2ClientStream } from './client-stream.ts'
 import { H2Connection, type H2Events } from './connection.ts'
 import { ERROR_REFUSED_STREAM } from './frame.ts'
-import { APP_CLIENT_SETTINGS, CLIENT_STREAMS_MAX, STREAMS_BEFORE_SETTINGS_MAX } from './limits.ts'
+import { APP_CLIENT_SETTINGS, CLIENT_STREAMS_MAX, ROLE_CLIENT, STREAMS_BEFORE_SETTINGS_MAX } from './limits.ts'
 import { isSendable, WEBSOCKET, writeRequest } from './request-head.ts'
 import type { H2Receiver, H2Stream } from './stream.ts'
+import { Vigil } from './vigil.ts'
+import type { H2Violation } from './violations.ts'
 
 export class H2ClientConnection implements HttpClientConnection, H2Events {
   isFlushPending: boolean
@@ -28,6 +30,7 @@ export class H2ClientConnection implements HttpClientConnection, H2Events {
   private readonly events: HttpClientEvents
   private readonly batchEnd: BatchEnd
   private readonly engine: H2Connection
+  private readonly vigil: Vigil
   /** Requests for tunnels that wait for the server's settings. */
   private undecided: H2ClientStream[]
 
@@ -39,6 +42,7 @@ export class H2ClientConnection implements HttpClientConnection, H2Events {
     this.batchEnd = batchEnd
     this.undecided = []
     this.engine = new H2Connection(APP_CLIENT_SETTINGS, sink, this, now)
+    this.vigil = new Vigil(this.engine, ROLE_CLIENT)
     this.engine.start()
   }
 
@@ -97,6 +101,11 @@ export class H2ClientConnection implements HttpClientConnection, H2Events {
     this.engine.flush()
   }
 
+  /** BEAT_MS have passed since the last call, or since the beginning. */
+  beat(): void {
+    this.vigil.beat()
+  }
+
   // --- H2Events ---
 
   /** Servers open no streams: push is disabled, and the engine refuses it. */
@@ -120,9 +129,14 @@ export class H2ClientConnection implements HttpClientConnection, H2Events {
     this.events.onUnusable()
   }
 
-  onFailed(): void {
+  onFailed(violation: H2Violation): void {
+    this.events.onViolation(violation)
     this.loseUndecided()
     this.events.onUnusable()
+  }
+
+  onStreamViolation(violation: H2Violation): void {
+    this.events.onViolation(violation)
   }
 
   // --- inner workings ---

@@ -6,6 +6,7 @@
  * A request to upgrade to WebSocket is an extended CONNECT (RFC 8441): its 2xx is told as the 101 that it stands for, and
  * from then on bodies are raw bytes both ways. Until the server's settings are known such a request waits, unsent.
  */
+import { FLAG_UPSTREAM_CLOSED, FLAG_UPSTREAM_PROTOCOL, type Flag } from '../../base/errors.ts'
 import {
   BODY_CHUNKED,
   BODY_UNTIL_CLOSE,
@@ -15,7 +16,7 @@ import {
   type ResponseReceiver,
 } from '../codec.ts'
 import { HeaderList } from '../headers.ts'
-import { closeReason } from './close-reason.ts'
+import { closeReason, responseFlag } from './close-reason.ts'
 import { ERROR_CANCEL, ERROR_PROTOCOL } from './frame.ts'
 import { contentLengthOf, statusOf } from './header-rules.ts'
 import { INFORMATIONAL_COUNT_MAX } from './limits.ts'
@@ -83,11 +84,11 @@ export class H2ClientStream implements ClientStream, H2Receiver {
   }
 
   /** The request will not be sent: there is no connection any more, or it cannot be said in HTTP/2. */
-  fail(reason: string, wasProcessed: boolean, errorCode?: number): void {
+  fail(reason: string, wasProcessed: boolean, flag: Flag = FLAG_UPSTREAM_CLOSED, errorCode?: number): void {
     if (this.isOver) return
     this.isOver = true
     this.head = null
-    this.receiver.onResponseReset(reason, wasProcessed, errorCode)
+    this.receiver.onResponseReset(reason, wasProcessed, flag, errorCode)
   }
 
   // --- ClientStream ---
@@ -174,9 +175,10 @@ export class H2ClientStream implements ClientStream, H2Receiver {
 
   onClosed(_stream: H2Stream, cause: CloseCause, code: number): void {
     const reason = closeReason('the upstream', cause, code)
+    const flag = responseFlag(cause, code)
     // The other half of a tunnel may still have been open.
-    if (this.isOver && this.isTunnel && cause !== CLOSED_IN_ORDER) this.receiver.onResponseReset(reason, true)
-    else this.fail(reason, cause !== CLOSED_UNPROCESSED, cause === CLOSED_BY_PEER ? code : undefined)
+    if (this.isOver && this.isTunnel && cause !== CLOSED_IN_ORDER) this.receiver.onResponseReset(reason, true, flag)
+    else this.fail(reason, cause !== CLOSED_UNPROCESSED, flag, cause === CLOSED_BY_PEER ? code : undefined)
   }
 
   // --- inner workings ---
@@ -185,7 +187,7 @@ export class H2ClientStream implements ClientStream, H2Receiver {
     this.informationalCount++
     if (this.informationalCount > INFORMATIONAL_COUNT_MAX) {
       stream.reset(ERROR_PROTOCOL)
-      this.fail('the upstream sent too many interim responses', true)
+      this.fail('the upstream sent too many interim responses', true, FLAG_UPSTREAM_PROTOCOL)
       return
     }
     this.receiver.onInformational(status, readFields(fields))

@@ -6,6 +6,7 @@
  * used up, streams queue, and take turns by bytes: bulk on one stream does not stall the others.
  */
 import type { ByteSink } from '../codec.ts'
+import type { AbuseGuard } from './abuse-guard.ts'
 import { SendWindow } from './flow.ts'
 import { WINDOW_BYTES_DEFAULT } from './frame.ts'
 import { DATA_BYTES_MAX, FrameWriter, type OutputListener } from './frame-writer.ts'
@@ -37,15 +38,17 @@ export class ConnectionOutput {
   /** Nothing is written any more. */
   isClosed = false
   private readonly peer: PeerSettings
+  private readonly guard: AbuseGuard
   private readonly encoder = new HpackEncoder()
   private readonly recentResets = new Set<number>()
   private firstReady: TurnTaker | null = null
   private lastReady: TurnTaker | null = null
   private isPumping = false
 
-  constructor(sink: ByteSink, listener: OutputListener, peer: PeerSettings) {
+  constructor(sink: ByteSink, listener: OutputListener, peer: PeerSettings, guard: AbuseGuard) {
     this.writer = new FrameWriter(sink, listener)
     this.peer = peer
+    this.guard = guard
   }
 
   /** True when DATA may be written now and no stream waits for its turn. */
@@ -58,8 +61,10 @@ export class ConnectionOutput {
     const frameMax = Math.min(this.peer.frameBytesMax, DATA_BYTES_MAX)
     let sent = 0
     while (sent < length && !this.writer.isBlocked && !this.isClosed) {
-      const count = Math.min(length - sent, frameMax, this.sendWindow.available, stream.sendWindow.available)
+      const wanted = Math.min(length - sent, frameMax)
+      const count = Math.min(wanted, this.sendWindow.available, stream.sendWindow.available)
       if (count <= 0) break
+      if (count === wanted) this.guard.work++
       this.sendWindow.take(count)
       stream.sendWindow.take(count)
       this.writer.data(stream.id, bytes, offset + sent, count, isEnd && sent + count === length)

@@ -9,44 +9,37 @@
  */
 import { assert } from '../../base/assert.ts'
 import type { ByteSink } from '../codec.ts'
+import { AbuseGuard } from './abuse-guard.ts'
 import { ConnectionOutput } from './connection-output.ts'
 import { ReceiveWindow } from './flow.ts'
-import {
-  ERROR_CANCEL,
-  ERROR_ENHANCE_YOUR_CALM,
-  ERROR_FLOW_CONTROL,
-  ERROR_NONE,
-  ERROR_PROTOCOL,
-  ERROR_REFUSED_STREAM,
-  ERROR_STREAM_CLOSED,
-  PREFACE,
-  SETTING_ENABLE_CONNECT_PROTOCOL,
-  SETTING_ENABLE_PUSH,
-  SETTING_INITIAL_WINDOW_SIZE,
-  SETTING_MAX_CONCURRENT_STREAMS,
-  SETTING_MAX_FRAME_SIZE,
-  SETTING_MAX_HEADER_LIST_SIZE,
-  WINDOW_BYTES_DEFAULT,
-  WINDOW_BYTES_LARGEST,
-} from './frame.ts'
+import { ERROR_CANCEL, ERROR_NONE, ERROR_PROTOCOL, ERROR_REFUSED_STREAM, WINDOW_BYTES_LARGEST } from './frame.ts'
 import { FrameIntake, type IntakeEvents, LIST_GOOD, LIST_OVERSIZED, type ListState } from './frame-intake.ts'
 import { FrameReader } from './frame-reader.ts'
 import type { OutputListener } from './frame-writer.ts'
+import { writeGreeting } from './greeting.ts'
 import { checkRequest, checkResponse, checkTrailers, contentLengthOf, statusOf } from './header-rules.ts'
 import {
   type H2Settings,
   HELD_BYTES_FREE,
-  IDLE_FRAMES_BURST,
-  IDLE_FRAMES_PER_SECOND,
-  RESETS_BURST,
-  RESETS_PER_SECOND,
+  QUEUED_BYTES_HIGH,
   ROLE_CLIENT,
   ROLE_SERVER,
+  TINY_DATA_BYTES,
+  TINY_UPDATE_BYTES,
 } from './limits.ts'
 import { PeerSettings } from './peer-settings.ts'
-import { RateBudget } from './rate-budget.ts'
-import type { StreamHost } from './stream.ts'
-import { CLOSED_BY_PEER, CLOSED_UNPROCESSED, CLOSED_WITH_CONNECTION, type H2Receiver, H2Stream } from './stream.ts'
+import {
+  CLOSED_BY_PEER,
+  CLOSED_BY_SILENCE,
+  CLOSED_UNPROCESSED,
+  CLOSED_WITH_CONNECTION,
+  type CloseCause,
+  type H2Receiver,
+  H2Stream,
+  type StreamHost,
+} from './stream.ts'
+import type { H2Violation } from './violations.ts'
+import * as violations from './violations.ts'
 
 export interface H2Events {
   /** Server: a request begins. Returns who takes the rest. `isEnd` when nothing but the end follows. */
@@ -60,7 +53,9 @@ export interface H2Events {
   /** The peer opens an end: no new streams; open ones go on. */
   onGoAway(code: number): void
   /** The peer broke the rules: it was told, all streams are closed, the sink is closing. */
-  onFailed(code: number, reason: string): void
+  onFailed(violation: H2Violation): void
+  /** The peer broke a rule on one stream, which is closed, or was never opened. */
+  onStreamViolation(violation: H2Violation): void
 }
 
 const PING_KEEPALIVE: Uint8Array = Buffer.from('weftlive', 'latin1')
@@ -76,18 +71,24 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   private readonly sink: ByteSink
   private readonly events: H2Events
   readonly output: ConnectionOutput
+  /** Pieces of input received so far: while it stands still the peer is silent. */
+  receivedCount = 0
+  /** The peer has acknowledged our settings. */
+  isAcknowledged = false
+  readonly intake: FrameIntake
+  readonly streams = new Map<number, H2Stream>()
   private readonly reader: FrameReader
-  private readonly streams = new Map<number, H2Stream>()
   private readonly receiveWindow: ReceiveWindow
-  private readonly resets: RateBudget
-  private readonly idleFrames: RateBudget
+  private readonly guard: AbuseGuard
   private nextStreamId = 1
   private lastPeerStreamId = 0
   private heldBytes = 0
+  private queuedBytes = 0
   private hasSentGoAway = false
   private dataStream: H2Stream | null = null
   private isDataEnd = false
   private isFlushWanted = false
+  private isFlooded = false
   private deferred: H2Stream[] = []
 
   /** `now` gives milliseconds, for the budgets against floods. */
@@ -96,17 +97,22 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     this.sink = sink
     this.events = events
     this.peer = new PeerSettings(settings.role)
-    this.output = new ConnectionOutput(sink, this, this.peer)
-    this.reader = new FrameReader(new FrameIntake(this, settings), settings.role === ROLE_SERVER)
+    this.guard = new AbuseGuard(settings, now)
+    this.output = new ConnectionOutput(sink, this, this.peer, this.guard)
+    this.intake = new FrameIntake(this, settings)
+    this.reader = new FrameReader(this.intake, settings.role === ROLE_SERVER)
     this.receiveWindow = new ReceiveWindow(settings.connectionWindowBytes)
-    this.resets = new RateBudget(RESETS_BURST, RESETS_PER_SECOND, now)
-    this.idleFrames = new RateBudget(IDLE_FRAMES_BURST, IDLE_FRAMES_PER_SECOND, now)
   }
 
   // --- for the owner ---
 
   get activeCount(): number {
     return this.streams.size
+  }
+
+  /** Streams ever opened, by whichever side does. */
+  get streamCount(): number {
+    return this.settings.role === ROLE_CLIENT ? this.nextStreamId >>> 1 : (this.lastPeerStreamId + 1) >>> 1
   }
 
   /** Client: true while `open` may be called. */
@@ -121,25 +127,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
   /** Says hello. Streams may be opened at once, without waiting for the peer's settings. */
   start(): void {
-    const settings = this.settings
-    const pairs = [
-      SETTING_INITIAL_WINDOW_SIZE,
-      settings.streamWindowBytes,
-      SETTING_MAX_FRAME_SIZE,
-      settings.frameBytesMax,
-      SETTING_MAX_HEADER_LIST_SIZE,
-      settings.headerListBytesMax,
-    ]
-    if (settings.role === ROLE_CLIENT) {
-      this.output.writer.raw(PREFACE)
-      pairs.push(SETTING_ENABLE_PUSH, 0)
-    } else {
-      pairs.push(SETTING_MAX_CONCURRENT_STREAMS, settings.peerStreamsMax)
-      if (settings.acceptsProtocols === true) pairs.push(SETTING_ENABLE_CONNECT_PROTOCOL, 1)
-    }
-    this.output.writer.settings(pairs)
-    const increment = settings.connectionWindowBytes - WINDOW_BYTES_DEFAULT
-    if (increment > 0) this.output.writer.windowUpdate(0, increment)
+    writeGreeting(this.output.writer, this.settings)
   }
 
   /** Client: opens a stream with a request. Only while `canOpen`. */
@@ -153,6 +141,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   }
 
   receive(bytes: Uint8Array, offset: number, end: number): void {
+    this.receivedCount++
     this.reader.receive(bytes, offset, end)
   }
 
@@ -164,7 +153,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   /** The transport is gone, in order or not: streams that are open cannot be completed. */
   receiveClose(): void {
     if (this.isClosed) return
-    this.shut(ERROR_NONE)
+    this.shut(ERROR_NONE, CLOSED_WITH_CONNECTION)
   }
 
   /** Sends what the batch has collected, and reports what calls of the owner have caused. Also after the close. */
@@ -173,7 +162,9 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     if (this.deferred.length > 0) this.runDeferred()
     if (this.isClosed) return
     this.output.writer.flush()
-    if (this.isDraining && this.hasSentGoAway && this.streams.size === 0 && this.deferred.length === 0) this.closeSink()
+    if (this.isFlooded) this.giveUp(violations.OUTPUT_FLOOD)
+    else if (this.isDraining && this.hasSentGoAway && this.streams.size === 0 && this.deferred.length === 0)
+      this.closeSink()
   }
 
   /** Keepalive; `onPong` follows, or the owner's patience ends. */
@@ -197,12 +188,26 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     this.output.writer.ping(PING_DRAIN, 0, false)
   }
 
+  /** Draining, and the peer does not answer: what is open goes on, but nothing new is let in any more. */
+  finishDrain(): void {
+    if (this.isDraining && !this.isClosed && this.settings.role === ROLE_SERVER) this.sendFinalGoAway()
+  }
+
+  /** The peer is gone, or reads nothing: the transport is reset, and nothing is said to it. */
+  giveUp(violation: H2Violation): void {
+    if (this.isClosed) return
+    this.isClosed = true
+    this.sink.abort()
+    this.shut(violation.code, violation.code === ERROR_NONE ? CLOSED_BY_SILENCE : CLOSED_WITH_CONNECTION)
+    this.events.onFailed(violation)
+  }
+
   /** Ends now: GOAWAY, streams are closed under their owners, the sink is closed. */
   close(code: number, reason: string): void {
     if (this.isClosed) return
     this.output.writer.goAway(this.lastPeerStreamId, code, reason)
     this.closeSink()
-    this.shut(code)
+    this.shut(code, CLOSED_WITH_CONNECTION)
   }
 
   // --- StreamHost: what streams ask for ---
@@ -219,6 +224,19 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     if (delta < 0) this.announce()
   }
 
+  addQueued(delta: number): void {
+    this.queuedBytes += delta
+  }
+
+  get isCrowded(): boolean {
+    return this.queuedBytes > QUEUED_BYTES_HIGH
+  }
+
+  /** Streams wait to send. */
+  get hasQueued(): boolean {
+    return this.queuedBytes > 0
+  }
+
   forget(stream: H2Stream): void {
     if (!this.streams.delete(stream.id) || this.isClosed) return
     // The owner may have been waiting for room; a drain may be complete.
@@ -233,12 +251,18 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     this.events.onFlushWanted()
   }
 
+  /** OutputListener: the peer leaves more unread than can be meant well. */
+  onOutputFlood(): void {
+    this.isFlooded = true
+    this.onOutput()
+  }
+
   // --- IntakeEvents: what the peer sends ---
 
   onDataStart(streamId: number, length: number, isEnd: boolean): boolean {
     this.dataStream = null
     if (!this.receiveWindow.take(length)) {
-      this.onConnectionError(ERROR_FLOW_CONTROL, 'connection window exceeded')
+      this.onConnectionError(violations.WINDOW_EXCEEDED)
       return false
     }
     // Given back at once: what paused receivers hold is bounded by HELD_BYTES_FREE (see `announce`).
@@ -246,14 +270,14 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     this.announce()
     const stream = this.streams.get(streamId)
     if (stream === undefined) {
-      this.onStrayFrame(streamId, ERROR_STREAM_CLOSED)
+      this.onStrayFrame(streamId, violations.ON_CLOSED_STREAM)
       return false
     }
-    if (stream.isRemoteEnded) stream.violate(ERROR_STREAM_CLOSED)
-    else if (!stream.hasHead) stream.violate(ERROR_PROTOCOL)
-    else if (!stream.receiveWindow.take(length)) stream.violate(ERROR_FLOW_CONTROL)
+    if (stream.isRemoteEnded) stream.violate(violations.ON_CLOSED_STREAM)
+    else if (!stream.hasHead) stream.violate(violations.DATA_BEFORE_HEAD)
+    else if (!stream.receiveWindow.take(length)) stream.violate(violations.WINDOW_EXCEEDED)
     if (stream.isClosed || this.isClosed) return false
-    if (length === 0 && !isEnd) this.onIdleFrame()
+    if (length < TINY_DATA_BYTES && !isEnd && !this.takeTinyData(length)) return false
     this.dataStream = stream
     this.isDataEnd = isEnd
     return true
@@ -281,18 +305,20 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       if (this.settings.role === ROLE_SERVER && streamId > this.lastPeerStreamId && streamId % 2 === 1) {
         this.acceptStream(streamId, fields, isEnd, state)
       } else if (this.isIdle(streamId)) {
-        this.onConnectionError(ERROR_PROTOCOL, 'headers on an idle stream')
+        this.onConnectionError(violations.ON_IDLE_STREAM)
       } else if (!this.output.wasReset(streamId)) {
-        this.onConnectionError(ERROR_STREAM_CLOSED, 'headers on a closed stream')
+        this.onConnectionError(violations.ON_CLOSED_STREAM)
+      } else {
+        this.onIdleFrame(violations.ERROR_FLOOD)
       }
       return
     }
     if (stream.isRemoteEnded) {
-      stream.violate(ERROR_STREAM_CLOSED)
+      stream.violate(violations.ON_CLOSED_STREAM)
       return
     }
     if (state !== LIST_GOOD) {
-      stream.violate(listError(state))
+      stream.violate(listViolation(state))
       return
     }
     if (!stream.hasHead) {
@@ -300,7 +326,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       return
     }
     if (!isEnd || checkTrailers(fields) !== null) {
-      stream.violate(ERROR_PROTOCOL)
+      stream.violate(violations.MALFORMED_TRAILERS)
       return
     }
     stream.receiveEnd(fields)
@@ -309,20 +335,21 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   onReset(streamId: number, code: number): void {
     const stream = this.streams.get(streamId)
     if (stream === undefined) {
-      if (this.isIdle(streamId)) this.onConnectionError(ERROR_PROTOCOL, 'reset of an idle stream')
+      if (this.isIdle(streamId)) this.onConnectionError(violations.ON_IDLE_STREAM)
+      else this.onIdleFrame(violations.RAPID_RESET)
       return
     }
     // Only what we have not answered costs more than it did the peer: that is the rapid reset attack.
-    if (this.settings.role === ROLE_SERVER && !stream.isAnswered && !this.countReset()) return
+    if (this.settings.role === ROLE_SERVER && !stream.isAnswered && !this.takeReset(violations.RAPID_RESET)) return
     stream.receiveReset(code, code === ERROR_REFUSED_STREAM ? CLOSED_UNPROCESSED : CLOSED_BY_PEER)
   }
 
   onSettings(bytes: Uint8Array, offset: number, end: number): void {
-    if (!this.takeIdleFrame()) return
+    if (!this.takeIdleFrame(violations.SETTINGS_FLOOD)) return
     const windowBefore = this.peer.windowBytes
     const error = this.peer.apply(bytes, offset, end)
     if (error !== ERROR_NONE) {
-      this.onConnectionError(error, 'bad setting')
+      this.onConnectionError(error === ERROR_PROTOCOL ? violations.BAD_SETTING : violations.BAD_WINDOW_SETTING)
       return
     }
     this.output.setHeaderTableLimit(this.peer.headerTableBytes)
@@ -332,21 +359,22 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   }
 
   onSettingsAck(): void {
-    this.takeIdleFrame()
+    this.isAcknowledged = true
+    this.takeIdleFrame(violations.SETTINGS_FLOOD)
   }
 
   onPing(bytes: Uint8Array, offset: number): void {
-    if (this.takeIdleFrame()) this.output.writer.ping(bytes, offset, true)
+    if (this.takeIdleFrame(violations.PING_FLOOD)) this.output.writer.ping(bytes, offset, true)
   }
 
   onPingAck(bytes: Uint8Array, offset: number): void {
-    if (!this.takeIdleFrame()) return
+    if (!this.takeIdleFrame(violations.PING_FLOOD)) return
     if (isSame(bytes, offset, PING_KEEPALIVE)) this.events.onPong()
     else if (this.isDraining && isSame(bytes, offset, PING_DRAIN)) this.sendFinalGoAway()
   }
 
   onGoAway(lastStreamId: number, code: number): void {
-    if (!this.takeIdleFrame()) return
+    if (!this.takeIdleFrame(violations.GOAWAY_FLOOD)) return
     if (this.settings.role === ROLE_CLIENT) {
       this.isDraining = true
       for (const stream of [...this.streams.values()]) {
@@ -357,34 +385,40 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   }
 
   onWindowUpdate(streamId: number, increment: number): void {
+    const stream = streamId === 0 ? undefined : this.streams.get(streamId)
+    if (stream === undefined && streamId !== 0 && this.isIdle(streamId)) {
+      this.onConnectionError(violations.ON_IDLE_STREAM)
+      return
+    }
+    if (increment < TINY_UPDATE_BYTES || (stream === undefined && streamId !== 0)) {
+      if (!this.guard.takeTinyUpdate()) {
+        this.onConnectionError(violations.WINDOW_UPDATE_FLOOD)
+        return
+      }
+    }
     if (streamId === 0) {
       if (this.output.sendWindow.add(increment)) this.output.pump()
-      else this.onConnectionError(ERROR_FLOW_CONTROL, 'connection window overflow')
-      return
+      else this.onConnectionError(violations.WINDOW_OVERFLOW)
+    } else if (stream !== undefined) {
+      if (stream.sendWindow.add(increment)) stream.wake()
+      else stream.violate(violations.WINDOW_OVERFLOW)
     }
+  }
+
+  onIdleFrame(flood: H2Violation): void {
+    this.takeIdleFrame(flood)
+  }
+
+  onStreamError(streamId: number, violation: H2Violation): void {
     const stream = this.streams.get(streamId)
-    if (stream === undefined) {
-      if (this.isIdle(streamId)) this.onConnectionError(ERROR_PROTOCOL, 'window update on an idle stream')
-      return
-    }
-    if (stream.sendWindow.add(increment)) stream.wake()
-    else stream.violate(ERROR_FLOW_CONTROL)
+    if (stream !== undefined) stream.violate(violation)
+    else this.onStrayFrame(streamId, violation)
   }
 
-  onIdleFrame(): void {
-    this.takeIdleFrame()
-  }
-
-  onStreamError(streamId: number, code: number): void {
-    const stream = this.streams.get(streamId)
-    if (stream !== undefined) stream.violate(code)
-    else this.onStrayFrame(streamId, code)
-  }
-
-  onConnectionError(code: number, reason: string): void {
+  onConnectionError(violation: H2Violation): void {
     if (this.isClosed) return
-    this.close(code, reason)
-    this.events.onFailed(code, reason)
+    this.close(violation.code, violation.message)
+    this.events.onFailed(violation)
   }
 
   // --- streams ---
@@ -399,6 +433,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       this.settings.role === ROLE_SERVER,
     )
     this.streams.set(id, stream)
+    this.guard.work++
     return stream
   }
 
@@ -406,15 +441,15 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     // After the final GOAWAY newer streams are as if they had never been sent.
     if (this.hasSentGoAway) return
     this.lastPeerStreamId = streamId
-    let error = ERROR_NONE
+    let violation: H2Violation | null = null
     const contentLength = contentLengthOf(fields)
-    if (state !== LIST_GOOD) error = listError(state)
+    if (state !== LIST_GOOD) violation = listViolation(state)
     else if (checkRequest(fields, this.settings.acceptsProtocols === true) !== null || contentLength === -2)
-      error = ERROR_PROTOCOL
-    else if (this.streams.size >= this.settings.peerStreamsMax) error = ERROR_REFUSED_STREAM
-    if (error !== ERROR_NONE) {
-      this.output.sendReset(streamId, error)
-      this.countReset()
+      violation = violations.MALFORMED_HEAD
+    else if (this.streams.size >= this.settings.peerStreamsMax) violation = violations.TOO_MANY_STREAMS
+    if (violation !== null) {
+      this.output.sendReset(streamId, violation.code)
+      this.countViolation(violation)
       return
     }
     const stream = this.makeStream(streamId, DEAF)
@@ -426,19 +461,19 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
   private acceptHead(stream: H2Stream, fields: string[], isEnd: boolean): void {
     if (checkResponse(fields) !== null) {
-      stream.violate(ERROR_PROTOCOL)
+      stream.violate(violations.MALFORMED_HEAD)
       return
     }
     const status = statusOf(fields)
     const isFinal = status >= 200
     if (!isFinal && isEnd) {
-      stream.violate(ERROR_PROTOCOL)
+      stream.violate(violations.MALFORMED_HEAD)
       return
     }
     if (isFinal && !isEnd && status !== 204 && status !== 304) {
       stream.contentLeft = contentLengthOf(fields)
       if (stream.contentLeft === -2) {
-        stream.violate(ERROR_PROTOCOL)
+        stream.violate(violations.MALFORMED_HEAD)
         return
       }
     }
@@ -446,15 +481,15 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   }
 
   /** A frame for a stream that is not there: idle, closed, or reset by us a moment ago. */
-  private onStrayFrame(streamId: number, code: number): void {
+  private onStrayFrame(streamId: number, violation: H2Violation): void {
     if (this.isIdle(streamId)) {
-      this.onConnectionError(ERROR_PROTOCOL, 'frame on an idle stream')
+      this.onConnectionError(violations.ON_IDLE_STREAM)
       return
     }
     // Reset by us, or newer than our final GOAWAY: it was under way, and is to be ignored.
     if (this.output.wasReset(streamId) || (this.hasSentGoAway && streamId > this.lastPeerStreamId)) return
-    this.output.sendReset(streamId, code)
-    this.countReset()
+    this.output.sendReset(streamId, violation.code)
+    this.countViolation(violation)
   }
 
   private isIdle(streamId: number): boolean {
@@ -466,7 +501,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     if (change === 0) return
     for (const stream of this.streams.values()) {
       if (stream.sendWindow.add(change)) continue
-      this.onConnectionError(ERROR_FLOW_CONTROL, 'initial window overflow')
+      this.onConnectionError(violations.WINDOW_OVERFLOW)
       return
     }
     for (const stream of this.streams.values()) stream.wake()
@@ -491,21 +526,29 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
   // --- budgets and ends ---
 
-  private takeIdleFrame(): boolean {
+  private takeIdleFrame(flood: H2Violation): boolean {
     if (this.isClosed) return false
-    if (this.idleFrames.take()) return true
-    this.onConnectionError(ERROR_ENHANCE_YOUR_CALM, 'too many frames that carry nothing')
+    if (this.guard.takeIdleFrame()) return true
+    this.onConnectionError(flood)
     return false
   }
 
-  /** StreamHost: the peer broke a rule on a stream. */
-  countViolation(): void {
-    this.countReset()
+  private takeTinyData(length: number): boolean {
+    if (length === 0) return this.takeIdleFrame(violations.EMPTY_DATA_FLOOD)
+    if (this.guard.takeTinyData()) return true
+    this.onConnectionError(violations.TINY_DATA_FLOOD)
+    return false
   }
 
-  private countReset(): boolean {
-    if (this.resets.take()) return true
-    this.onConnectionError(ERROR_ENHANCE_YOUR_CALM, 'too many streams reset')
+  /** StreamHost: the peer broke a rule on a stream, which was reset. */
+  countViolation(violation: H2Violation): void {
+    this.events.onStreamViolation(violation)
+    this.takeReset(violations.ERROR_FLOOD)
+  }
+
+  private takeReset(flood: H2Violation): boolean {
+    if (this.guard.takeReset()) return true
+    this.onConnectionError(flood)
     return false
   }
 
@@ -524,16 +567,16 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   }
 
   /** Closes every stream under its owner. */
-  private shut(code: number): void {
+  private shut(code: number, cause: CloseCause): void {
     this.isClosed = true
     this.reader.stop()
     this.output.shut()
-    for (const stream of [...this.streams.values()]) stream.closeNow(CLOSED_WITH_CONNECTION, code)
+    for (const stream of [...this.streams.values()]) stream.closeNow(cause, code)
   }
 }
 
-function listError(state: ListState): number {
-  return state === LIST_OVERSIZED ? ERROR_ENHANCE_YOUR_CALM : ERROR_PROTOCOL
+function listViolation(state: ListState): H2Violation {
+  return state === LIST_OVERSIZED ? violations.HEAD_TOO_LARGE : violations.MALFORMED_HEAD
 }
 
 function isSame(bytes: Uint8Array, offset: number, expected: Uint8Array): boolean {

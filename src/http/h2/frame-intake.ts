@@ -5,10 +5,6 @@
  * the compression state belongs to the connection.
  */
 import {
-  ERROR_COMPRESSION,
-  ERROR_ENHANCE_YOUR_CALM,
-  ERROR_FRAME_SIZE,
-  ERROR_PROTOCOL,
   FLAG_ACK,
   FLAG_END_HEADERS,
   FLAG_END_STREAM,
@@ -29,10 +25,12 @@ import {
 import { type FrameReceiver, TAKE_PIECES, TAKE_SKIP, TAKE_WHOLE, type Take } from './frame-reader.ts'
 import { HpackDecoder } from './hpack-decoder.ts'
 import { CONTINUATION_FRAMES_MAX, type H2Settings, HEADER_BLOCK_FACTOR, SETTINGS_PAIRS_MAX } from './limits.ts'
+import type { H2Violation } from './violations.ts'
+import * as violations from './violations.ts'
 
 /** A header list that may be used. */
 export const LIST_GOOD = 0
-/** It has forbidden characters, or depends on itself. */
+/** It has forbidden characters. */
 export const LIST_MALFORMED = 1
 /** It is larger than we said we take. */
 export const LIST_OVERSIZED = 2
@@ -56,10 +54,10 @@ export interface IntakeEvents {
   onGoAway(lastStreamId: number, code: number): void
   /** Stream 0 is the connection. */
   onWindowUpdate(streamId: number, increment: number): void
-  /** A frame that carries nothing: PRIORITY, or of an unknown type. */
-  onIdleFrame(): void
-  onStreamError(streamId: number, code: number): void
-  onConnectionError(code: number, reason: string): void
+  /** A frame that carries nothing; `flood` is what too many of them are. */
+  onIdleFrame(flood: H2Violation): void
+  onStreamError(streamId: number, violation: H2Violation): void
+  onConnectionError(violation: H2Violation): void
 }
 
 export class FrameIntake implements FrameReceiver {
@@ -74,10 +72,12 @@ export class FrameIntake implements FrameReceiver {
   /** Stream whose header block is not complete; 0 when there is none. */
   private blockStreamId = 0
   private isBlockEnd = false
-  private isBlockBad = false
   private block: Buffer | null = null
   private blockLength = 0
   private continuations = 0
+  /** Heads (or trailers) of which the first frame has begun, and those that are complete. */
+  headsBegun = 0
+  headsDone = 0
 
   constructor(events: IntakeEvents, settings: H2Settings) {
     this.events = events
@@ -89,15 +89,15 @@ export class FrameIntake implements FrameReceiver {
     this.type = type
     this.flags = flags
     this.streamId = streamId
-    if (length > this.settings.frameBytesMax) return this.fail(ERROR_FRAME_SIZE, 'frame too large')
+    if (length > this.settings.frameBytesMax) return this.fail(violations.FRAME_TOO_LARGE)
     if (!this.hasPeerSettings && (type !== FRAME_SETTINGS || (flags & FLAG_ACK) !== 0)) {
-      return this.fail(ERROR_PROTOCOL, 'first frame is not settings')
+      return this.fail(violations.SETTINGS_NOT_FIRST)
     }
     if (this.blockStreamId !== 0 && (type !== FRAME_CONTINUATION || streamId !== this.blockStreamId)) {
-      return this.fail(ERROR_PROTOCOL, 'header block interrupted')
+      return this.fail(violations.BLOCK_INTERRUPTED)
     }
     if (type === FRAME_DATA) {
-      if (streamId === 0) return this.fail(ERROR_PROTOCOL, 'data on stream 0')
+      if (streamId === 0) return this.fail(violations.NEEDS_STREAM)
       return this.events.onDataStart(streamId, length, (flags & FLAG_END_STREAM) !== 0) ? TAKE_PIECES : TAKE_SKIP
     }
     return this.admit(type, flags, streamId, length)
@@ -115,8 +115,8 @@ export class FrameIntake implements FrameReceiver {
     this.events.onDataEnd()
   }
 
-  onFrameError(code: number, reason: string): void {
-    this.events.onConnectionError(code, reason)
+  onFrameError(violation: H2Violation): void {
+    this.events.onConnectionError(violation)
   }
 
   onFramePayload(bytes: Uint8Array, offset: number, end: number): void {
@@ -152,12 +152,8 @@ export class FrameIntake implements FrameReceiver {
         this.events.onGoAway(readUint31(bytes, offset), readUint32(bytes, offset + 4))
         return
       case FRAME_PRIORITY:
-        // What it says is ignored (RFC 9113 section 5.3), but a stream must not depend on itself.
-        if (readUint31(bytes, offset) === this.streamId) {
-          this.events.onStreamError(this.streamId, ERROR_PROTOCOL)
-          return
-        }
-        this.events.onIdleFrame()
+        // What it says is ignored (RFC 9113 section 5.3.2), a dependency on itself as well.
+        this.events.onIdleFrame(violations.PRIORITY_FLOOD)
         return
     }
   }
@@ -166,77 +162,76 @@ export class FrameIntake implements FrameReceiver {
   private admit(type: number, flags: number, streamId: number, length: number): Take {
     switch (type) {
       case FRAME_HEADERS:
-        if (streamId === 0) return this.fail(ERROR_PROTOCOL, 'headers on stream 0')
+        if (streamId === 0) return this.fail(violations.NEEDS_STREAM)
+        this.headsBegun++
         return this.admitBlock(length)
       case FRAME_CONTINUATION:
-        if (this.blockStreamId === 0) return this.fail(ERROR_PROTOCOL, 'continuation without headers')
+        if (this.blockStreamId === 0) return this.fail(violations.STRAY_CONTINUATION)
         if (++this.continuations > CONTINUATION_FRAMES_MAX) {
-          return this.fail(ERROR_ENHANCE_YOUR_CALM, 'too many continuation frames')
+          return this.fail(violations.CONTINUATION_FLOOD)
         }
         return this.admitBlock(this.blockLength + length)
       case FRAME_PRIORITY:
-        if (streamId === 0) return this.fail(ERROR_PROTOCOL, 'priority on stream 0')
+        if (streamId === 0) return this.fail(violations.NEEDS_STREAM)
         if (length === 5) return TAKE_WHOLE
-        this.events.onStreamError(streamId, ERROR_FRAME_SIZE)
+        this.events.onStreamError(streamId, violations.BAD_FRAME_SIZE)
         return TAKE_SKIP
       case FRAME_RST_STREAM:
-        if (streamId === 0) return this.fail(ERROR_PROTOCOL, 'reset of stream 0')
-        return length === 4 ? TAKE_WHOLE : this.fail(ERROR_FRAME_SIZE, 'bad reset length')
+        if (streamId === 0) return this.fail(violations.NEEDS_STREAM)
+        return length === 4 ? TAKE_WHOLE : this.fail(violations.BAD_FRAME_SIZE)
       case FRAME_SETTINGS:
         return this.admitSettings(flags, streamId, length)
       case FRAME_PUSH_PROMISE:
-        return this.fail(ERROR_PROTOCOL, 'push is disabled')
+        return this.fail(violations.PUSH_DISABLED)
       case FRAME_PING:
-        if (streamId !== 0) return this.fail(ERROR_PROTOCOL, 'ping on a stream')
-        return length === 8 ? TAKE_WHOLE : this.fail(ERROR_FRAME_SIZE, 'bad ping length')
+        if (streamId !== 0) return this.fail(violations.NEEDS_NO_STREAM)
+        return length === 8 ? TAKE_WHOLE : this.fail(violations.BAD_FRAME_SIZE)
       case FRAME_GOAWAY:
-        if (streamId !== 0) return this.fail(ERROR_PROTOCOL, 'goaway on a stream')
-        if (length < 8) return this.fail(ERROR_FRAME_SIZE, 'bad goaway length')
-        return length <= FRAME_BYTES_DEFAULT ? TAKE_WHOLE : this.fail(ERROR_ENHANCE_YOUR_CALM, 'goaway too large')
+        if (streamId !== 0) return this.fail(violations.NEEDS_NO_STREAM)
+        if (length < 8) return this.fail(violations.BAD_FRAME_SIZE)
+        return length <= FRAME_BYTES_DEFAULT ? TAKE_WHOLE : this.fail(violations.GOAWAY_TOO_LARGE)
       case FRAME_WINDOW_UPDATE:
-        return length === 4 ? TAKE_WHOLE : this.fail(ERROR_FRAME_SIZE, 'bad window update length')
+        return length === 4 ? TAKE_WHOLE : this.fail(violations.BAD_FRAME_SIZE)
       default:
-        this.events.onIdleFrame()
+        this.events.onIdleFrame(violations.UNKNOWN_FRAME_FLOOD)
         return TAKE_SKIP
     }
   }
 
   private admitBlock(length: number): Take {
     if (length <= this.blockBytesMax) return TAKE_WHOLE
-    return this.fail(ERROR_ENHANCE_YOUR_CALM, 'header block too large')
+    return this.fail(violations.BLOCK_TOO_LARGE)
   }
 
   private admitSettings(flags: number, streamId: number, length: number): Take {
-    if (streamId !== 0) return this.fail(ERROR_PROTOCOL, 'settings on a stream')
+    if (streamId !== 0) return this.fail(violations.NEEDS_NO_STREAM)
     if ((flags & FLAG_ACK) !== 0) {
-      return length === 0 ? TAKE_WHOLE : this.fail(ERROR_FRAME_SIZE, 'settings acknowledgement with payload')
+      return length === 0 ? TAKE_WHOLE : this.fail(violations.BAD_FRAME_SIZE)
     }
-    if (length % 6 !== 0) return this.fail(ERROR_FRAME_SIZE, 'bad settings length')
-    if (length > SETTINGS_PAIRS_MAX * 6) return this.fail(ERROR_ENHANCE_YOUR_CALM, 'too many settings')
+    if (length % 6 !== 0) return this.fail(violations.BAD_FRAME_SIZE)
+    if (length > SETTINGS_PAIRS_MAX * 6) return this.fail(violations.TOO_MANY_SETTINGS)
     return TAKE_WHOLE
   }
 
   private takeHeaders(bytes: Uint8Array, offset: number, end: number): void {
     let start = offset
     let stop = end
-    this.isBlockBad = false
     if ((this.flags & FLAG_PADDED) !== 0) {
       if (start === stop) {
-        this.events.onConnectionError(ERROR_FRAME_SIZE, 'padding without length')
+        this.events.onConnectionError(violations.BAD_FRAME_SIZE)
         return
       }
       stop -= bytes[start++]!
     }
     if ((this.flags & FLAG_PRIORITY) !== 0) {
       if (stop - start < 5) {
-        this.events.onConnectionError(ERROR_FRAME_SIZE, 'priority cut short')
+        this.events.onConnectionError(violations.BAD_FRAME_SIZE)
         return
       }
-      this.isBlockBad = readUint31(bytes, start) === this.streamId
       start += 5
     }
     if (start > stop) {
-      this.events.onConnectionError(ERROR_PROTOCOL, 'padding longer than the frame')
+      this.events.onConnectionError(violations.BAD_PADDING)
       return
     }
     this.isBlockEnd = (this.flags & FLAG_END_STREAM) !== 0
@@ -272,13 +267,14 @@ export class FrameIntake implements FrameReceiver {
   }
 
   private decode(streamId: number, bytes: Uint8Array, offset: number, end: number): void {
+    this.headsDone++
     const fields = this.decoder.decode(bytes, offset, end, this.settings.headerListBytesMax)
     if (fields === null) {
-      this.events.onConnectionError(ERROR_COMPRESSION, 'bad header block')
+      this.events.onConnectionError(violations.BAD_COMPRESSION)
       return
     }
     let state: ListState = LIST_GOOD
-    if (this.isBlockBad || this.decoder.isMalformed) state = LIST_MALFORMED
+    if (this.decoder.isMalformed) state = LIST_MALFORMED
     else if (this.decoder.isOversized) state = LIST_OVERSIZED
     this.events.onHeaderList(streamId, fields, this.isBlockEnd, state)
   }
@@ -289,14 +285,14 @@ export class FrameIntake implements FrameReceiver {
       return
     }
     if (this.streamId !== 0) {
-      this.events.onStreamError(this.streamId, ERROR_PROTOCOL)
+      this.events.onStreamError(this.streamId, violations.ZERO_INCREMENT)
       return
     }
-    this.events.onConnectionError(ERROR_PROTOCOL, 'window update of nothing')
+    this.events.onConnectionError(violations.ZERO_INCREMENT)
   }
 
-  private fail(code: number, reason: string): Take {
-    this.events.onConnectionError(code, reason)
+  private fail(violation: H2Violation): Take {
+    this.events.onConnectionError(violation)
     return TAKE_SKIP
   }
 }

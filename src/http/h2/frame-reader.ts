@@ -5,7 +5,8 @@
  * DATA is lent through in the pieces in which it arrives: no frame is collected. Other payloads are handed over whole;
  * one that arrives in pieces is collected, and the receiver has agreed to its length before.
  */
-import { ERROR_PROTOCOL, FLAG_PADDED, FRAME_DATA, FRAME_HEADER_BYTES, PREFACE } from './frame.ts'
+import { FLAG_PADDED, FRAME_DATA, FRAME_HEADER_BYTES, PREFACE } from './frame.ts'
+import { BAD_FRAME_SIZE, BAD_PADDING, BAD_PREFACE, type H2Violation } from './violations.ts'
 
 /** What the receiver wants of a frame that begins. */
 export const TAKE_SKIP = 0
@@ -24,7 +25,7 @@ export interface FrameReceiver {
   /** Padding of a DATA frame: bytes that flow control counts and nobody reads. */
   onDataPadding(length: number): void
   onDataEnd(): void
-  onFrameError(code: number, reason: string): void
+  onFrameError(violation: H2Violation): void
 }
 
 const STATE_PREFACE = 0
@@ -91,7 +92,7 @@ export class FrameReader {
     let at = offset
     while (at < end && this.headLength < PREFACE.length) {
       if (bytes[at++] !== PREFACE[this.headLength++]) {
-        this.receiver.onFrameError(ERROR_PROTOCOL, 'bad preface')
+        this.receiver.onFrameError(BAD_PREFACE)
         this.stop()
         return end
       }
@@ -128,7 +129,7 @@ export class FrameReader {
     this.padding = 0
     if (type === FRAME_DATA && take === TAKE_PIECES) {
       if ((flags & FLAG_PADDED) !== 0) {
-        if (length === 0) this.receiver.onFrameError(ERROR_PROTOCOL, 'padding without length')
+        if (length === 0) this.receiver.onFrameError(BAD_FRAME_SIZE)
         else this.state = STATE_PAD_LENGTH
       } else if (length > 0) {
         this.state = STATE_PIECES
@@ -146,7 +147,7 @@ export class FrameReader {
   private readPadLength(padding: number): void {
     this.left--
     if (padding > this.left) {
-      this.receiver.onFrameError(ERROR_PROTOCOL, 'padding longer than the frame')
+      this.receiver.onFrameError(BAD_PADDING)
       this.stop()
       return
     }

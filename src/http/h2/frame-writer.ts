@@ -21,7 +21,7 @@ import {
   FRAME_SETTINGS,
   FRAME_WINDOW_UPDATE,
 } from './frame.ts'
-import { BACKLOG_HIGH } from './limits.ts'
+import { BACKLOG_HIGH, OUTPUT_BYTES_MAX } from './limits.ts'
 
 /** Size of an output buffer. 128 KiB: two reads of a socket with their frame headers. */
 const OUTPUT_BYTES = 131_072
@@ -35,6 +35,8 @@ const spareBuffers: Uint8Array[] = []
 /** Told when the first bytes of a batch are in the buffer: someone must call `flush`. */
 export interface OutputListener {
   onOutput(): void
+  /** The sink holds more than OUTPUT_BYTES_MAX: the peer does not read. */
+  onOutputFlood(): void
 }
 
 export class FrameWriter {
@@ -57,8 +59,11 @@ export class FrameWriter {
     const length = this.length
     this.buffer = null
     this.length = 0
-    if (length > 0 && this.sink.write(buffer, 0, length) > BACKLOG_HIGH) this.isBlocked = true
+    const backlog = length > 0 ? this.sink.write(buffer, 0, length) : 0
     if (spareBuffers.length < SPARE_BUFFERS_MAX) spareBuffers.push(buffer)
+    if (backlog <= BACKLOG_HIGH) return
+    this.isBlocked = true
+    if (backlog > OUTPUT_BYTES_MAX) this.listener.onOutputFlood()
   }
 
   /** Drops what is not flushed: the connection was reset. */

@@ -22,6 +22,8 @@ export interface H2Settings {
   readonly peerStreamsMax: number
   /** Server: CONNECT may name a protocol (RFC 8441), as WebSocket over HTTP/2 does. */
   readonly acceptsProtocols?: boolean
+  /** The peer is an application, whose tiny DATA frames are its own doing (TINY_DATA_BURST). */
+  readonly boundsTinyData?: boolean
 }
 
 /** 4 MiB: more than the bandwidth-delay product of 10 Gbit/s at 3 ms. */
@@ -85,6 +87,7 @@ export const APP_SERVER_SETTINGS: H2Settings = {
   headerListBytesMax: APP_HEADER_LIST_BYTES_MAX,
   peerStreamsMax: 1000,
   acceptsProtocols: true,
+  boundsTinyData: true,
 }
 
 /** Streams on a connection to a server that has not told its limit yet: what RFC 9113 section 6.5.2 asks servers to allow. */
@@ -131,11 +134,48 @@ export const RESETS_BURST = 1000
 export const RESETS_PER_SECOND = 500
 
 /**
- * Frames that carry nothing and cost us an answer or a call: PING, SETTINGS, empty DATA, PRIORITY, unknown types.
- * 1,000 at once, then 100 a second; keepalives send one in ten seconds.
+ * Frames that carry nothing and cost us an answer or a call: PING, SETTINGS, GOAWAY, empty DATA, PRIORITY, unknown types,
+ * RST_STREAM of streams that are over. 1,000 at once, then 100 a second; keepalives send one in ten seconds.
  */
 export const IDLE_FRAMES_BURST = 1000
 export const IDLE_FRAMES_PER_SECOND = 100
+/**
+ * And one for every stream and for every DATA frame that we send: gRPC clients measure the bandwidth of a transfer with a
+ * PING per round trip, which inside a data centre is thousands a second; browsers send a priority with each request.
+ */
+export const IDLE_FRAMES_PER_WORK = 1
+
+/** Window updates below this count: real ones open a good part of a window, dribbles (CVE-2019-9511) single bytes. */
+export const TINY_UPDATE_BYTES = 1024
+/**
+ * Tiny window updates, and those for streams that are over: 1,000 at once, then 1,000 a second, and two for each stream
+ * and DATA frame of ours, so that a client may return the bytes of every small answer to both windows.
+ */
+export const TINY_UPDATES_BURST = 1000
+export const TINY_UPDATES_PER_SECOND = 1000
+export const TINY_UPDATES_PER_WORK = 2
+
+/** DATA frames below this are tiny: less than the frame around them and a gRPC message's prefix. */
+export const TINY_DATA_BYTES = 16
+/**
+ * Tiny DATA frames of an application: 100,000 at once, then 50,000 a second. Streams of small messages send that many
+ * only in benchmarks; it is the share of a worker that one connection may take with frames that are nearly all overhead.
+ */
+export const TINY_DATA_BURST = 100_000
+export const TINY_DATA_PER_SECOND = 50_000
+
+/**
+ * Output that a peer leaves unread. DATA stops at BACKLOG_HIGH; this is for what does not: heads of answers and
+ * acknowledgements. 8 MiB: a thousand heads of 8 KiB each.
+ */
+export const OUTPUT_BYTES_MAX = 8 << 20
+
+/**
+ * Bytes that all streams of a connection together may queue before each is told to stop at its first unsent byte.
+ * 8 MiB: 32 streams with full queues; without it a client that opens a thousand streams and no window would make us hold
+ * BACKLOG_HIGH for each.
+ */
+export const QUEUED_BYTES_HIGH = 8 << 20
 
 /** Own resets that are remembered, because frames of the peer may still be under way. Twice the streams of a connection. */
 export const RECENT_RESETS_MAX = 512

@@ -8,11 +8,12 @@
  */
 import type { BatchEnd, ByteSink, HttpServerConnection, HttpServerEvents, ProtocolViolation } from '../codec.ts'
 import { H2Connection, type H2Events } from './connection.ts'
-import { errorName } from './frame.ts'
-import { APP_SERVER_SETTINGS } from './limits.ts'
+import { APP_SERVER_SETTINGS, ROLE_SERVER } from './limits.ts'
 import { H2RequestHead, readRequest } from './request-head.ts'
 import { H2ServerStream } from './server-stream.ts'
 import type { H2Receiver, H2Stream } from './stream.ts'
+import { Vigil } from './vigil.ts'
+import type { H2Violation } from './violations.ts'
 
 export class H2ServerConnection implements HttpServerConnection, H2Events {
   isFlushPending: boolean
@@ -20,6 +21,7 @@ export class H2ServerConnection implements HttpServerConnection, H2Events {
   private readonly events: HttpServerEvents
   private readonly batchEnd: BatchEnd
   private readonly engine: H2Connection
+  private readonly vigil: Vigil
 
   /** `now` gives milliseconds, for the budgets against floods. */
   constructor(sink: ByteSink, events: HttpServerEvents, batchEnd: BatchEnd, now: () => number) {
@@ -28,6 +30,7 @@ export class H2ServerConnection implements HttpServerConnection, H2Events {
     this.events = events
     this.batchEnd = batchEnd
     this.engine = new H2Connection(APP_SERVER_SETTINGS, sink, this, now)
+    this.vigil = new Vigil(this.engine, ROLE_SERVER)
     this.engine.start()
   }
 
@@ -59,6 +62,11 @@ export class H2ServerConnection implements HttpServerConnection, H2Events {
     this.engine.drain()
   }
 
+  /** BEAT_MS have passed since the last call, or since the beginning. */
+  beat(): void {
+    this.vigil.beat()
+  }
+
   flush(): void {
     this.engine.flush()
   }
@@ -71,7 +79,7 @@ export class H2ServerConnection implements HttpServerConnection, H2Events {
     const exchange = new H2ServerStream(stream, head, isEnd)
     if (violation !== null) {
       refuse(stream, violation, isEnd)
-      this.events.onViolation(violation)
+      this.events.onViolation(violation, true)
       return exchange
     }
     const receiver = this.events.onRequest(exchange, head)
@@ -89,8 +97,12 @@ export class H2ServerConnection implements HttpServerConnection, H2Events {
   /** The client opens no more streams; those that are open go on, and it closes the connection itself. */
   onGoAway(): void {}
 
-  onFailed(code: number, reason: string): void {
-    this.events.onViolation({ reason: errorName(code), status: 400, message: reason })
+  onFailed(violation: H2Violation): void {
+    this.events.onViolation(violation, false)
+  }
+
+  onStreamViolation(violation: H2Violation): void {
+    this.events.onViolation(violation, false)
   }
 }
 

@@ -10,9 +10,10 @@
  * decision: its first bytes belong to the tunnel or to nobody.
  */
 import { assert } from '../../base/assert.ts'
+import { FLAG_DOWNSTREAM_CLOSED, FLAG_NONE, type Flag } from '../../base/errors.ts'
 import type { RequestReceiver, ResponseHead, ServerStream } from '../codec.ts'
 import { HeaderList } from '../headers.ts'
-import { closeReason } from './close-reason.ts'
+import { closeReason, requestFlag } from './close-reason.ts'
 import { ERROR_INTERNAL } from './frame.ts'
 import { dropField, type H2RequestHead } from './request-head.ts'
 import { CLOSED_IN_ORDER, type CloseCause, type H2Receiver, type H2Stream } from './stream.ts'
@@ -25,6 +26,7 @@ export class H2ServerStream implements ServerStream, H2Receiver {
   receiver: RequestReceiver | null
   /** Why the exchange failed before there was a receiver to tell. */
   failure: string | null
+  private failureFlag: Flag
   private readonly stream: H2Stream
   private readonly isHead: boolean
   private readonly isWhole: boolean
@@ -43,6 +45,7 @@ export class H2ServerStream implements ServerStream, H2Receiver {
   constructor(stream: H2Stream, head: H2RequestHead, isWhole: boolean) {
     this.receiver = null
     this.failure = null
+    this.failureFlag = FLAG_NONE
     this.stream = stream
     this.isHead = head.method === 'HEAD'
     this.isWhole = isWhole
@@ -60,7 +63,7 @@ export class H2ServerStream implements ServerStream, H2Receiver {
 
   /** Who takes the rest of the request. The exchange may be over already: answered within `onRequest`, or failed. */
   begin(receiver: RequestReceiver): void {
-    if (this.failure !== null) receiver.onRequestReset(this.failure)
+    if (this.failure !== null) receiver.onRequestReset(this.failure, this.failureFlag)
     else if (!this.isOver) this.receiver = receiver
   }
 
@@ -169,8 +172,7 @@ export class H2ServerStream implements ServerStream, H2Receiver {
     const reason =
       cause === CLOSED_IN_ORDER ? 'the stream ended before its response' : closeReason('the client', cause, code)
     this.finish()
-    if (receiver === null) this.failure = reason
-    else receiver.onRequestReset(reason)
+    this.tellReset(receiver, reason, requestFlag(cause, code))
   }
 
   // --- inner workings ---
@@ -204,8 +206,16 @@ export class H2ServerStream implements ServerStream, H2Receiver {
     const receiver = this.receiver
     this.finish()
     this.stream.reset(ERROR_INTERNAL)
-    if (receiver === null) this.failure = reason
-    else receiver.onRequestReset(reason)
+    this.tellReset(receiver, reason, FLAG_DOWNSTREAM_CLOSED)
+  }
+
+  private tellReset(receiver: RequestReceiver | null, reason: string, flag: Flag): void {
+    if (receiver !== null) {
+      receiver.onRequestReset(reason, flag)
+      return
+    }
+    this.failure = reason
+    this.failureFlag = flag
   }
 
   private finish(): void {
@@ -225,8 +235,8 @@ class ResponseOnly implements RequestReceiver {
   onRequestBody(): void {}
   onRequestEnd(): void {}
 
-  onRequestReset(reason: string): void {
-    this.receiver.onRequestReset(reason)
+  onRequestReset(reason: string, flag: Flag): void {
+    this.receiver.onRequestReset(reason, flag)
   }
 
   onResponseDrain(): void {

@@ -13,8 +13,9 @@
 import { ByteQueue } from '../../base/byte-queue.ts'
 import type { ConnectionOutput, TurnTaker } from './connection-output.ts'
 import { ReceiveWindow, SendWindow } from './flow.ts'
-import { ERROR_INTERNAL, ERROR_NONE, ERROR_PROTOCOL } from './frame.ts'
+import { ERROR_CANCEL, ERROR_INTERNAL, ERROR_NONE } from './frame.ts'
 import { BACKLOG_HIGH, SEND_QUEUE_BYTES_MAX } from './limits.ts'
+import { type H2Violation, STREAM_STALLED, WRONG_LENGTH } from './violations.ts'
 
 /** Both directions ended. */
 export const CLOSED_IN_ORDER = 0
@@ -28,6 +29,10 @@ export const CLOSED_BY_VIOLATION = 3
 export const CLOSED_WITH_CONNECTION = 4
 /** A limit of ours; the writer ignored the backlog. */
 export const CLOSED_BY_LIMIT = 5
+/** The peer has let nothing of the stream through for too long; we have reset it. */
+export const CLOSED_BY_STALL = 6
+/** The peer is gone: it did not answer a ping. */
+export const CLOSED_BY_SILENCE = 7
 export type CloseCause =
   | typeof CLOSED_IN_ORDER
   | typeof CLOSED_BY_PEER
@@ -35,6 +40,8 @@ export type CloseCause =
   | typeof CLOSED_BY_VIOLATION
   | typeof CLOSED_WITH_CONNECTION
   | typeof CLOSED_BY_LIMIT
+  | typeof CLOSED_BY_STALL
+  | typeof CLOSED_BY_SILENCE
 
 /** Who is told what happens on a stream. Lists are flat: names and values alternate. */
 export interface H2Receiver {
@@ -60,8 +67,12 @@ export interface StreamHost {
   addHeld(delta: number): void
   /** The stream takes no part in the connection any more. */
   forget(stream: H2Stream): void
+  /** Bytes that wait to be sent changed. */
+  addQueued(delta: number): void
+  /** So many bytes wait on all streams together that writers stop at their first unsent byte. */
+  readonly isCrowded: boolean
   /** The peer broke a rule on this stream: it counts against its budget. */
-  countViolation(): void
+  countViolation(violation: H2Violation): void
 }
 
 export class H2Stream implements TurnTaker {
@@ -82,6 +93,8 @@ export class H2Stream implements TurnTaker {
   isReady = false
   /** @internal */
   isDeferred = false
+  /** @internal Looks of the vigil at a queue of which nothing had left since the last; see vigil.ts. */
+  stalledBeats = 0
   /** Bytes of a declared Content-Length still to come; -1 when none was declared. */
   contentLeft = -1
 
@@ -142,13 +155,16 @@ export class H2Stream implements TurnTaker {
     }
     const queue = this.sendQueue ?? this.makeSendQueue()
     queue.push(bytes, offset + sent, length - sent)
+    this.host.addQueued(length - sent)
     if (queue.length > SEND_QUEUE_BYTES_MAX) {
       this.closeBy(CLOSED_BY_LIMIT, ERROR_INTERNAL)
       return 0
     }
-    if (queue.length > BACKLOG_HIGH) this.wantsDrain = true
+    const isCrowded = this.host.isCrowded
+    if (isCrowded || queue.length > BACKLOG_HIGH) this.wantsDrain = true
     this.wake()
-    return queue.length
+    const backlog = this.backlog
+    return isCrowded && backlog > 0 && backlog <= BACKLOG_HIGH ? BACKLOG_HIGH + 1 : backlog
   }
 
   /** Ends our direction once everything written is sent. */
@@ -194,6 +210,8 @@ export class H2Stream implements TurnTaker {
       const sent = this.host.output.sendData(this, queue.headBytes, queue.headStart, count, isEnd)
       if (sent === 0) return
       queue.shift(sent)
+      this.host.addQueued(-sent)
+      this.stalledBeats = 0
       left -= sent
       if (isEnd && sent === count) this.localEnded()
     }
@@ -202,6 +220,11 @@ export class H2Stream implements TurnTaker {
     if (!this.wantsDrain) return
     this.wantsDrain = false
     if (!this.isEnding) this.receiver.onDrain(this)
+  }
+
+  /** Something waits to be sent, and the peer gives no window for it. */
+  get canStall(): boolean {
+    return this.backlog > 0 && !this.isCorked && !this.isClosed
   }
 
   /** True when the scheduler should come back. */
@@ -272,7 +295,7 @@ export class H2Stream implements TurnTaker {
     if (this.contentLeft >= 0) {
       this.contentLeft -= length
       if (this.contentLeft < 0) {
-        this.violate(ERROR_PROTOCOL)
+        this.violate(WRONG_LENGTH)
         return
       }
     }
@@ -289,7 +312,7 @@ export class H2Stream implements TurnTaker {
   receiveEnd(trailers: string[] | null): void {
     if (this.isClosed || this.isRemoteEnded) return
     if (this.contentLeft > 0) {
-      this.violate(ERROR_PROTOCOL)
+      this.violate(WRONG_LENGTH)
       return
     }
     this.isRemoteEnded = true
@@ -308,11 +331,19 @@ export class H2Stream implements TurnTaker {
   }
 
   /** The peer broke a rule that concerns this stream alone. */
-  violate(code: number): void {
+  violate(violation: H2Violation): void {
     if (this.isClosed) return
-    this.host.output.sendReset(this.id, code)
-    this.host.countViolation()
-    this.closeNow(CLOSED_BY_VIOLATION, code)
+    this.host.output.sendReset(this.id, violation.code)
+    this.host.countViolation(violation)
+    this.closeNow(CLOSED_BY_VIOLATION, violation.code)
+  }
+
+  /** The peer has let nothing through for too long. */
+  giveUpStalled(): void {
+    if (this.isClosed) return
+    this.host.output.sendReset(this.id, ERROR_CANCEL)
+    this.host.countViolation(STREAM_STALLED)
+    this.closeNow(CLOSED_BY_STALL, ERROR_CANCEL)
   }
 
   /** Gives window back for bytes that nobody will read (padding). */
@@ -376,7 +407,7 @@ export class H2Stream implements TurnTaker {
   private closeAfterHeld(cause: CloseCause, code: number): void {
     this.isEnding = true
     this.isLocalEnded = true
-    this.sendQueue = null
+    this.dropQueued()
     this.closeCause = cause
     this.closeCode = code
     this.host.forget(this)
@@ -394,9 +425,15 @@ export class H2Stream implements TurnTaker {
 
   private drop(): void {
     this.isClosed = true
-    this.sendQueue = null
+    this.dropQueued()
     this.dropHeld()
     this.host.forget(this)
+  }
+
+  private dropQueued(): void {
+    if (this.sendQueue === null) return
+    this.host.addQueued(-this.sendQueue.length)
+    this.sendQueue = null
   }
 
   private dropHeld(): void {

@@ -239,7 +239,7 @@ export function runClientCodec(ways: readonly (readonly Uint8Array[])[], greetin
   for (const pieces of ways) {
     const sink = new FakeSink()
     const turn = new Turn()
-    const events: HttpClientEvents = { onStreamClosed() {}, onUnusable() {} }
+    const events: HttpClientEvents = { onStreamClosed() {}, onUnusable() {}, onViolation() {} }
     const connection = new H2ClientConnection(sink, events, turn, () => 0)
     const receive = (bytes: Uint8Array): void => {
       const lent = Buffer.from(bytes)

@@ -31,6 +31,7 @@ import {
   ROLE_SERVER,
 } from '../../../src/http/h2/limits.ts'
 import { CLOSED_BY_VIOLATION, type CloseCause, type H2Receiver, type H2Stream } from '../../../src/http/h2/stream.ts'
+import type { H2Violation } from '../../../src/http/h2/violations.ts'
 import {
   frame,
   goAwayFrame,
@@ -233,10 +234,12 @@ class Tap implements H2Events, ByteSink {
     this.said.push(`peer's goaway ${code}`)
   }
 
-  onFailed(code: number, reason: string): void {
+  onFailed(violation: H2Violation): void {
     assert.equal(this.failed, null, 'failed twice')
-    this.failed = `${code} ${reason}`
+    this.failed = `${violation.code} ${violation.reason}`
   }
+
+  onStreamViolation(): void {}
 
   flush(): void {
     for (let i = 0; this.isFlushWanted; i++) {

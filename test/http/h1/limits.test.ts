@@ -88,7 +88,7 @@ test('input that is sent ahead of its turn is held up to the limit, then the con
   assert.equal(server.sink.isPaused, true)
   assert.deepEqual(server.sink.endings, [])
   server.receive('x')
-  assert.deepEqual(server.takeLog().slice(2), ['reset too_much_pipelined'])
+  assert.deepEqual(server.takeLog().slice(2), ['violation 400 too_much_pipelined', 'reset too_much_pipelined'])
   assert.deepEqual(server.sink.endings, ['abort'])
 })
 

@@ -156,6 +156,7 @@ test('a server that breaks the rules of the connection takes every exchange with
   peer.send(dataFrame(0, 'x'))
   assert.deepEqual(peer.takeLog(), [
     'a reset the upstream broke HTTP/2 rules, so its connection was closed (PROTOCOL_ERROR)',
+    'violation frame_on_connection',
   ])
   assert.equal(peer.isUnusable, true)
   assert.deepEqual(peer.sink.endings, ['close'])

@@ -1,21 +1,34 @@
 /** Abuse that is cheap for the peer: each kind ends the connection at a stated limit, and honest use never meets it. */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { FLAG_END_HEADERS, FRAME_CONTINUATION, FRAME_HEADERS, FRAME_PING } from '../../../src/http/h2/frame.ts'
 import {
+  FLAG_ACK,
+  FLAG_END_HEADERS,
+  FRAME_CONTINUATION,
+  FRAME_HEADERS,
+  FRAME_PING,
+  FRAME_SETTINGS,
+  SETTING_INITIAL_WINDOW_SIZE,
+} from '../../../src/http/h2/frame.ts'
+import {
+  APP_SERVER_SETTINGS,
   CONTINUATION_FRAMES_MAX,
   HBONE_SERVER_SETTINGS,
   HEADER_BLOCK_FACTOR,
   IDLE_FRAMES_BURST,
   IDLE_FRAMES_PER_SECOND,
+  OUTPUT_BYTES_MAX,
   RECENT_RESETS_MAX,
   RESETS_BURST,
+  TINY_DATA_BURST,
+  TINY_UPDATES_BURST,
 } from '../../../src/http/h2/limits.ts'
 import {
   CONNECT_FIELDS,
   dataFrame,
   frame,
   GET_FIELDS,
+  goAwayFrame,
   pingFrame,
   priorityFrame,
   resetFrame,
@@ -34,24 +47,84 @@ function flood(peer: ScriptedH2Peer, limit: number, make: (i: number) => Uint8Ar
 }
 
 describe('a flood is ended', () => {
-  const IDLE: readonly (readonly [string, (peer: ScriptedH2Peer, i: number) => Uint8Array[]])[] = [
-    ['of PING', () => [pingFrame()]],
-    ['of PING ACK', () => [pingFrame('12345678', 1)]],
-    ['of SETTINGS', () => [settingsFrame(4, 5)]],
-    ['of PRIORITY', (_peer, i) => [priorityFrame(2 * i + 1, 0)]],
-    ['of unknown frames', () => [frame(0xaa, 0, 0)]],
-    ['of empty DATA', () => [dataFrame(1, '')]],
+  const IDLE: readonly (readonly [string, string, (peer: ScriptedH2Peer, i: number) => Uint8Array[]])[] = [
+    ['of PING', 'ping_flood', () => [pingFrame()]],
+    ['of PING ACK', 'ping_flood', () => [pingFrame('12345678', 1)]],
+    ['of SETTINGS', 'settings_flood', () => [settingsFrame(4, 5)]],
+    ['of SETTINGS ACK', 'settings_flood', () => [frame(FRAME_SETTINGS, FLAG_ACK, 0)]],
+    ['of PRIORITY', 'priority_flood', (_peer, i) => [priorityFrame(2 * i + 1, 0)]],
+    ['of PRIORITY_UPDATE', 'unknown_frame_flood', () => [frame(0x10, 0, 0, Buffer.from([0, 0, 0, 1, 0x75]))]],
+    ['of unknown frames', 'unknown_frame_flood', () => [frame(0xaa, 0, 0)]],
+    ['of empty DATA', 'empty_data_flood', () => [dataFrame(1, '')]],
+    ['of GOAWAY', 'goaway_flood', () => [goAwayFrame(0, 0)]],
   ]
-  for (const [name, make] of IDLE) {
+  for (const [name, reason, make] of IDLE) {
     test(name, () => {
       const peer = new ScriptedH2Peer(HBONE_SERVER_SETTINGS)
       peer.request(1)
       const count = flood(peer, 3 * IDLE_FRAMES_BURST, (i) => make(peer, i))
-      assert.ok(count <= IDLE_FRAMES_BURST + 1, `${count}`)
-      assert.equal(peer.failed?.[0], 'ENHANCE_YOUR_CALM')
+      assert.ok(count <= IDLE_FRAMES_BURST + 2, `${count}`)
+      assert.deepEqual(peer.failed, ['ENHANCE_YOUR_CALM', reason])
       assert.equal(peer.goAwayName(), 'ENHANCE_YOUR_CALM')
     })
   }
+
+  test('of window updates that open next to nothing (data dribble)', () => {
+    const peer = new ScriptedH2Peer(HBONE_SERVER_SETTINGS, true, settingsFrame(SETTING_INITIAL_WINDOW_SIZE, 0))
+    const { stream } = peer.request(1)
+    stream!.sendHeaders([':status', '200'], false)
+    stream!.write(Buffer.alloc(100_000), 0, 100_000)
+    const count = flood(peer, 5 * TINY_UPDATES_BURST, () => [windowUpdateFrame(1, 1)])
+    assert.ok(count <= TINY_UPDATES_BURST + 4, `${count}`)
+    assert.deepEqual(peer.failed, ['ENHANCE_YOUR_CALM', 'window_update_flood'])
+  })
+
+  test('of window updates for streams that are over', () => {
+    const peer = new ScriptedH2Peer(HBONE_SERVER_SETTINGS)
+    peer.request(1).stream!.reset(8)
+    const count = flood(peer, 5 * TINY_UPDATES_BURST, () => [windowUpdateFrame(1, 1_000_000)])
+    assert.ok(count <= TINY_UPDATES_BURST + 4, `${count}`)
+    assert.deepEqual(peer.failed, ['ENHANCE_YOUR_CALM', 'window_update_flood'])
+  })
+
+  test('of resets for streams that are over', () => {
+    const peer = new ScriptedH2Peer(HBONE_SERVER_SETTINGS)
+    peer.request(1).stream!.reset(8)
+    const count = flood(peer, 3 * IDLE_FRAMES_BURST, () => [resetFrame(1, 8)])
+    assert.ok(count <= IDLE_FRAMES_BURST + 2, `${count}`)
+    assert.deepEqual(peer.failed, ['ENHANCE_YOUR_CALM', 'rapid_reset'])
+  })
+
+  test('of trailers for a stream that we have reset', () => {
+    const peer = new ScriptedH2Peer(HBONE_SERVER_SETTINGS)
+    peer.request(1).stream!.reset(8)
+    const count = flood(peer, 3 * IDLE_FRAMES_BURST, () => [peer.headersFrame(1, ['a', 'b'], true)])
+    assert.ok(count <= IDLE_FRAMES_BURST + 2, `${count}`)
+    assert.deepEqual(peer.failed, ['ENHANCE_YOUR_CALM', 'stream_error_flood'])
+  })
+
+  test('of DATA with next to nothing in it, from an application', () => {
+    const peer = new ScriptedH2Peer(APP_SERVER_SETTINGS)
+    peer.request(1, GET_FIELDS)
+    const tiny = dataFrame(1, 'x')
+    const many = Buffer.concat(new Array<Buffer>(1000).fill(tiny))
+    const count = flood(peer, 2 * (TINY_DATA_BURST / 1000), () => [many])
+    assert.ok(count <= TINY_DATA_BURST / 1000 + 1, `${count}`)
+    assert.deepEqual(peer.failed, ['ENHANCE_YOUR_CALM', 'tiny_data_flood'])
+  })
+
+  test('of requests whose answers nobody reads', () => {
+    const peer = new ScriptedH2Peer(APP_SERVER_SETTINGS)
+    for (let id = 1; id < 2000 && peer.failed === null; id += 2) {
+      const { stream } = peer.request(id, GET_FIELDS, true)
+      stream!.sendHeaders([':status', '200', 'x-long', 'x'.repeat(1000)], true)
+      peer.sink.backlog += 20_000
+      peer.flush()
+    }
+    assert.deepEqual(peer.failed, ['ENHANCE_YOUR_CALM', 'output_flood'])
+    assert.deepEqual(peer.sink.endings, ['abort'])
+    assert.ok(peer.sink.backlog <= OUTPUT_BYTES_MAX + 20_000)
+  })
 
   test('of requests that are reset before they are answered (rapid reset)', () => {
     const peer = new ScriptedH2Peer(HBONE_SERVER_SETTINGS)
@@ -60,7 +133,7 @@ describe('a flood is ended', () => {
       resetFrame(2 * i + 1, 8),
     ])
     assert.ok(count <= RESETS_BURST + 1, `${count}`)
-    assert.equal(peer.failed?.[0], 'ENHANCE_YOUR_CALM')
+    assert.deepEqual(peer.failed, ['ENHANCE_YOUR_CALM', 'rapid_reset'])
   })
 
   test('of requests that make us reset them', () => {
@@ -153,6 +226,29 @@ describe('honest use is not taken for a flood', () => {
       const { stream } = peer.request(2 * i + 1)
       stream!.reset(8)
       if (i < RECENT_RESETS_MAX) peer.send(dataFrame(1, 'late'))
+    }
+    assert.equal(peer.failed, null)
+  })
+
+  test('a PING for every DATA frame, as gRPC measures bandwidth', () => {
+    const peer = new ScriptedH2Peer(APP_SERVER_SETTINGS, true, settingsFrame(SETTING_INITIAL_WINDOW_SIZE, 1 << 30))
+    const { stream } = peer.request(1, GET_FIELDS, true)
+    stream!.sendHeaders([':status', '200'], false)
+    for (let i = 0; i < 5 * IDLE_FRAMES_BURST; i++) {
+      stream!.write(Buffer.from('message'), 0, 7)
+      peer.send(pingFrame(), windowUpdateFrame(0, 7), windowUpdateFrame(1, 7))
+    }
+    assert.equal(peer.failed, null)
+  })
+
+  test('a priority and the returned window with each of many requests', () => {
+    const peer = new ScriptedH2Peer(APP_SERVER_SETTINGS)
+    for (let id = 1; id < 10 * IDLE_FRAMES_BURST; id += 2) {
+      const { stream } = peer.request(id, GET_FIELDS, true)
+      stream!.sendHeaders([':status', '200'], false)
+      stream!.write(Buffer.from('ok'), 0, 2)
+      stream!.end()
+      peer.send(priorityFrame(id + 2, 0), windowUpdateFrame(0, 2), windowUpdateFrame(id, 2))
     }
     assert.equal(peer.failed, null)
   })

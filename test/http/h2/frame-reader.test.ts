@@ -10,6 +10,7 @@ import {
   TAKE_WHOLE,
   type Take,
 } from '../../../src/http/h2/frame-reader.ts'
+import type { H2Violation } from '../../../src/http/h2/violations.ts'
 import { dataFrame, frame, pingFrame, settingsFrame } from '../../support/scripted-h2-peer.ts'
 import { SeededRandom } from '../../support/seeded-random.ts'
 
@@ -46,7 +47,7 @@ class Recorder implements FrameReceiver {
     this.data = ''
   }
 
-  onFrameError(code: number, reason: string): void {
+  onFrameError({ code, reason }: H2Violation): void {
     this.note(`error ${code} ${reason}`)
     this.reader?.stop()
   }
@@ -173,15 +174,15 @@ describe('the frame reader', () => {
   test('refuses another preface, also when it is cut', () => {
     const bad = Buffer.from('PRI * HTTP/1.1\r\n\r\nSM\r\n\r\n')
     for (let cut = 0; cut < bad.length; cut++) {
-      assert.deepEqual(read([bad.subarray(0, cut), bad.subarray(cut)], true), ['error 1 bad preface'])
+      assert.deepEqual(read([bad.subarray(0, cut), bad.subarray(cut)], true), ['error 1 bad_preface'])
     }
   })
 
   test('refuses padding longer than the frame, or without its length', () => {
     const long = frame(FRAME_DATA, FLAG_PADDED, 1, Buffer.from([5, 0, 0]))
-    assert.deepEqual(read([long, pingFrame()]), ['frame 0 8 1 3', 'error 1 padding longer than the frame'])
+    assert.deepEqual(read([long, pingFrame()]), ['frame 0 8 1 3', 'error 1 bad_padding'])
     const empty = frame(FRAME_DATA, FLAG_PADDED, 1)
-    assert.deepEqual(read([empty, pingFrame()]), ['frame 0 8 1 0', 'error 1 padding without length'])
+    assert.deepEqual(read([empty, pingFrame()]), ['frame 0 8 1 0', 'error 6 bad_frame_size'])
   })
 
   test('skips frames of any length without keeping them', () => {

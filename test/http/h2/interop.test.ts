@@ -8,6 +8,7 @@ import type { ByteSink } from '../../../src/http/codec.ts'
 import { H2Connection, type H2Events } from '../../../src/http/h2/connection.ts'
 import { type H2Settings, HBONE_CLIENT_SETTINGS, HBONE_SERVER_SETTINGS } from '../../../src/http/h2/limits.ts'
 import type { CloseCause, H2Receiver, H2Stream } from '../../../src/http/h2/stream.ts'
+import type { H2Violation } from '../../../src/http/h2/violations.ts'
 
 const TEST = { timeout: 20_000 }
 const BULK_BYTES = 24 << 20
@@ -61,7 +62,9 @@ class SocketEngine implements ByteSink, H2Events {
   onStreamEnded(): void {}
   onGoAway(): void {}
 
-  onFailed(_code: number, reason: string): void {
+  onStreamViolation(): void {}
+
+  onFailed({ reason }: H2Violation): void {
     this.failure = reason
   }
 }

@@ -186,8 +186,8 @@ test('requests that break the rules of HTTP/2 are reset and make no exchange', (
   for (const [i, fields] of bad.entries()) {
     peer.send(peer.headers(2 * i + 1, fields, true))
     assert.deepEqual(peer.take(), [`${2 * i + 1} reset PROTOCOL_ERROR`])
+    assert.deepEqual(peer.takeLog(), ['violation 0 malformed_head'])
   }
-  assert.deepEqual(peer.takeLog(), [])
 })
 
 test('interim responses come before the final head', () => {
@@ -388,5 +388,5 @@ test('a flood of resets ends the connection, and every exchange hears of it', ()
     log.filter((line) => line.startsWith('request')).length,
     log.filter((line) => line.startsWith('reset')).length,
   )
-  assert.equal(log.at(-1), 'violation 400 ENHANCE_YOUR_CALM')
+  assert.equal(log.at(-1), 'violation 0 rapid_reset')
 })
