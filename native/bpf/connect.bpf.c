@@ -71,7 +71,7 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
   if (!(pod->flags & family_flag)) return pass(ctx);
   if (bpf_sk_storage_get(&exempt_sockets, sk, 0, 0)) return PROCEED;
 
-  struct bpf_sock* listener = find_listener(netns_cookie, ROLE_OUTBOUND);
+  struct bpf_sock* listener = find_listener(netns_cookie, ROLE_OUTBOUND, 0);
   if (!listener) {
     if (pod->flags & POD_STRICT) {
       count(STAT_REFUSED);

@@ -14,5 +14,6 @@ struct layout {
   struct pod pod;
   struct own_address_key own_address_key;
   struct listener_key listener_key;
+  struct worker_set worker_set;
   struct bound_syn_key bound_syn_key;
 } layout;

@@ -16,15 +16,27 @@
 
 const volatile __u64 netns_cookie = 0;
 
-/* With default flags bpf_sk_assign chooses within the SO_REUSEPORT group: one member per data worker. */
+/*
+ * The same for every packet of a connection, so that one which has to be looked up again (a SYN cookie that
+ * comes back) meets the same worker. Clients differ in few bits, at either end of a port: each of them must
+ * reach the lowest bits of the result, which choose among few workers.
+ */
+static __always_inline __u32 hash_of(struct bpf_sk_lookup* ctx) {
+  __u32 hash = ((__u32)ctx->remote_port << 16 | ctx->local_port) ^ ctx->remote_ip4 ^ ctx->remote_ip6[3];
+  hash = (hash ^ (hash >> 16)) * 0x45d9f3bu;
+  hash = (hash ^ (hash >> 16)) * 0x45d9f3bu;
+  return hash ^ (hash >> 16);
+}
+
+/* Without BPF_SK_LOOKUP_F_NO_REUSEPORT the kernel would choose once more, among all workers. */
 static __always_inline int assign(struct bpf_sk_lookup* ctx, enum listener_role role,
                                   int is_refused_without) {
-  struct bpf_sock* listener = find_listener(netns_cookie, role);
+  struct bpf_sock* listener = find_listener(netns_cookie, role, hash_of(ctx));
   if (!listener) {
     count(is_refused_without ? STAT_REFUSED : STAT_BYPASSED);
     return is_refused_without ? SK_DROP : SK_PASS;
   }
-  long error = bpf_sk_assign(ctx, listener, 0);
+  long error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_NO_REUSEPORT);
   bpf_sk_release(listener);
   if (error) return SK_DROP;
   /* Outbound connections were counted at connect(). */

@@ -83,6 +83,7 @@ export class Agent {
         trustDomain: certificates.trustDomain,
         isLogging: config.accessLog,
         transport: chooseTransport(config.transport, log),
+        heartbeatMapFd: capture.heartbeatMapFd ?? -1,
       },
       logLevel: config.logLevel,
       log: log.child('workers'),
@@ -92,6 +93,7 @@ export class Agent {
       onAccessLog: host.accessLog,
       onLogLine: host.logLine,
       onCrash: (id) => this.registry.forgetWorker(id),
+      onServing: (workers) => capture.setServing?.(workers),
     })
     this.pods = new Pods({
       capture,
@@ -260,6 +262,7 @@ export class Agent {
     const body = await this.registry.render({
       ...this.capture.stats(),
       enrolledPods: this.pods.enrolledCount,
+      silentWorkers: this.workers.silentCount,
       openConnections,
       certificateExpiryMs,
       configVersion: this.snapshot.version,

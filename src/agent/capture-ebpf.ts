@@ -2,7 +2,7 @@
  * Capture with eBPF: enrols pods by network namespace, in both directions, without address rewriting or iptables
  * (native/bpf has the programs, kernel/steering.ts the routes).
  *
- * Enrolling prepares everything and then inserts the pod into the map `pods`: that one insert switches both directions
+ * Enrolling prepares everything; `begin` then inserts the pod into the map `pods`: that one insert switches both directions
  * on, and deleting it switches both off. The listeners' descriptors are the caller's as soon as `enrol` has resolved: when
  * the last of them is closed the kernel drops the listener, and the pod's connections are let by, or refused if strict.
  */
@@ -75,9 +75,11 @@ interface EnrolledPod {
   readonly displayName: string
   readonly netnsFd: number
   readonly netnsCookie: bigint
+  readonly workerCount: number
   readonly plan: SteeringPlan
   readonly link: PodLink
   isStrict: boolean
+  isCaptured: boolean
 }
 
 /** Every step that enrolling has done, to be undone in reverse when a later one fails. */
@@ -118,12 +120,19 @@ export class EbpfCapture implements Capture {
     return new Promise((resolve) => resolve(this.enrolNow(pod, workerCount)))
   }
 
+  begin(uid: string): void {
+    const pod = this.enrolled.get(uid)
+    assert(pod !== undefined, `pod ${uid} is enrolled`)
+    pod.isCaptured = true
+    this.switchOn(pod)
+  }
+
   /** Changes what happens to a pod's connections when no data worker is alive: refused (strict) or let by. */
   setStrict(uid: string, isStrict: boolean): void {
     const pod = this.enrolled.get(uid)
     if (pod === undefined || pod.isStrict === isStrict) return
     pod.isStrict = isStrict
-    this.switchOn(pod)
+    if (pod.isCaptured) this.switchOn(pod)
   }
 
   async withdraw(uid: string): Promise<void> {
@@ -133,6 +142,14 @@ export class EbpfCapture implements Capture {
     this.programs.pods.delete(pod.netnsCookie)
     await delay(WITHDRAW_GRACE_MS)
     this.release(pod)
+  }
+
+  get heartbeatMapFd(): number {
+    return this.programs.heartbeatMapFd
+  }
+
+  setServing(workers: readonly number[]): void {
+    this.programs.servingWorkers.set(workers)
   }
 
   stats(): CaptureStats {
@@ -170,7 +187,6 @@ export class EbpfCapture implements Capture {
     const undo: Undo = []
     try {
       const enrolled = this.prepare(pod, workerCount, undo)
-      this.switchOn(enrolled.record)
       this.enrolled.set(pod.pod.uid, enrolled.record)
       return enrolled.captured
     } catch (error) {
@@ -198,7 +214,9 @@ export class EbpfCapture implements Capture {
       undo.push(() => this.programs.ownAddresses.delete(netnsCookie, address))
       this.programs.ownAddresses.insert(netnsCookie, address)
     }
-    for (const { role, fds } of listeners) this.programs.listeners.insert(netnsCookie, role, fds![0]!)
+    for (const { role, fds } of listeners) {
+      for (const [worker, fd] of fds!.entries()) this.programs.listeners.insert(netnsCookie, role, worker, fd)
+    }
     const link = this.programs.attachPod(netnsFd, netnsCookie, displayName)
     undo.push(() => this.programs.detachPod(link))
 
@@ -211,7 +229,7 @@ export class EbpfCapture implements Capture {
       appAddress: null,
     }
     return {
-      record: { displayName, netnsFd, netnsCookie, plan, link, isStrict },
+      record: { displayName, netnsFd, netnsCookie, workerCount, plan, link, isStrict, isCaptured: false },
       captured: { uid: pod.pod.uid, listeners, dialing },
     }
   }
@@ -278,7 +296,9 @@ export class EbpfCapture implements Capture {
   /** Removes what captured a pod that is switched off. The netns may be gone; our descriptor keeps it usable. */
   private release(pod: EnrolledPod): void {
     this.programs.detachPod(pod.link)
-    for (const [role] of ROLE_PORTS) this.programs.listeners.delete(pod.netnsCookie, role)
+    for (const [role] of ROLE_PORTS) {
+      for (let slot = 0; slot < pod.workerCount; slot++) this.programs.listeners.delete(pod.netnsCookie, role, slot)
+    }
     for (const address of pod.plan.ownAddresses) this.programs.ownAddresses.delete(pod.netnsCookie, address)
     this.lingering.push(pod)
     this.checkLingering()

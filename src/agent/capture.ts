@@ -72,15 +72,24 @@ export interface CaptureStats {
 export interface Capture {
   readonly kind: 'ebpf' | 'loopback'
   /**
-   * Enrols a pod without touching its open connections. Rejects with WeftError (WEFT_SYSCALL, WEFT_BPF) naming the pod;
-   * then nothing of it is left behind.
+   * Prepares everything for a pod's capture. Rejects with WeftError (WEFT_SYSCALL, WEFT_BPF) naming the pod; then nothing
+   * of it is left behind.
    */
   enrol(pod: PodToCapture, workerCount: number): Promise<CapturedPod>
+  /**
+   * Captures the connections of an enrolled pod from now on; open ones are not touched. To be called when the data
+   * workers serve it, so that no connection meets one that does not know the pod. In loopback listening is capturing.
+   */
+  begin?(uid: string): void
   /** Stops capturing; open proxied connections live on until the data workers close them. Unknown uids are ignored. */
   withdraw(uid: string): Promise<void>
   stats(): CaptureStats
   /** Changes what happens to an enrolled pod's connections when no data worker is alive (`PodToCapture.isStrict`). */
   setStrict?(uid: string, isStrict: boolean): void
+  /** Descriptor of the map in which data workers show that they are alive; their number is the key. Loopback has none. */
+  readonly heartbeatMapFd?: number
+  /** The data workers, by number, that take connections from now on; nobody does before the first call. */
+  setServing?(workers: readonly number[]): void
   /**
    * Stops capturing in every pod, and leaves everything that open connections need, so that they can end in order.
    * Resolves when no connection is on its way to a listener any more.

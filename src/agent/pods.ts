@@ -112,6 +112,13 @@ export class Pods {
         await capture.withdraw(uid)
         throw error
       }
+      try {
+        capture.begin?.(uid)
+      } catch (error) {
+        await capture.withdraw(uid)
+        workers.removePod(uid)
+        throw error
+      }
       enrolment.isActive = true
       this.backoffs.delete(uid)
       log.info('pod enrolled', { pod: described.displayName, identity })

@@ -17,6 +17,10 @@ export interface WorkerStart {
   readonly isLogging: boolean
   readonly transport: TransportName
   readonly logLevel: LogLevel
+  /** Heartbeats of all workers, an Int32 each; shared. */
+  readonly beats: SharedArrayBuffer
+  /** The same for the kernel's programs; -1 when nothing is captured there. */
+  readonly heartbeatMapFd: number
 }
 
 /** Main thread to worker. */

@@ -7,9 +7,12 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { describeError } from '../base/errors.ts'
 import { Logger } from '../base/log.ts'
 import { loadAddon } from '../kernel/addon.ts'
+import { HEARTBEAT_INTERVAL_MS } from '../kernel/layout.generated.ts'
+import { HeartbeatMap, KernelMap } from '../kernel/maps.ts'
 import { METRICS_FLUSH_MS, MeshProxy } from '../proxy/mesh-proxy.ts'
 import { AccessLog } from '../telemetry/access-log.ts'
 import { WorkerRecorder } from '../telemetry/worker-recorder.ts'
+import { Heartbeat } from './heartbeat.ts'
 import { PodSocketTable } from './pod-sockets.ts'
 import type { FromWorker, ToWorker, WorkerStart } from './worker-protocol.ts'
 import { openTransport } from './worker-transport.ts'
@@ -42,6 +45,12 @@ const proxy = new MeshProxy({
   workerCount: start.workerCount,
 })
 
+const heartbeatMap =
+  start.heartbeatMapFd < 0 ? null : new HeartbeatMap(new KernelMap(loadAddon(), start.heartbeatMapFd))
+const heartbeat = new Heartbeat(new Int32Array(start.beats), start.index, heartbeatMap)
+
+heartbeat.beat()
+setInterval(() => heartbeat.beat(), HEARTBEAT_INTERVAL_MS).unref()
 setInterval(() => proxy.flushMetrics(), METRICS_FLUSH_MS).unref()
 setInterval(() => proxy.sweep(), SWEEP_MS).unref()
 

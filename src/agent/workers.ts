@@ -14,6 +14,7 @@ import { type Delta, isEmptyDelta } from '../model/delta.ts'
 import type { TlsMaterial } from '../transport/conn.ts'
 import type { CapturedPod } from './capture.ts'
 import type { FromWorker, ToWorker, WorkerReport, WorkerStart } from './worker-protocol.ts'
+import { WATCH_INTERVAL_MS, WorkerWatch, type WorkerWatchOwner } from './worker-watch.ts'
 
 /** Longest wait for a worker's report; a worker that is busier than this is left out of one scrape. */
 const REPORT_TIMEOUT_MS = 2000
@@ -30,7 +31,7 @@ const END_TIMEOUT_MS = 1000
 /** What the workers need of the agent. */
 export interface WorkersOptions {
   readonly count: number
-  readonly start: Omit<WorkerStart, 'index' | 'workerCount' | 'logLevel'>
+  readonly start: Omit<WorkerStart, 'index' | 'workerCount' | 'logLevel' | 'beats'>
   readonly logLevel: LogLevel
   readonly log: Logger
   /** The whole state as one delta, for a worker that is started late. */
@@ -42,6 +43,8 @@ export interface WorkersOptions {
   readonly onLogLine: (line: string) => void
   /** A worker has died and is being replaced; its totals must not be lost. */
   readonly onCrash: (id: number) => void
+  /** The workers, by number, that can take connections from now on. */
+  readonly onServing: (workers: readonly number[]) => void
 }
 
 interface EnrolledPod {
@@ -50,15 +53,20 @@ interface EnrolledPod {
 }
 
 /** All data workers of this agent. */
-export class Workers {
+export class Workers implements WorkerWatchOwner {
   private readonly options: WorkersOptions
   private readonly slots: WorkerSlot[] = []
   private readonly pods = new Map<string, EnrolledPod>()
   private readonly credentials = new Map<string, TlsMaterial>()
+  private readonly beats: SharedArrayBuffer
+  private readonly watch: WorkerWatch
+  private watchTimer: NodeJS.Timeout | null = null
   private isStopping = false
 
   constructor(options: WorkersOptions) {
     this.options = options
+    this.beats = new SharedArrayBuffer(options.count * Int32Array.BYTES_PER_ELEMENT)
+    this.watch = new WorkerWatch(new Int32Array(this.beats), this)
   }
 
   get count(): number {
@@ -69,7 +77,14 @@ export class Workers {
   async start(): Promise<void> {
     for (let index = 0; index < this.options.count; index++) this.slots.push(this.open(index))
     await Promise.all(this.slots.map((slot) => slot.ready))
-    for (const slot of this.slots) slot.isServing = true
+    for (const slot of this.slots) this.beginServing(slot)
+    this.tellServing()
+    this.watchTimer = setInterval(() => this.watch.check(performance.now()), WATCH_INTERVAL_MS).unref()
+  }
+
+  /** Workers that serve and whose event loop stands still. */
+  get silentCount(): number {
+    return this.watch.silentCount
   }
 
   applyDelta(delta: Delta): void {
@@ -89,12 +104,12 @@ export class Workers {
 
   /**
    * Every worker listens for the pod, or none does: rejects with WeftError naming the pod. A worker that is just being
-   * replaced gets the pod with all others when it is up.
+   * replaced gets the pod with all others when it is up; nobody waits for one that is silent.
    */
   async addPod(pod: CapturedPod, identity: string): Promise<void> {
     this.pods.set(pod.uid, { pod, identity })
     const serving = this.slots.filter((slot) => slot.isServing)
-    const results = await Promise.allSettled(serving.map((slot) => this.addTo(slot, pod, identity)))
+    const results = await Promise.allSettled(serving.map((slot) => this.addOrLeave(slot, pod, identity)))
     const failed = results.find((result) => result.status === 'rejected')
     if (failed === undefined) return
     this.removePod(pod.uid)
@@ -128,6 +143,7 @@ export class Workers {
   /** Drains every worker; resolves when all are idle or `timeoutMs` is over, and then ends them. */
   async stop(timeoutMs: number): Promise<void> {
     this.isStopping = true
+    if (this.watchTimer !== null) clearInterval(this.watchTimer)
     const drained = Promise.all(this.slots.map((slot) => slot.drain()))
     let timer: NodeJS.Timeout | undefined
     const timeout = new Promise<void>((resolve) => {
@@ -138,6 +154,32 @@ export class Workers {
     await Promise.all(this.slots.map((slot) => slot.end()))
   }
 
+  // --- what the watch sees ---
+
+  onSilent(index: number): void {
+    this.options.log.error('a data worker does not respond; it gets no new connections', { worker: index })
+  }
+
+  onHeardAgain(index: number, silentMs: number): void {
+    this.options.log.warn('a data worker responds again', { worker: index, silentMs: Math.round(silentMs) })
+  }
+
+  onStuck(index: number): void {
+    this.options.log.error('a data worker is stuck; it is ended', { worker: index })
+    this.slots[index]!.terminate()
+  }
+
+  private beginServing(slot: WorkerSlot): void {
+    slot.isServing = true
+    this.watch.begin(slot.index, performance.now())
+  }
+
+  /** With nobody left the last word stands: what arrives waits for the successor, until the heartbeats are too old. */
+  private tellServing(): void {
+    const serving = this.slots.filter(({ isServing }) => isServing).map(({ index }) => index)
+    if (serving.length > 0) this.options.onServing(serving)
+  }
+
   private broadcast(message: ToWorker): void {
     for (const slot of this.slots) slot.post(message)
   }
@@ -145,9 +187,17 @@ export class Workers {
   private open(index: number): WorkerSlot {
     const { options } = this
     const backoff = new Backoff({ baseMs: 100, maxMs: 10_000 })
-    const start = { ...options.start, index, workerCount: options.count, logLevel: options.logLevel }
+    const start = {
+      ...options.start,
+      index,
+      workerCount: options.count,
+      logLevel: options.logLevel,
+      beats: this.beats,
+    }
     const slot = new WorkerSlot(index, start, options, (reason) => {
       if (this.isStopping) return
+      this.watch.end(index)
+      this.tellServing()
       options.log.error('a data worker died; its connections are reset, a new one starts', { worker: index, reason })
       if (performance.now() - slot.startedAtMs > STABLE_MS) backoff.reset()
       options.onCrash(slot.id)
@@ -167,14 +217,25 @@ export class Workers {
       if (!isEmptyDelta(state)) slot.post({ kind: 'delta', delta: state })
       for (const material of this.credentials.values()) slot.post({ kind: 'credential', material })
       // From here on a new pod comes through addPod; those known now come below, each once.
-      slot.isServing = true
+      this.beginServing(slot)
       await Promise.all([...this.pods.values()].map(({ pod, identity }) => this.addTo(slot, pod, identity)))
+      this.tellServing()
     } catch (error) {
       this.options.log.error('a new data worker does not serve every pod', {
         worker: slot.index,
         error: describeError(error),
       })
     }
+  }
+
+  /** A silent worker finds the pod among its messages when it comes back; until then it gets no connections. */
+  private async addOrLeave(slot: WorkerSlot, pod: CapturedPod, identity: string): Promise<void> {
+    const added = this.addTo(slot, pod, identity)
+    if (!this.watch.isSilent(slot.index)) return added
+    added.catch((error: unknown) => {
+      const fields = { worker: slot.index, pod: pod.uid, error: describeError(error) }
+      this.options.log.error('a silent data worker has not taken a pod', fields)
+    })
   }
 
   private async addTo(slot: WorkerSlot, pod: CapturedPod, identity: string): Promise<void> {
@@ -290,6 +351,11 @@ class WorkerSlot {
     const timer = setTimeout(() => void worker.terminate(), END_TIMEOUT_MS)
     await ended
     clearTimeout(timer)
+  }
+
+  /** By force, when it is stuck: `onDeath` follows. */
+  terminate(): void {
+    void this.worker?.terminate()
   }
 
   private onMessage(message: FromWorker): void {

@@ -8,7 +8,16 @@ import { closeSync, openSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Addon, kernelError, type LoadedObject, NATIVE_BUILD_DIRECTORY } from './addon.ts'
 import { BpfDirectory } from './bpf-directory.ts'
-import { encodeCookie, KernelMap, ListenerMap, OwnAddressMap, PodMap, StatsMap } from './maps.ts'
+import {
+  encodeCookie,
+  HeartbeatMap,
+  KernelMap,
+  ListenerMap,
+  OwnAddressMap,
+  PodMap,
+  ServingWorkersMap,
+  StatsMap,
+} from './maps.ts'
 
 // Numbers of `enum bpf_attach_type` in linux/bpf.h.
 const BPF_CGROUP_INET4_CONNECT = 10
@@ -20,6 +29,8 @@ const SHARED_MAPS = [
   'pods',
   'own_addresses',
   'listeners',
+  'serving_workers',
+  'heartbeats',
   'exempt_sockets',
   'steered_sockets',
   'bound_syns',
@@ -44,9 +55,13 @@ export class CapturePrograms {
   readonly pods: PodMap
   readonly ownAddresses: OwnAddressMap
   readonly listeners: ListenerMap
+  readonly servingWorkers: ServingWorkersMap
+  readonly heartbeats: HeartbeatMap
   readonly stats: StatsMap
   /** Descriptor of the map that exempts sockets, open until `close`. */
   readonly exemptMapFd: number
+  /** Descriptor of the heartbeats, for the data workers; open until `close`. */
+  readonly heartbeatMapFd: number
   private readonly addon: Addon
   private readonly directory: BpfDirectory
   private readonly lookupObjectPath: string
@@ -69,8 +84,11 @@ export class CapturePrograms {
     this.pods = new PodMap(new KernelMap(addon, mapFds['pods']!))
     this.ownAddresses = new OwnAddressMap(new KernelMap(addon, mapFds['own_addresses']!))
     this.listeners = new ListenerMap(new KernelMap(addon, mapFds['listeners']!))
+    this.servingWorkers = new ServingWorkersMap(new KernelMap(addon, mapFds['serving_workers']!))
+    this.heartbeats = new HeartbeatMap(new KernelMap(addon, mapFds['heartbeats']!))
     this.stats = new StatsMap(new KernelMap(addon, mapFds['stats']!))
     this.exemptMapFd = mapFds['exempt_sockets']!
+    this.heartbeatMapFd = mapFds['heartbeats']!
   }
 
   /** Loads, pins and attaches. Throws WeftError WEFT_BPF, WEFT_SYSCALL or WEFT_CONFIG; then nothing is left behind. */

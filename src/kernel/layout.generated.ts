@@ -8,7 +8,11 @@ export const PORT_INBOUND = 15006
 export const PORT_HBONE = 15008
 export const PODS_MAX = 1024
 export const OWN_ADDRESSES_MAX = 8192
-export const LISTENERS_MAX = 8192
+export const WORKERS_MAX = 64
+export const WORKER_SLOTS_MAX = 128
+export const LISTENERS_MAX = 24576
+export const HEARTBEAT_MS_MAX = 1500
+export const HEARTBEAT_INTERVAL_MS = 250
 export const BOUND_SYNS_MAX = 4096
 export const POD_INTERFACES_MAX = 4
 
@@ -52,6 +56,14 @@ export const LISTENER_KEY = {
   bytes: 16,
   netns_cookie: 0,
   role: 8,
+  slot: 12,
+} as const
+
+/** struct worker_set */
+export const WORKER_SET = {
+  bytes: 260,
+  count: 0,
+  slots: 4,
 } as const
 
 /** struct bound_syn_key */

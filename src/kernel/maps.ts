@@ -15,6 +15,9 @@ import {
   POD_STEER_IPV6,
   POD_STRICT,
   STATS,
+  WORKER_SET,
+  WORKER_SLOTS_MAX,
+  WORKERS_MAX,
 } from './layout.generated.ts'
 
 /** Any map: in the kernel, or in memory for tests. Keys and values have exactly the map's sizes. */
@@ -98,7 +101,7 @@ export class OwnAddressMap {
   }
 }
 
-/** One listener by pod and role: a member of the SO_REUSEPORT group that the data workers share. */
+/** The listeners by pod, role and slot of the data worker that accepts from it. */
 export class ListenerMap {
   private readonly map: BpfMap
 
@@ -106,15 +109,47 @@ export class ListenerMap {
     this.map = map
   }
 
-  insert(netnsCookie: bigint, role: number, listenerFd: number): void {
-    const value = new Uint8Array(8)
-    new DataView(value.buffer).setBigUint64(0, BigInt(listenerFd), IS_LITTLE_ENDIAN)
-    this.map.update(encodeListenerKey(netnsCookie, role), value)
+  insert(netnsCookie: bigint, role: number, slot: number, listenerFd: number): void {
+    this.map.update(encodeListenerKey(netnsCookie, role, slot), u64(BigInt(listenerFd)))
   }
 
   /** False when it was not there: the kernel removes closed sockets itself. */
-  delete(netnsCookie: bigint, role: number): boolean {
-    return this.map.delete(encodeListenerKey(netnsCookie, role))
+  delete(netnsCookie: bigint, role: number, slot: number): boolean {
+    return this.map.delete(encodeListenerKey(netnsCookie, role, slot))
+  }
+}
+
+/** The data workers that take connections now: one entry, replaced whole. */
+export class ServingWorkersMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  /** `slots` are at most WORKERS_MAX numbers below WORKER_SLOTS_MAX; with none, every pod is as without an agent. */
+  set(slots: readonly number[]): void {
+    this.map.update(u32(0), encodeWorkerSet(slots))
+  }
+}
+
+/** When each data worker's event loop was last seen to run. */
+export class HeartbeatMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  /** `nowNs` is CLOCK_MONOTONIC, as `process.hrtime.bigint()` tells it and bpf_ktime_get_ns() compares it. */
+  beat(slot: number, nowNs: bigint): void {
+    assert(slot < WORKER_SLOTS_MAX, `slot ${slot} is below ${WORKER_SLOTS_MAX}`)
+    this.map.update(u32(slot), u64(nowNs))
+  }
+
+  /** Nobody is alive in that slot. */
+  clear(slot: number): void {
+    this.map.update(u32(slot), u64(0n))
   }
 }
 
@@ -177,16 +212,32 @@ export function encodeOwnAddressKey(netnsCookie: bigint, address: string): Uint8
   return key
 }
 
-export function encodeListenerKey(netnsCookie: bigint, role: number): Uint8Array {
+export function encodeListenerKey(netnsCookie: bigint, role: number, slot: number): Uint8Array {
   const key = new Uint8Array(LISTENER_KEY.bytes)
   const view = new DataView(key.buffer)
   view.setBigUint64(LISTENER_KEY.netns_cookie, netnsCookie, IS_LITTLE_ENDIAN)
-  view.setBigUint64(LISTENER_KEY.role, BigInt(role), IS_LITTLE_ENDIAN)
+  view.setUint32(LISTENER_KEY.role, role, IS_LITTLE_ENDIAN)
+  view.setUint32(LISTENER_KEY.slot, slot, IS_LITTLE_ENDIAN)
   return key
+}
+
+export function encodeWorkerSet(slots: readonly number[]): Uint8Array {
+  assert(slots.length <= WORKERS_MAX, `${slots.length} data workers are at most ${WORKERS_MAX}`)
+  const value = new Uint8Array(WORKER_SET.bytes)
+  const view = new DataView(value.buffer)
+  view.setUint32(WORKER_SET.count, slots.length, IS_LITTLE_ENDIAN)
+  for (const [i, slot] of slots.entries()) view.setUint32(WORKER_SET.slots + 4 * i, slot, IS_LITTLE_ENDIAN)
+  return value
 }
 
 function u32(value: number): Uint8Array {
   const bytes = new Uint8Array(4)
   new DataView(bytes.buffer).setUint32(0, value, IS_LITTLE_ENDIAN)
+  return bytes
+}
+
+function u64(value: bigint): Uint8Array {
+  const bytes = new Uint8Array(8)
+  new DataView(bytes.buffer).setBigUint64(0, value, IS_LITTLE_ENDIAN)
   return bytes
 }

@@ -3,7 +3,7 @@
  *
  *   one hop   the endpoint is a captured pod of this node: dialled from inside its own netns, no TLS, policy judged here
  *   tunnel    the endpoint is enrolled elsewhere: an HBONE stream, dialled from inside the source pod's netns
- *   plain     anything else: TCP from inside the source pod's netns
+ *   plain     anything else: TCP from inside the source pod's netns; also a pod of this node that is not captured yet
  */
 import { formatHostPort } from '../base/address.ts'
 import { describeError, WeftError } from '../base/errors.ts'
@@ -50,7 +50,10 @@ export class Upstreams {
   /** The path from a pod of this node to `workload`. */
   pathTo(workload: Workload | null, isMutualTls: boolean): Path {
     if (workload === null) return PATH_PLAIN
-    if (this.bound().pods.has(workload.uid)) return PATH_ONE_HOP
+    const { pods, node } = this.bound()
+    if (pods.has(workload.uid)) return PATH_ONE_HOP
+    // Nobody but this agent could listen for tunnels there, and it does not (yet): its app is still reached directly.
+    if (workload.node === node) return PATH_PLAIN
     return isMutualTls && workload.tunnelProtocol === TUNNEL_HBONE ? PATH_TUNNEL : PATH_PLAIN
   }
 

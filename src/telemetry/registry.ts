@@ -46,6 +46,8 @@ export interface AgentState {
   readonly outboundCaptured: number
   readonly inboundCaptured: number
   readonly bypassed: number
+  /** Data workers that do not respond now. */
+  readonly silentWorkers: number
   readonly refused: number
   /** Open proxied connections by pod (`namespace/name`). */
   readonly openConnections: ReadonlyMap<string, number>
@@ -211,6 +213,7 @@ class AgentGauges {
   private readonly captured: Counter<'direction'>
   private readonly bypassed: Counter
   private readonly refused: Counter
+  private readonly silentWorkers: Gauge
   private readonly openConnections: Gauge<'pod'>
   private readonly certificateExpiry: Gauge<'identity'>
   private readonly configVersion: Gauge
@@ -234,6 +237,11 @@ class AgentGauges {
     this.refused = new Counter({
       name: 'weft_refused_connections_total',
       help: 'Connections refused by the capture because something it needs was missing.',
+      registers,
+    })
+    this.silentWorkers = new Gauge({
+      name: 'weft_silent_workers',
+      help: 'Data workers that do not respond and therefore get no connections.',
       registers,
     })
     this.openConnections = new Gauge({
@@ -267,6 +275,7 @@ class AgentGauges {
     this.captured.inc({ direction: 'inbound' }, state.inboundCaptured)
     setCounter(this.bypassed, state.bypassed)
     setCounter(this.refused, state.refused)
+    this.silentWorkers.set(state.silentWorkers)
     this.openConnections.reset()
     for (const [pod, count] of state.openConnections) this.openConnections.set({ pod }, count)
     this.certificateExpiry.reset()

@@ -78,9 +78,9 @@ function take(): CaptureLog {
   return log.splice(0)
 }
 
-test('a pod is captured first and then given to the workers, and its identity is asked for', async () => {
+test('a pod is prepared, given to the workers, and only then captured; its identity is asked for', async () => {
   await apply({ workloads: [A], pods: [POD_A] })
-  assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`])
+  assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
   assert.deepEqual([...identities], [IDENTITY])
   assert.deepEqual([pods.enrolledCount, pods.pendingCount], [1, 0])
   assert.equal(capture.asked[0]!.isStrict, false)
@@ -91,7 +91,7 @@ test('nothing is captured of a pod whose workload is not known yet', async () =>
   assert.deepEqual(take(), [])
   assert.equal(pods.pendingCount, 1)
   await apply({ workloads: [A] })
-  assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`])
+  assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
 })
 
 test('a pod without a certificate is not captured, until there is one', async () => {
@@ -101,7 +101,7 @@ test('a pod without a certificate is not captured, until there is one', async ()
   assert.equal(pods.pendingCount, 1)
   isCredentialThere = true
   await later()
-  assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`])
+  assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
   assert.equal(pods.pendingCount, 0)
 })
 
@@ -111,7 +111,7 @@ test('a capture that fails is tried again', async () => {
   await later()
   assert.equal(pods.enrolledCount, 0)
   await later()
-  assert.deepEqual(take(), ['enrol shop/a', 'enrol shop/a', 'enrol shop/a', `add ${A.uid}`])
+  assert.deepEqual(take(), ['enrol shop/a', 'enrol shop/a', 'enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
   assert.equal(pods.enrolledCount, 1)
 })
 
@@ -121,7 +121,19 @@ test('a pod that the workers cannot listen for is withdrawn, and tried again', a
   assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`, `withdraw ${A.uid}`])
   areWorkersWilling = true
   await later()
-  assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`])
+  assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
+})
+
+test('a pod whose capture does not begin is taken from the workers again, and tried again', async () => {
+  capture.failuresToBegin = 1
+  await apply({ workloads: [A], pods: [POD_A] })
+  assert.deepEqual(take(), [
+    ...['enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`],
+    ...[`withdraw ${A.uid}`, `remove ${A.uid}`],
+  ])
+  assert.equal(pods.enrolledCount, 0)
+  await later()
+  assert.equal(pods.enrolledCount, 1)
 })
 
 test('a pod that is gone before the next attempt is not tried again', async () => {
@@ -146,7 +158,7 @@ test('a pod that comes back in another netns is captured anew', async () => {
   await apply({ workloads: [A], pods: [POD_A] })
   take()
   await apply({ pods: [{ ...POD_A, netns: '/var/run/netns/b' }] })
-  assert.deepEqual(take(), [`withdraw ${A.uid}`, `remove ${A.uid}`, 'enrol shop/a', `add ${A.uid}`])
+  assert.deepEqual(take(), [`withdraw ${A.uid}`, `remove ${A.uid}`, 'enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
   assert.equal(capture.asked.at(-1)!.pod.netns, '/var/run/netns/b')
 })
 

@@ -31,6 +31,7 @@ describe('data workers', () => {
   let workers: Workers
   let threads: Worker[]
   let crashed: number[]
+  let serving: number[][]
   const sockets: Socket[] = []
   const onWorker = (worker: Worker): void => {
     threads.push(worker)
@@ -53,10 +54,11 @@ describe('data workers', () => {
   beforeEach(async () => {
     threads = []
     crashed = []
+    serving = []
     process.on('worker', onWorker)
     workers = new Workers({
       count: 2,
-      start: { node: 'node1', trustDomain: 'cluster.local', isLogging: false, transport: 'node' },
+      start: { node: 'node1', trustDomain: 'cluster.local', isLogging: false, transport: 'node', heartbeatMapFd: -1 },
       logLevel: 'error',
       log: silentLog,
       wholeState: () => state,
@@ -65,6 +67,7 @@ describe('data workers', () => {
       onAccessLog: () => {},
       onLogLine: () => {},
       onCrash: (id) => crashed.push(id),
+      onServing: (indexes) => serving.push([...indexes]),
     })
     await workers.start()
     workers.applyDelta(state)

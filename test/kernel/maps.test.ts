@@ -10,9 +10,12 @@ import {
   encodeListenerKey,
   encodeOwnAddressKey,
   encodePod,
+  encodeWorkerSet,
+  HeartbeatMap,
   ListenerMap,
   OwnAddressMap,
   PodMap,
+  ServingWorkersMap,
   StatsMap,
 } from '../../src/kernel/maps.ts'
 import { MemoryMap } from '../support/memory-map.ts'
@@ -31,7 +34,9 @@ test('keys and values have the bytes that the programs read', littleEndian, () =
   assert.equal(hex(encodeAddress('10.1.2.3')), '00000000000000000000ffff0a010203')
   assert.equal(hex(encodeAddress('fd77::1')), 'fd770000000000000000000000000001')
   assert.equal(hex(encodeOwnAddressKey(cookie, '10.1.2.3')), '887766554433221100000000000000000000ffff0a010203')
-  assert.equal(hex(encodeListenerKey(cookie, ROLE_HBONE)), '88776655443322110200000000000000')
+  assert.equal(hex(encodeListenerKey(cookie, ROLE_HBONE, 5)), '88776655443322110200000005000000')
+  assert.match(hex(encodeWorkerSet([3, 64])), /^020000000300000040000000(00)+$/)
+  assert.equal(encodeWorkerSet([]).length, layout.WORKER_SET.bytes)
   const pod = { isStrict: true, isSteeringIpv4: true, isSteeringIpv6: false, interfaces: [2, 7] }
   assert.equal(hex(encodePod(pod)), '0300000002000000070000000000000000000000')
   const other = { isStrict: false, isSteeringIpv4: false, isSteeringIpv6: true, interfaces: [1, 2, 3, 4, 5, 6] }
@@ -61,12 +66,31 @@ test('pods, own addresses and listeners can be inserted and deleted, each under 
 
   const listeners = new MemoryMap(layout.LISTENER_KEY.bytes, 8)
   const listenerMap = new ListenerMap(listeners)
-  for (const role of [ROLE_OUTBOUND, ROLE_INBOUND, ROLE_HBONE]) listenerMap.insert(1n, role, 40 + role)
-  assert.equal(listeners.entries.size, 3)
-  const value = listeners.lookup(encodeListenerKey(1n, ROLE_INBOUND))!
+  for (const role of [ROLE_OUTBOUND, ROLE_INBOUND, ROLE_HBONE]) listenerMap.insert(1n, role, 0, 40 + role)
+  listenerMap.insert(1n, ROLE_INBOUND, 1, 51)
+  assert.equal(listeners.entries.size, 4)
+  const value = listeners.lookup(encodeListenerKey(1n, ROLE_INBOUND, 0))!
   assert.equal(new DataView(value.buffer).getBigUint64(0, endianness() === 'LE'), 41n)
-  assert.equal(listenerMap.delete(1n, ROLE_INBOUND), true)
-  assert.equal(listenerMap.delete(1n, ROLE_INBOUND), false)
+  assert.equal(listenerMap.delete(1n, ROLE_INBOUND, 0), true)
+  assert.equal(listenerMap.delete(1n, ROLE_INBOUND, 0), false)
+})
+
+test('serving workers are one entry, and each worker beats in a slot of its own', littleEndian, () => {
+  const set = new MemoryMap(4, layout.WORKER_SET.bytes)
+  const serving = new ServingWorkersMap(set)
+  serving.set([0, 1])
+  serving.set([1])
+  assert.deepEqual([...set.entries], [['00000000', encodeWorkerSet([1])]])
+  const tooMany = Array.from({ length: layout.WORKERS_MAX + 1 }, (_, i) => i)
+  assert.throws(() => serving.set(tooMany), /assertion failed/)
+
+  const beats = new MemoryMap(4, 8)
+  const heartbeats = new HeartbeatMap(beats)
+  heartbeats.beat(2, 258n)
+  assert.equal(hex(beats.lookup(new Uint8Array([2, 0, 0, 0]))!), '0201000000000000')
+  heartbeats.clear(2)
+  assert.equal(hex(beats.lookup(new Uint8Array([2, 0, 0, 0]))!), '0000000000000000')
+  assert.throws(() => heartbeats.beat(layout.WORKER_SLOTS_MAX, 1n), /assertion failed/)
 })
 
 test('a counter is the sum over all CPUs', () => {
@@ -94,6 +118,8 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     pods: [8, layout.POD.bytes],
     own_addresses: [layout.OWN_ADDRESS_KEY.bytes, 4],
     listeners: [layout.LISTENER_KEY.bytes, 8],
+    serving_workers: [4, layout.WORKER_SET.bytes],
+    heartbeats: [4, 8],
     exempt_sockets: [4, 4],
     steered_sockets: [4, 4],
     bound_syns: [layout.BOUND_SYN_KEY.bytes, 4],

@@ -286,15 +286,35 @@ spec:
 
     it('whose data worker dies replaces it and serves again; what arrives meanwhile waits', async () => {
       for (const node of NODES) {
-        const program = fileURLToPath(new URL('../support/live-debugger.ts', import.meta.url))
-        const command = [process.execPath, program, String(mesh.pid(`agent-${node}`))] as const
-        assert.equal(await mesh.onNode(node, [...command]), 'ended\n')
+        await debugWorker(node, 'end')
         for (const host of ['near', 'far', 'vault']) {
           await mesh.eventually(`${host} is served`, async () => (await get(host)) === '200')
         }
         assert.match(mesh.log(`agent-${node}`), /a data worker died/)
       }
       for (let i = 0; i < 20; i++) for (const host of ['near', 'far', 'vault']) assert.equal(await get(host), '200')
+    })
+
+    it('whose only data worker is blocked: pods go on without it within two seconds, and with it when it runs', async () => {
+      await Promise.all(NODES.map((node) => debugWorker(node, 'block', '8000')))
+      for (const node of NODES) {
+        await mesh.eventually('the agent says so', async () =>
+          /does not respond; it gets/.test(mesh.log(`agent-${node}`)),
+        )
+      }
+      for (const { server } of PATHS) {
+        for (const pod of ['client', 'outsider']) assert.equal(await get(addressOf(server), pod), '200')
+      }
+      assert.equal(await get(addressOf('vault')), '000', 'nobody serves plaintext for a STRICT pod')
+      for (const node of NODES) assert.equal(await mesh.metric(node, 'weft_silent_workers'), 1)
+      for (const host of ['near', 'far', 'vault']) {
+        await mesh.eventually(`${host} is served again`, async () => (await get(host)) === '200')
+      }
+      for (const node of NODES) {
+        await mesh.eventually('all workers run', async () => (await mesh.metric(node, 'weft_silent_workers')) === 0)
+        assert.match(mesh.log(`agent-${node}`), /a data worker responds again/)
+        assert.ok((await mesh.metric(node, 'weft_bypassed_connections_total')) > 0)
+      }
     })
 
     it('that is killed: PERMISSIVE pods are reached directly, STRICT ones are not; a new one enrols them again', async () => {
@@ -309,6 +329,13 @@ spec:
       for (const node of NODES) assert.equal(await mesh.metric(node, 'weft_enrolled_pods'), 2)
     })
   })
+
+  /** Ends or blocks a data worker of a running agent, as a bug would. */
+  async function debugWorker(node: (typeof NODES)[number], ...what: readonly string[]): Promise<void> {
+    const program = fileURLToPath(new URL('../support/live-debugger.ts', import.meta.url))
+    const command = [process.execPath, program, String(mesh.pid(`agent-${node}`)), ...what] as const
+    assert.equal(await mesh.onNode(node, [...command]), 'done\n')
+  }
 
   async function subscriptionOf(node: (typeof NODES)[number]) {
     const { subscription } = await mesh.configDump(node)

@@ -8,7 +8,9 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import type { Capture, CapturedPod, PodToCapture } from '../../src/agent/capture.ts'
 import { canonicalAddress, formatHostPort } from '../../src/base/address.ts'
-import { NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { HEARTBEAT_INTERVAL_MS } from '../../src/kernel/layout.generated.ts'
+import { HeartbeatMap, KernelMap } from '../../src/kernel/maps.ts'
 import type { TestNetwork, TestPod } from './netns.ts'
 
 /** Built by `make -C native tests` from native/test/client.c. */
@@ -43,18 +45,21 @@ export class AnsweringPod {
   readonly answers: Answer[] = []
   private readonly servers: Server[] = []
   private readonly sockets = new Set<Socket>()
+  private readonly heart: NodeJS.Timeout | null
 
-  private constructor(captured: CapturedPod) {
+  private constructor(captured: CapturedPod, heart: NodeJS.Timeout | null) {
     this.captured = captured
     this.uid = captured.uid
+    this.heart = heart
   }
 
   static async enrol(capture: Capture, pod: TestPod, workers = 1, isStrict = false): Promise<AnsweringPod> {
     const captured = await capture.enrol(podToCapture(pod, isStrict), workers)
-    const answering = new AnsweringPod(captured)
+    const answering = new AnsweringPod(captured, startHeart(capture, workers))
     for (const { role, fds } of captured.listeners) {
       for (const [worker, fd] of fds!.entries()) await answering.serve(pod.name, role, worker, fd)
     }
+    capture.begin?.(captured.uid)
     return answering
   }
 
@@ -67,6 +72,12 @@ export class AnsweringPod {
   close(): void {
     this.closeListeners()
     for (const socket of this.sockets) socket.destroy()
+    this.stopBeating()
+  }
+
+  /** From now on it is as if the data workers were blocked, unless another pod of the same capture beats. */
+  stopBeating(): void {
+    if (this.heart !== null) clearInterval(this.heart)
   }
 
   private async serve(pod: string, role: number, worker: number, fd: number): Promise<void> {
@@ -94,6 +105,20 @@ export class AnsweringPod {
     await once(server, 'listening')
     this.servers.push(server)
   }
+}
+
+/** Lets the kernel know of that many live data workers. To be stopped before the capture is closed. */
+function startHeart(capture: Capture, workers: number): NodeJS.Timeout | null {
+  const { heartbeatMapFd } = capture
+  if (heartbeatMapFd === undefined) return null
+  const heartbeats = new HeartbeatMap(new KernelMap(loadAddon(), heartbeatMapFd))
+  const slots = Array.from({ length: workers }, (_, worker) => worker)
+  const beat = (): void => {
+    for (const slot of slots) heartbeats.beat(slot, process.hrtime.bigint())
+  }
+  beat()
+  capture.setServing?.(slots)
+  return setInterval(beat, HEARTBEAT_INTERVAL_MS).unref()
 }
 
 /** `address:port`; Node names the zone of a link-local address, which is no part of it. */

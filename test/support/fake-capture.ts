@@ -17,6 +17,8 @@ export class FakeCapture implements Capture {
   readonly asked: PodToCapture[] = []
   /** Enrolments that fail before one succeeds. */
   failures = 0
+  /** The same for the last step. */
+  failuresToBegin = 0
 
   constructor(log: CaptureLog, kind: 'ebpf' | 'loopback' = 'ebpf') {
     this.log = log
@@ -35,6 +37,14 @@ export class FakeCapture implements Capture {
       uid: pod.pod.uid,
       listeners,
       dialing: { netnsFd: 3, exemptMapFd: 4, netnsCookie: 5n, localAddress: null, appAddress: null },
+    }
+  }
+
+  begin(uid: string): void {
+    this.log.push(`begin ${uid}`)
+    if (this.failuresToBegin > 0) {
+      this.failuresToBegin--
+      throw new WeftError('WEFT_BPF', 'the map of pods is full')
     }
   }
 

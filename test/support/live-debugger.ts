@@ -1,17 +1,21 @@
 /**
- * Ends a thread of a running agent as a bug in it would: through Node's own debugger, which root can switch on in any
- * Node process (SIGUSR1). The agent has no part in it. Run on the agent's node:
+ * Ends or blocks a thread of a running agent as a bug in it would: through Node's own debugger, which root can switch on
+ * in any Node process (SIGUSR1). The agent has no part in it. Run on the agent's node:
  *
- *      node live-debugger.ts PID
+ *      node live-debugger.ts PID end
+ *      node live-debugger.ts PID block MILLISECONDS
  *
- * Prints `ended` when the first worker thread has been told to exit; its successor is left alone.
+ * Prints `done` when the first worker thread has been told; its successor is left alone.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 
 const INSPECTOR = 'http://127.0.0.1:9229/json/list'
 const TRIES_MAX = 100
 
-process.kill(Number(process.argv[2]), 'SIGUSR1')
+const [pid, mode, blockMs] = process.argv.slice(2)
+const expression =
+  mode === 'end' ? 'process.exit(9)' : `for (const end = Date.now() + ${Number(blockMs)}; Date.now() < end; );`
+process.kill(Number(pid), 'SIGUSR1')
 let nextId = 1
 let hasEnded = false
 const socket = new WebSocket(await inspectorUrl())
@@ -20,9 +24,9 @@ socket.onmessage = ({ data }) => {
   const { method, params } = JSON.parse(String(data)) as { method?: string; params: { sessionId: string } }
   if (method !== 'NodeWorker.attachedToWorker' || hasEnded) return
   hasEnded = true
-  const message = JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression: 'process.exit(9)' } })
+  const message = JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression } })
   send('NodeWorker.sendMessageToWorker', { sessionId: params.sessionId, message })
-  console.log('ended')
+  console.log('done')
   // The answer will not come: who would give it is gone.
   setTimeout(() => process.exit(0), 100)
 }

@@ -40,6 +40,7 @@ const IDLE: AgentState = {
   outboundCaptured: 0,
   inboundCaptured: 0,
   bypassed: 0,
+  silentWorkers: 0,
   refused: 0,
   openConnections: new Map(),
   certificateExpiryMs: new Map(),
@@ -389,6 +390,7 @@ describe('the text', () => {
       outboundCaptured: 10,
       inboundCaptured: 20,
       bypassed: 1,
+      silentWorkers: 2,
       refused: 2,
       openConnections: new Map([
         ['shop/reviews-1', 4],

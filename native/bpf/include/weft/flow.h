@@ -15,10 +15,36 @@ static __always_inline int is_own_address(__u64 netns_cookie, const struct addre
   return address_is_loopback(address) || bpf_map_lookup_elem(&own_addresses, &key) != NULL;
 }
 
-/* The live listener of `role`, or NULL. The caller must release it. */
-static __always_inline struct bpf_sock* find_listener(__u64 netns_cookie, enum listener_role role) {
-  struct listener_key key = {.netns_cookie = netns_cookie, .role = role};
-  return bpf_map_lookup_elem(&listeners, &key);
+static __always_inline int is_alive(__u32 slot, __u64 now) {
+  __u64* beat = bpf_map_lookup_elem(&heartbeats, &slot);
+  /* Another CPU may have written a later time than `now`. */
+  return beat && (__s64)(now - *beat) <= (__s64)HEARTBEAT_MS_MAX * 1000000;
+}
+
+/*
+ * The listener of `role` of a live data worker, or NULL when there is none. Connections spread by `hash`;
+ * those of a worker that is silent go to the next. The caller must release it.
+ */
+static __always_inline struct bpf_sock* find_listener(__u64 netns_cookie, enum listener_role role,
+                                                      __u32 hash) {
+  __u32 zero = 0;
+  struct worker_set* serving = bpf_map_lookup_elem(&serving_workers, &zero);
+  if (!serving) return NULL;
+  __u32 count = serving->count;
+  if (count == 0 || count > WORKERS_MAX) return NULL;
+  __u64 now = bpf_ktime_get_ns();
+  __u32 at = hash % count;
+  for (__u32 tried = 0; tried < WORKERS_MAX; tried++) {
+    if (tried >= count) break;
+    /* The count may change while we look: the bound is what the verifier wants to see. */
+    if (at >= count || at >= WORKERS_MAX) at = 0;
+    struct listener_key key = {.netns_cookie = netns_cookie, .role = role, .slot = serving->slots[at]};
+    at++;
+    if (!is_alive(key.slot, now)) continue;
+    struct bpf_sock* listener = bpf_map_lookup_elem(&listeners, &key);
+    if (listener) return listener;
+  }
+  return NULL;
 }
 
 /*

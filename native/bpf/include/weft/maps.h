@@ -25,8 +25,18 @@ enum capture_constants {
   PODS_MAX = 1024,
   /* Addresses of all pods, link-local ones included: eight a pod. */
   OWN_ADDRESSES_MAX = 8192,
-  /* Three roles a pod, and room for a second agent's during an upgrade. */
-  LISTENERS_MAX = 8192,
+  /* Data workers of one agent; src/agent/config.ts allows no more. */
+  WORKERS_MAX = 64,
+  /* Slots of data workers: those of two agents, while one hands over to the next. */
+  WORKER_SLOTS_MAX = 128,
+  /* Three roles a pod for eight workers each; with more workers there is room for fewer pods. */
+  LISTENERS_MAX = 24576,
+  /*
+   * A data worker that has not been heard of for so long gets no connections. Four missed beats: a shorter
+   * time would take a long garbage collection for a hang.
+   */
+  HEARTBEAT_MS_MAX = 1500,
+  HEARTBEAT_INTERVAL_MS = 250,
   /* Destinations to which sockets bound to an interface are connecting at one moment. The oldest give way. */
   BOUND_SYNS_MAX = 4096,
   /* Interfaces per pod to which a socket may be bound (SO_BINDTODEVICE) and still be steered. */
@@ -70,10 +80,16 @@ struct own_address_key {
   struct address address;
 };
 
-/* The role has 64 bits so that the key has no padding. */
 struct listener_key {
   __u64 netns_cookie;
-  __u64 role;
+  __u32 role;
+  __u32 slot;
+};
+
+/* The slots of the data workers that serve now. */
+struct worker_set {
+  __u32 count;
+  __u32 slots[WORKERS_MAX];
 };
 
 struct bound_syn_key {
@@ -107,8 +123,9 @@ struct {
 } own_addresses SEC(".maps");
 
 /*
- * The agent's listeners: one member of each SO_REUSEPORT group stands for all. The kernel removes a socket
- * when its last descriptor is closed, also when the agent is killed.
+ * The agent's listeners, one per pod, role and data worker: who takes a connection is decided here, not by
+ * the kernel's choice within a SO_REUSEPORT group, so that a worker can be left out while its listener is
+ * open. The kernel removes a socket when its last descriptor is closed, also when the agent is killed.
  */
 struct {
   __uint(type, BPF_MAP_TYPE_SOCKHASH);
@@ -116,6 +133,25 @@ struct {
   __type(key, struct listener_key);
   __type(value, __u64);
 } listeners SEC(".maps");
+
+/* The one entry says which data workers take connections. The agent's main thread writes it. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct worker_set);
+} serving_workers SEC(".maps");
+
+/*
+ * When each data worker's event loop was last seen to run, by slot: nanoseconds of CLOCK_MONOTONIC, as
+ * bpf_ktime_get_ns() counts. The workers write, so that a stopped or blocked one falls silent.
+ */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, WORKER_SLOTS_MAX);
+  __type(key, __u32);
+  __type(value, __u64);
+} heartbeats SEC(".maps");
 
 /* The agent's own sockets. Only who holds the map can put a socket in; a mark could be forged by a pod. */
 struct {

@@ -1,0 +1,25 @@
+/**
+ * A data worker's sign of life, from its event loop: for the programs in the kernel, which give a silent worker no
+ * connections, and for the main thread, which says so and in the end replaces it. See worker-watch.ts.
+ */
+import type { HeartbeatMap } from '../kernel/maps.ts'
+
+/** Beats of one worker. */
+export class Heartbeat {
+  private readonly beats: Int32Array
+  private readonly index: number
+  private readonly map: HeartbeatMap | null
+
+  /** `beats` is shared with the main thread, one count per worker; `map` is the kernel's, if there is one. */
+  constructor(beats: Int32Array, index: number, map: HeartbeatMap | null) {
+    this.beats = beats
+    this.index = index
+    this.map = map
+  }
+
+  beat(): void {
+    Atomics.add(this.beats, this.index, 1)
+    // CLOCK_MONOTONIC, which is what the programs compare it with.
+    this.map?.beat(this.index, process.hrtime.bigint())
+  }
+}

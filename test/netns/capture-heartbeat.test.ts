@@ -1,0 +1,170 @@
+/** Data workers that stand still, seen by the real kernel: their listeners are open, and yet they get no connections. */
+import assert from 'node:assert/strict'
+import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { after, before, describe, it } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { ROLE_INBOUND, ROLE_OUTBOUND } from '../../src/agent/capture.ts'
+import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
+import { silentLog } from '../../src/base/log.ts'
+import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { HEARTBEAT_INTERVAL_MS, HEARTBEAT_MS_MAX } from '../../src/kernel/layout.generated.ts'
+import { HeartbeatMap, KernelMap } from '../../src/kernel/maps.ts'
+import { AnsweringPod, answerIn, runClient, startApp } from '../support/answering-pod.ts'
+import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
+
+const APP_PORT = '8080'
+const AGENT_PROGRAM = new URL('../support/capture-agent.ts', import.meta.url).pathname
+
+/** Longest wait for what the kernel should notice within seconds. Only a failing test waits so long. */
+const PATIENCE_MS = 20_000
+
+/** A time after which no beat of before counts. */
+const FORGOTTEN_MS = HEARTBEAT_MS_MAX + HEARTBEAT_INTERVAL_MS
+
+describe('heartbeats of data workers', needsRoot, () => {
+  let network: TestNetwork
+  let a: TestPod
+  let b: TestPod
+
+  before(async () => {
+    network = TestNetwork.create(['a', 'b'])
+    a = network.pod('a')
+    b = network.pod('b')
+    await startApp(network, b, Number(APP_PORT))
+  })
+
+  after(async () => {
+    await network.close()
+  })
+
+  /** What a client in pod a reads from b's port; its error otherwise. */
+  async function readFromB(family: '4' | '6' = '4'): Promise<string> {
+    const lines = await runClient(network, a, [family, 'connect', family === '4' ? b.ipv4 : b.ipv6, APP_PORT, 'read'])
+    return lines[1]?.startsWith('read ENOTCONN') === false ? lines[1] : lines[0]!
+  }
+
+  describe('of one agent', () => {
+    let capture: EbpfCapture
+    let inA: AnsweringPod
+    let inB: AnsweringPod
+    let heartbeats: HeartbeatMap
+
+    before(async () => {
+      const pinDirectory = `/run/${network.prefix}-heartbeat`
+      capture = EbpfCapture.open({ cgroupPath: network.cgroupPath, pinDirectory, log: silentLog })
+      inA = await AnsweringPod.enrol(capture, a, 2)
+      inB = await AnsweringPod.enrol(capture, b, 2)
+      for (const pod of [inA, inB]) pod.stopBeating()
+      heartbeats = new HeartbeatMap(new KernelMap(loadAddon(), capture.heartbeatMapFd))
+    })
+
+    after(async () => {
+      for (const pod of [inA, inB]) pod.close()
+      await capture.close()
+    })
+
+    function beat(...workers: readonly number[]): void {
+      for (const worker of [0, 1]) heartbeats.clear(worker)
+      // A time to come: it holds for the whole test, whatever the machine does.
+      for (const worker of workers) heartbeats.beat(worker, process.hrtime.bigint() + 60_000_000_000n)
+    }
+
+    /** Workers that answered `count` connections out of a, and as many into it. */
+    async function workersOf(count: number): Promise<{ outbound: number[]; inbound: number[] }> {
+      for (const pod of [inA, inB]) pod.answers.length = 0
+      const node = { ...a, netns: `/var/run/netns/${network.nodeNetns}` }
+      for (let i = 0; i < count; i++) {
+        answerIn(await readFromB(i % 2 === 0 ? '4' : '6'))
+        const [, read] = await runClient(network, node, ['4', 'connect', b.ipv4, String(8100 + i), 'read'])
+        answerIn(read)
+      }
+      const workersIn = (pod: AnsweringPod, role: number): number[] =>
+        pod.answers.filter((answer) => answer.role === role).map(({ worker }) => worker)
+      return { outbound: workersIn(inA, ROLE_OUTBOUND), inbound: workersIn(inB, ROLE_INBOUND) }
+    }
+
+    it('spread connections over all workers that are alive, in both directions', async () => {
+      beat(0, 1)
+      const { outbound, inbound } = await workersOf(24)
+      for (const workers of [outbound, inbound]) {
+        assert.equal(workers.length, 24)
+        for (const worker of [0, 1]) {
+          const share = workers.filter((other) => other === worker).length
+          assert.ok(share >= 4, `worker ${worker} got ${share} of 24 connections`)
+        }
+      }
+    })
+
+    for (const alive of [0, 1]) {
+      it(`keep a silent worker out, though its listeners are open: all go to worker ${alive}`, async () => {
+        beat(alive)
+        const { outbound, inbound } = await workersOf(10)
+        assert.deepEqual(outbound, Array(10).fill(alive))
+        assert.deepEqual(inbound, Array(10).fill(alive))
+      })
+    }
+
+    it('let a permissive pod by, and refuse a strict one, when all workers are silent, and serve again at once', async () => {
+      beat()
+      for (const family of ['4', '6'] as const) assert.match(await readFromB(family), /^read app b /)
+      for (const pod of [inA, inB]) capture.setStrict(pod.uid, true)
+      assert.equal(await readFromB(), 'connect EPERM')
+      const node = { ...a, netns: `/var/run/netns/${network.nodeNetns}` }
+      assert.deepEqual(await runClient(network, node, ['4', 'connect', b.ipv4, APP_PORT]), ['connect ECONNREFUSED'])
+      beat(1)
+      assert.equal(answerIn(await readFromB()).worker, 1)
+      for (const pod of [inA, inB]) capture.setStrict(pod.uid, false)
+    })
+
+    it('do not count once they are older than the limit, and count while they are younger', async () => {
+      for (const worker of [0, 1]) heartbeats.clear(worker)
+      const now = process.hrtime.bigint()
+      heartbeats.beat(0, now - BigInt(HEARTBEAT_MS_MAX + 1) * 1_000_000n)
+      assert.match(await readFromB(), /^read app b /)
+      heartbeats.beat(0, process.hrtime.bigint() - BigInt(HEARTBEAT_MS_MAX) * 500_000n)
+      assert.equal(answerIn(await readFromB()).worker, 0)
+    })
+
+    it('do not help a worker that is not among those that serve', async () => {
+      beat(0, 1)
+      capture.setServing([1])
+      const { outbound } = await workersOf(6)
+      assert.deepEqual(outbound, Array(6).fill(1))
+      capture.setServing([])
+      assert.match(await readFromB(), /^read app b /)
+      capture.setServing([0, 1])
+    })
+  })
+
+  it('tell the kernel when a whole agent is stopped: pods go on without it, and with it when it runs again', async () => {
+    const request = {
+      mode: 'stay',
+      addonPath: `${NATIVE_BUILD_DIRECTORY}weft.node`,
+      cgroupPath: network.cgroupPath,
+      pinDirectory: `/run/${network.prefix}-stopped`,
+      pods: [{ ...a, isStrict: false }],
+    }
+    const node = { ...a, netns: `/var/run/netns/${network.nodeNetns}` }
+    const agent: ChildProcess = network.start(node, [process.execPath, AGENT_PROGRAM, JSON.stringify(request)])
+    await once(agent.stdout!, 'data')
+    assert.equal(answerIn(await readFromB()).pod, 'a')
+
+    agent.kill('SIGSTOP')
+    await delay(FORGOTTEN_MS)
+    for (let i = 0; i < 5; i++) assert.match(await readFromB(), /^read app b /)
+    agent.kill('SIGCONT')
+    const end = Date.now() + PATIENCE_MS
+    while (!(await readFromB()).includes('"pod":"a"')) assert.ok(Date.now() < end, 'the agent serves again')
+
+    const exited = once(agent, 'exit')
+    agent.kill('SIGKILL')
+    await exited
+    const capture = EbpfCapture.open({
+      cgroupPath: network.cgroupPath,
+      pinDirectory: request.pinDirectory,
+      log: silentLog,
+    })
+    await capture.close()
+  })
+})
