@@ -137,6 +137,19 @@ for (const [index, where] of WAYS) {
     assert.equal(mesh.lastRecord(0).flag, 'UT')
   })
 
+  test(`a deadline ends an injected delay ${where}`, async () => {
+    mesh.rules(index, {
+      fault: { delayMs: 60_000, delayPpm: 1_000_000, abortStatus: 0, abortGrpcStatus: null, abortPpm: 0 },
+    })
+    assert.deepEqual(await refusal(callGrpc(sessions[index]!, { 'grpc-timeout': '20m' })), ['4', 'deadline exceeded'])
+    mesh.rules(index, {
+      timeoutMs: 20,
+      fault: { delayMs: 60_000, delayPpm: 1_000_000, abortStatus: 0, abortGrpcStatus: null, abortPpm: 0 },
+    })
+    assert.deepEqual(await refusal(callGrpc(sessions[index]!)), ['4', 'upstream request timeout'])
+    assert.equal(servers[index]!.requests.length, 0)
+  })
+
   test(`a deadline during the response ends it with a status in the trailers ${where}`, async () => {
     servers[index]!.answer = (stream) => {
       stream.respond({ ':status': 200, 'content-type': 'application/grpc' })
