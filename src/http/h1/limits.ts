@@ -33,6 +33,9 @@ export const INFORMATIONAL_COUNT_MAX = 16
 /** Pipelined input held while a response is under way. 256 KiB: reading is paused, so only what was in flight comes. */
 export const HELD_BYTES_MAX = 262_144
 
+/** Backlog of the sink above which a writer waits for its drain. As in transport. */
+export const BACKLOG_HIGH = 262_144
+
 /** Request body read and dropped after an early response, to save the connection. 64 KiB: cheaper than a new one. */
 export const DRAIN_BYTES_MAX = 65_536
 

@@ -10,6 +10,7 @@
 import { copyBytes, latin1Bytes, latin1Write } from '../../base/bytes.ts'
 import type { ByteSink } from '../codec.ts'
 import type { FieldOutput } from '../headers.ts'
+import { BACKLOG_HIGH } from './limits.ts'
 
 /** 16 KiB: one TLS record; beyond it copying costs more than a second write. */
 const BUFFER_BYTES = 16_384
@@ -49,9 +50,9 @@ export class Output implements FieldOutput {
     this.isWaiting = false
   }
 
-  /** What the sink had not yet sent after the last write, and what is gathered; bytes. */
+  /** What the sink had not yet sent after the last write; bytes. Above BACKLOG_HIGH it owes a drain. */
   get backlogBytes(): number {
-    return this.backlog + this.used
+    return this.backlog
   }
 
   /** Takes bytes; they are copied or sent before it returns. */
@@ -82,10 +83,13 @@ export class Output implements FieldOutput {
     this.used += text.length
   }
 
-  /** The writer is at a point where what it wrote may leave. Returns the backlog. */
+  /**
+   * The writer is at a point where what it wrote may leave. Returns the backlog. Above BACKLOG_HIGH the writer waits for
+   * the sink's drain, which the sink owes only when it has said so itself: then nothing is kept back, so that it is asked.
+   */
   commit(): number {
     if (this.used === 0) return this.backlog
-    if (batchDepth === 0) {
+    if (batchDepth === 0 || this.backlog + this.used > BACKLOG_HIGH) {
       this.flush()
     } else if (!this.isWaiting) {
       this.isWaiting = true

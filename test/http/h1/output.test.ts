@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { BACKLOG_HIGH } from '../../../src/http/h1/limits.ts'
 import { beginBatch, endBatch, Output } from '../../../src/http/h1/output.ts'
 import { FakeSink } from '../../support/fake-sink.ts'
 import { latin1 } from '../../support/h1-recorders.ts'
@@ -106,15 +107,40 @@ test('what was gathered can be dropped', () => {
   assert.deepEqual(sink.writes, ['sent'])
 })
 
-test('the backlog is what the sink reports and what is gathered, and a drain clears the first', () => {
+test('the backlog is what the sink reported, and a commit counts what is gathered as well', () => {
   const sink = new FakeSink()
   const output = new Output(sink)
   sink.backlog = 100
+  beginBatch()
   output.writeText('abc')
-  assert.equal(output.backlogBytes, 3)
-  assert.equal(output.commit(), 100)
+  assert.equal(output.backlogBytes, 0)
+  assert.equal(output.commit(), 3)
+  endBatch()
+  assert.equal(output.backlogBytes, 100)
+  beginBatch()
   output.writeText('abc')
-  assert.equal(output.backlogBytes, 103)
+  assert.equal(output.commit(), 103)
   output.onDrain()
-  assert.equal(output.backlogBytes, 3)
+  assert.equal(output.commit(), 3)
+  endBatch()
+})
+
+test('a backlog that makes the writer wait is one that the sink owes a drain for', () => {
+  const sink = new FakeSink()
+  const output = new Output(sink)
+  sink.backlog = BACKLOG_HIGH
+  output.writeText('abc')
+  assert.equal(output.commit(), BACKLOG_HIGH)
+  // The sink has sent everything since, and owes no drain: it has never said that there was too much.
+  sink.backlog = 3
+  beginBatch()
+  output.writeText('abc')
+  assert.equal(output.commit(), 3)
+  assert.deepEqual(sink.writes, ['abc', 'abc'])
+  sink.backlog = BACKLOG_HIGH + 1
+  output.writeBytes(new Uint8Array(BACKLOG_HIGH), 0, BACKLOG_HIGH)
+  output.writeText('abc')
+  assert.equal(output.commit(), BACKLOG_HIGH + 1)
+  endBatch()
+  assert.equal(sink.writes.length, 4)
 })
