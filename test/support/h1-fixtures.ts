@@ -1,5 +1,5 @@
 /**
- * Parser fixtures in Markdown: documentation, input and expectation in one place.
+ * Parser fixtures in Markdown: documentation, input and expectation in one place (for HTTP/2 see h2-fixtures.ts).
  *
  * Under each `## title` stands a `bytes` block and an `events` block. Every line of a bytes block ends in CRLF, except
  * one that ends in a backslash, which ends in nothing. Escapes: \r \n \t \0 \\ \xHH. Words after `bytes` are options.
@@ -20,7 +20,11 @@ export interface Fixture {
 }
 
 /** The fixtures of `test/fixtures/<name>`; with UPDATE=1 the events become those that `actual` gives. */
-export function readFixtures(name: string, actual: (fixture: Fixture) => readonly string[]): Fixture[] {
+export function readFixtures(
+  name: string,
+  actual: (fixture: Fixture) => readonly string[],
+  read: (source: string) => Uint8Array = decode,
+): Fixture[] {
   const path = join(root, name)
   const text = readFileSync(path, 'utf8')
   const fixtures: Fixture[] = []
@@ -30,7 +34,7 @@ export function readFixtures(name: string, actual: (fixture: Fixture) => readonl
     const fixture: Fixture = {
       title,
       options: options.split(' ').filter((word) => word !== ''),
-      bytes: decode(source),
+      bytes: read(source),
       events: events.split('\n').slice(0, -1),
     }
     assert.ok(!prose.includes('\n## '), `fixture ${title} has no blocks`)

@@ -182,10 +182,11 @@ export class H2ServerPeer extends CodecPeer implements HttpServerEvents {
   /** Called inside `onRequest`. */
   whenRequest: ((exchange: ReportedExchange) => void) | null = null
 
-  constructor() {
+  /** Without a greeting the client has said nothing yet. */
+  constructor(greets = true) {
     super(false)
     this.connection = new H2ServerConnection(this.sink, this, this.batch, () => this.nowMs)
-    this.send(PREFACE, settingsFrame())
+    if (greets) this.send(PREFACE, settingsFrame())
     this.take()
   }
 

@@ -370,7 +370,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   onPingAck(bytes: Uint8Array, offset: number): void {
     if (!this.takeIdleFrame(violations.PING_FLOOD)) return
     if (isSame(bytes, offset, PING_KEEPALIVE)) this.events.onPong()
-    else if (this.isDraining && isSame(bytes, offset, PING_DRAIN)) this.sendFinalGoAway()
+    else if (isSame(bytes, offset, PING_DRAIN)) this.finishDrain()
   }
 
   onGoAway(lastStreamId: number, code: number): void {
