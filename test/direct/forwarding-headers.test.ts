@@ -518,6 +518,15 @@ test('another try, at a pod that is reached on the other way, tells that pod who
   }
 })
 
+test('a request that a fault rule has held up leaves its app once', async () => {
+  const fault = { delayMs: 1, delayPpm: 1_000_000, abortStatus: 0, abortGrpcStatus: null, abortPpm: 0 }
+  rules(0, 'h1', [{ fault, timeoutMs: 30_000 }])
+  const { head } = await ask('h1', 0, 'h1', [['x-envoy-upstream-rq-timeout-ms', '40000']])
+  assert.equal(head.get('x-envoy-attempt-count'), '1')
+  assert.equal(head.get('x-forwarded-proto'), 'http')
+  assert.equal(head.get('x-envoy-expected-rq-timeout-ms'), '40000')
+})
+
 test('a limit that is reached is told to the client', async () => {
   const limits = { ...DEFAULT_POOL_LIMITS, requestsMax: 1 }
   rules(0, 'h1', [{ retry: { ...DEFAULT_RETRY, attempts: 0 } }], { limits })

@@ -446,6 +446,8 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     if (state !== LIST_GOOD) violation = listViolation(state)
     else if (checkRequest(fields, this.settings.acceptsProtocols === true) !== null || contentLength === -2)
       violation = violations.MALFORMED_HEAD
+    // Found out before anyone hears of the request (RFC 9113 section 8.1.1).
+    else if (isEnd && contentLength > 0) violation = violations.WRONG_LENGTH
     else if (this.streams.size >= this.settings.peerStreamsMax) violation = violations.TOO_MANY_STREAMS
     if (violation !== null) {
       this.output.sendReset(streamId, violation.code)
