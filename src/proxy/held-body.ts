@@ -7,6 +7,7 @@
  * request meets its connection (Exchange.onUpstream), since HTTP/1 says less of what was not processed than HTTP/2.
  */
 import { assert } from '../base/assert.ts'
+import { BytePieces } from '../base/byte-pieces.ts'
 import type { ClientStream } from '../http/codec.ts'
 import type { MirroredRequest } from './mirror.ts'
 
@@ -15,11 +16,11 @@ export const REPLAY_BYTES_MAX = 65_536
 
 /** The body of one request, as far as it was read. */
 export class HeldBody {
-  private readonly chunks: Uint8Array[]
+  private readonly pieces: BytePieces
   private length: number
 
   constructor(length: number) {
-    this.chunks = []
+    this.pieces = new BytePieces()
     this.length = length
   }
 
@@ -36,15 +37,15 @@ export class HeldBody {
   add(/* lent */ bytes: Uint8Array, offset: number, end: number): void {
     assert(this !== LOST_BODY, 'a body that lost a byte goes to no other connection')
     this.length += end - offset
-    this.chunks.push(bytes.slice(offset, end))
+    this.pieces.add(bytes, offset, end)
   }
 
   writeTo(client: ClientStream): void {
-    for (const chunk of this.chunks) client.writeBody(chunk, 0, chunk.length)
+    for (const piece of this.pieces.all()) client.writeBody(piece, 0, piece.length)
   }
 
   copyTo(mirror: MirroredRequest): void {
-    for (const chunk of this.chunks) mirror.add(chunk, 0, chunk.length)
+    for (const piece of this.pieces.all()) mirror.add(piece, 0, piece.length)
   }
 }
 

@@ -4,6 +4,7 @@
  * A mirror needs the whole body, so it goes out when the request is complete; requests whose body is longer than
  * MIRROR_BYTES_MAX are not mirrored.
  */
+import { BytePieces } from '../base/byte-pieces.ts'
 import { TimerEntry, type TimerTarget } from '../base/timers.ts'
 import type { ClientStream, RequestHead, ResponseReceiver } from '../http/codec.ts'
 import type { Mirror } from '../model/route.ts'
@@ -67,7 +68,7 @@ function isAllowed(outbound: OutboundConnection, exchange: Exchange, state: Clus
 export class MirroredRequest implements PoolWaiter, ResponseReceiver, TimerTarget {
   readonly head: RequestHead
   private readonly pool: HttpPool
-  private body: Uint8Array[]
+  private body: BytePieces | null
   private bodyBytes: number
   private readonly timer: TimerEntry
   private client: ClientStream | null
@@ -77,7 +78,7 @@ export class MirroredRequest implements PoolWaiter, ResponseReceiver, TimerTarge
     this.head = { ...head, headers: head.headers.clone(), upgrade: null, expectsContinue: false }
     this.head.headers.remove('expect')
     this.pool = pool
-    this.body = []
+    this.body = null
     this.bodyBytes = 0
     this.timer = new TimerEntry(this)
     this.client = null
@@ -87,8 +88,12 @@ export class MirroredRequest implements PoolWaiter, ResponseReceiver, TimerTarge
   /** A part of the body; lent. */
   add(bytes: Uint8Array, offset: number, end: number): void {
     this.bodyBytes += end - offset
-    if (this.bodyBytes <= MIRROR_BYTES_MAX) this.body.push(bytes.slice(offset, end))
-    else this.body = []
+    if (this.bodyBytes > MIRROR_BYTES_MAX) {
+      this.body = null
+      return
+    }
+    this.body ??= new BytePieces()
+    this.body.add(bytes, offset, end)
   }
 
   /** The request is complete: send it. */
@@ -104,9 +109,11 @@ export class MirroredRequest implements PoolWaiter, ResponseReceiver, TimerTarge
     this.head.bodyLength = this.bodyBytes
     const client = upstream.codec!.open(this.head, this)
     this.client = client
-    for (const chunk of this.body) client.writeBody(chunk, 0, chunk.length)
+    if (this.body !== null) {
+      for (const piece of this.body.all()) client.writeBody(piece, 0, piece.length)
+      this.body = null
+    }
     if (this.bodyBytes > 0) client.end(null)
-    this.body = []
   }
 
   onUpstreamFailed(): void {
