@@ -171,7 +171,7 @@ export class HeaderList {
 
   /** Removes all fields of that name (any case). */
   remove(name: string): void {
-    const lower = name.toLowerCase()
+    const lower = lowerName(name)
     this.removeParsed(lower)
     if (this.constant !== null && this.constant.indexOf(lower) >= 0) this.dissolveConstant()
     if (this.texts !== null) this.removeTexts(this.texts, lower)
@@ -338,6 +338,15 @@ function writeTexts(texts: readonly string[], output: FieldOutput): void {
     output.writeText(texts[i + 1]!)
     output.writeText('\r\n')
   }
+}
+
+/** `name` in lower case. `toLowerCase` makes room for another string also where there is nothing to change. */
+function lowerName(name: string): string {
+  for (let i = 0; i < name.length; i++) {
+    const code = name.charCodeAt(i)
+    if (code >= 0x41 && code <= 0x5a) return name.toLowerCase()
+  }
+  return name
 }
 
 /** `name` in lower case. Throws when it is not a token. */
