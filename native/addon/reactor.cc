@@ -171,8 +171,10 @@ Connection* Reactor::Add(int fd, Phase phase) {
 
 void Reactor::Remove(Connection* connection) {
   size_t slot = static_cast<size_t>(connection->id & kSlotMask);
-  // Also takes it out of the epoll set: no other descriptor of this socket exists in our hands.
-  epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, connection->fd, nullptr);
+  // Closing takes a socket out of the epoll set, unless another descriptor of it exists: workers share
+  // listeners. (A child process between fork and exec has one too; what is then still reported belongs to no
+  // id.)
+  if (connection->phase == Phase::kListening) epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, connection->fd, nullptr);
   close(connection->fd);
   DropUnsent(connection);
   delete connection;

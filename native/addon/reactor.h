@@ -266,6 +266,8 @@ struct Endpoint {
   std::string address;
   int port = 0;
 };
+/* Local address and port, remote address and port, as numbers; false when they are not IPv4 or not known. */
+bool ReadIpv4Ends(int fd, int32_t* ends);
 Endpoint LocalEndpoint(int fd);
 Endpoint RemoteEndpoint(int fd);
 

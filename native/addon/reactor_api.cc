@@ -161,6 +161,17 @@ static napi_value EndBatch(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+/* ipv4Ends(id, ends): into an Int32Array of four; false when it is not IPv4, or gone */
+static napi_value Ipv4Ends(napi_env env, napi_callback_info info) {
+  Call call(env, info, 2);
+  Connection* connection = call.Find(0);
+  int32_t* ends = call.Ints(1, 4);
+  if (!call.is_valid) return nullptr;
+  napi_value is_known = nullptr;
+  napi_get_boolean(env, connection != nullptr && ReadIpv4Ends(connection->fd, ends), &is_known);
+  return is_known;
+}
+
 /* endpoints(id): [local address, local port, remote address, remote port] */
 static napi_value Endpoints(napi_env env, napi_callback_info info) {
   Call call(env, info, 1);
@@ -222,6 +233,7 @@ static const Method kReactorMethods[] = {
     {"close", Close},
     {"endBatch", EndBatch},
     {"endpoints", Endpoints},
+    {"ipv4Ends", Ipv4Ends},
     {"peerCertificate", PeerCertificate},
     {"connectionCount", ConnectionCount},
 };

@@ -85,6 +85,21 @@ class Call {
     return napi_typeof(env_, arguments_[index], &type) == napi_ok && type == napi_null;
   }
 
+  /* The Int32Array at `index`, of at least `count` numbers. */
+  int32_t* Ints(size_t index, size_t count) {
+    napi_typedarray_type type;
+    size_t size = 0;
+    void* numbers = nullptr;
+    if (!is_valid) return nullptr;
+    if (napi_get_typedarray_info(env_, arguments_[index], &type, &size, &numbers, nullptr, nullptr) !=
+            napi_ok ||
+        type != napi_int32_array || size < count) {
+      Refuse("not an Int32Array, or too short");
+      return nullptr;
+    }
+    return static_cast<int32_t*>(numbers);
+  }
+
   const uint8_t* Within(const uint8_t* bytes, size_t size, int32_t offset, int32_t length) {
     if (!is_valid) return nullptr;
     if (offset < 0 || length < 0 || static_cast<size_t>(offset) > size ||

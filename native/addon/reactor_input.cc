@@ -200,7 +200,7 @@ void Reactor::Discard(Connection* connection) {
   connection->tls.reset();
   DropUnsent(connection);
   connection->unread.Clear();
-  shutdown(connection->fd, SHUT_WR);
+  if (!connection->is_end_sent) shutdown(connection->fd, SHUT_WR);
   QueueRead(connection);
 }
 

@@ -67,8 +67,12 @@ ssize_t Reactor::Send(Connection* connection, iovec* parts, size_t count) {
   msghdr message = {};
   message.msg_iov = parts;
   message.msg_iovlen = count;
+  // The last bytes before an end wait for the shutdown that follows them (FinishOutput), and leave with its
+  // FIN in one segment. What a full buffer leaves behind is sent by the kernel all the same.
+  bool is_last = connection->is_end_wanted && !connection->is_tls;
+  int flags = is_last ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
   for (;;) {
-    ssize_t sent = sendmsg(connection->fd, &message, MSG_NOSIGNAL);
+    ssize_t sent = sendmsg(connection->fd, &message, flags);
     if (sent >= 0) return sent;
     if (errno == EINTR) continue;
     if (errno == EAGAIN) {

@@ -98,6 +98,33 @@ Endpoint RemoteEndpoint(int fd) {
   return FormatAddress(address);
 }
 
+/* False unless it is IPv4, also in its IPv6 form. The address is a number in the order of the host. */
+static bool ReadIpv4(const sockaddr_storage& address, int32_t* ip, int32_t* port) {
+  in_addr v4;
+  if (address.ss_family == AF_INET) {
+    const sockaddr_in& in = reinterpret_cast<const sockaddr_in&>(address);
+    v4 = in.sin_addr;
+    *port = ntohs(in.sin_port);
+  } else {
+    const sockaddr_in6& in6 = reinterpret_cast<const sockaddr_in6&>(address);
+    if (address.ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) return false;
+    memcpy(&v4, &in6.sin6_addr.s6_addr[12], sizeof(v4));
+    *port = ntohs(in6.sin6_port);
+  }
+  *ip = static_cast<int32_t>(ntohl(v4.s_addr));
+  return true;
+}
+
+bool ReadIpv4Ends(int fd, int32_t* ends) {
+  sockaddr_storage address = {};
+  socklen_t length = sizeof(address);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) return false;
+  if (!ReadIpv4(address, &ends[0], &ends[1])) return false;
+  length = sizeof(address);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) return false;
+  return ReadIpv4(address, &ends[2], &ends[3]);
+}
+
 /* A descriptor from outside becomes one of ours: a TCP socket that does not block. 0 or errno. */
 static int Adopt(int fd) {
   int type = 0;

@@ -41,13 +41,18 @@ export class TimerEntry {
 /** All timeouts of one resolution. Its interval runs only while there are any, and keeps no process alive. */
 export class TimerWheel {
   private readonly slots: (TimerEntry | null)[] = new Array<TimerEntry | null>(SLOTS).fill(null)
-  private readonly tickMs: number
+  readonly tickMs: number
   private tick = 0
   private running = 0
   private interval: NodeJS.Timeout | null = null
 
   constructor(tickMs: number = TICK_COARSE_MS) {
     this.tickMs = tickMs
+  }
+
+  /** Ticks gone by. Counts only while an entry runs: good for telling how long something that has one was quiet. */
+  get nowTick(): number {
+    return this.tick
   }
 
   /** Starts (or restarts) `entry` to fire in `delayMs` milliseconds. A delay of 0 fires at the next tick. */

@@ -66,6 +66,11 @@ export interface Reactor {
   close(id: number, isReset: boolean): void
   /** To be called at the end of a turn in which anything else was called outside of `onBatch`. */
   endBatch(): void
+  /**
+   * Local address and port, remote address and port of an IPv4 connection (also in IPv6's form), as numbers; an address
+   * is its four bytes, the first one highest. False when it is not IPv4 or not known: see `endpoints`.
+   */
+  ipv4Ends(id: number, ends: Int32Array): boolean
   /** Canonical: local address, local port, remote address, remote port. */
   endpoints(id: number): [string, number, string, number]
   /** DER of the peer's certificate. */

@@ -9,7 +9,9 @@
  */
 import { formatHostPort } from '../base/address.ts'
 import { WeftError } from '../base/errors.ts'
+import { TimerEntry, type TimerTarget, type TimerWheel } from '../base/timers.ts'
 import type { Conn, Handler } from './conn.ts'
+import { ipv4Text } from './ipv4-text.ts'
 import type { NodeTransportSettings } from './node-settings.ts'
 import { FAILURE_TLS, type Reactor, type ReactorAddon } from './reactor-addon.ts'
 import { describeFailure } from './reactor-failure.ts'
@@ -47,6 +49,8 @@ export interface ReactorConnOwner {
   readonly reactor: Reactor
   readonly arena: Uint8Array
   readonly settings: NodeTransportSettings
+  /** For what most connections have and hardly any meets: idle times, patience with who is being closed. */
+  readonly timers: TimerWheel
   /** Sees to it that a batch ends soon; to be called after anything that was asked of the reactor. */
   armBatchEnd(): void
   /** `afterBatch` of the connection is called, never inside the call that asks for it. */
@@ -55,7 +59,7 @@ export interface ReactorConnOwner {
   forget(id: number): void
 }
 
-export class ReactorConn implements Conn {
+export class ReactorConn implements Conn, TimerTarget {
   handler: Handler
   id: number
   localAddress = ''
@@ -79,7 +83,10 @@ export class ReactorConn implements Conn {
   private flags = 0
   private pauses = 0
   private idleTimeoutMs = 0
-  private idleTimer: NodeJS.Timeout | null = null
+  /** Made when first needed. Open: idle time; closing: the peer must take something; closed: it must end. */
+  private timer: TimerEntry | null = null
+  /** Tick of the wheel in which something was last sent or received. */
+  private activeTick = 0
   /** Bytes that came in the batch in which reading was paused. */
   private held: Uint8Array[] | null = null
   private stalledBacklog = 0
@@ -114,7 +121,7 @@ export class ReactorConn implements Conn {
   write(bytes: Uint8Array, offset: number, length: number): number {
     if (this.state > STATE_OPEN || (this.flags & FLAG_END_WANTED) !== 0) return this.backlog
     const { owner } = this
-    if (this.idleTimer !== null) this.idleTimer.refresh()
+    this.activeTick = owner.timers.nowTick
     owner.armBatchEnd()
     return bytes === owner.arena
       ? owner.reactor.writeArena(this.id, offset, length)
@@ -137,14 +144,14 @@ export class ReactorConn implements Conn {
       this.end()
       this.state = STATE_CLOSING
       this.held = null
-      this.clearIdleTimer()
+      this.clearTimer()
       // A peer that ends, or resets, must be seen.
       if (this.pauses > 0) this.owner.reactor.resume(this.id)
       if ((this.flags & FLAG_END_SENT) !== 0) {
         this.owner.callAfterBatch(this)
       } else {
         this.stalledBacklog = this.backlog
-        this.setDeadline(onCloseStalled, this.owner.settings.closeStallMs)
+        this.startTimer(this.owner.settings.closeStallMs)
       }
     }
   }
@@ -191,23 +198,18 @@ export class ReactorConn implements Conn {
   private discard(): void {
     const { owner } = this
     this.held = null
-    this.clearIdleTimer()
+    this.clearDeadline()
     owner.reactor.discard(this.id)
     owner.armBatchEnd()
-    this.setDeadline(onLingerOver, owner.settings.lingerMs)
-  }
-
-  lingerOver(): void {
-    this.deadline = null
-    this.release(false)
+    this.startTimer(owner.settings.lingerMs)
   }
 
   /** Looks whether a closing connection's peer took anything since the last look. */
-  closeStalled(): void {
+  private closeStalled(): void {
     const { backlog } = this
     if (backlog < this.stalledBacklog) {
       this.stalledBacklog = backlog
-      this.setDeadline(onCloseStalled, this.owner.settings.closeStallMs)
+      this.startTimer(this.owner.settings.closeStallMs)
     } else {
       this.fail(new WeftError('WEFT_TIMEOUT', `${this.peerName} did not take the last bytes sent to it`))
     }
@@ -217,7 +219,7 @@ export class ReactorConn implements Conn {
   private release(isReset: boolean): void {
     const { id, owner } = this
     this.clearDeadline()
-    this.clearIdleTimer()
+    this.clearTimer()
     this.held = null
     if (id === NO_ID) return
     this.id = NO_ID
@@ -280,13 +282,20 @@ export class ReactorConn implements Conn {
 
   setIdleTimeout(timeoutMs: number): void {
     this.idleTimeoutMs = timeoutMs
-    this.clearIdleTimer()
-    if (timeoutMs > 0 && this.state === STATE_OPEN) this.idleTimer = setTimeout(onIdle, timeoutMs, this)
+    if (this.state !== STATE_OPEN) return
+    this.activeTick = this.owner.timers.nowTick
+    if (timeoutMs > 0) this.startTimer(timeoutMs)
+    else this.clearTimer()
   }
 
-  idled(): void {
-    this.idleTimer = null
-    if (this.state !== STATE_OPEN) return
+  /** Looks how long it was quiet: one timer that now and then goes round again costs less than a restart per event. */
+  private checkIdle(): void {
+    const { timers } = this.owner
+    const quietMs = (timers.nowTick - this.activeTick - 1) * timers.tickMs
+    if (quietMs < this.idleTimeoutMs) {
+      this.startTimer(this.idleTimeoutMs - quietMs - timers.tickMs)
+      return
+    }
     this.fail(new WeftError('WEFT_TIMEOUT', `the connection with ${this.peerName} was idle for too long`))
   }
 
@@ -296,7 +305,7 @@ export class ReactorConn implements Conn {
   received(offset: number, length: number): void {
     if (this.state !== STATE_OPEN) return
     const { arena } = this.owner
-    if (this.idleTimer !== null) this.idleTimer.refresh()
+    this.activeTick = this.owner.timers.nowTick
     if (this.pauses === 0 && this.held === null) {
       this.handler.onBytes(this, arena, offset, offset + length)
       return
@@ -342,7 +351,15 @@ export class ReactorConn implements Conn {
 
   /** The addresses, as soon as there are any. */
   readEndpoints(): void {
-    const [localAddress, localPort, remoteAddress, remotePort] = this.owner.reactor.endpoints(this.id)
+    const { reactor } = this.owner
+    if (reactor.ipv4Ends(this.id, ends)) {
+      this.localAddress = ipv4Text(ends[0]!)
+      this.localPort = ends[1]!
+      this.remoteAddress = ipv4Text(ends[2]!)
+      this.remotePort = ends[3]!
+      return
+    }
+    const [localAddress, localPort, remoteAddress, remotePort] = reactor.endpoints(this.id)
     this.localAddress = localAddress
     this.localPort = localPort
     // A connection that broke meanwhile has no peer any more; who was dialled is known all the same.
@@ -386,23 +403,23 @@ export class ReactorConn implements Conn {
     this.deadline = null
   }
 
-  private clearIdleTimer(): void {
-    if (this.idleTimer !== null) clearTimeout(this.idleTimer)
-    this.idleTimer = null
+  onTimer(): void {
+    if (this.state === STATE_OPEN) this.checkIdle()
+    else if (this.state === STATE_CLOSING) this.closeStalled()
+    else if (this.state === STATE_CLOSED) this.release(false)
+  }
+
+  private startTimer(timeoutMs: number): void {
+    this.timer ??= new TimerEntry(this)
+    this.owner.timers.start(this.timer, timeoutMs)
+  }
+
+  private clearTimer(): void {
+    if (this.timer !== null) this.owner.timers.clear(this.timer)
   }
 }
 
+/** Filled by the reactor, read at once. */
+const ends = new Int32Array(4)
+
 const NO_IDENTITIES: readonly string[] = []
-
-function onIdle(conn: ReactorConn): void {
-  conn.idled()
-}
-
-function onCloseStalled(conn: ReactorConn): void {
-  conn.deadline = null
-  conn.closeStalled()
-}
-
-function onLingerOver(conn: ReactorConn): void {
-  conn.lingerOver()
-}

@@ -7,6 +7,7 @@
  * sends once per connection. Outside of a batch (timers, messages) one setImmediate does the same.
  */
 import { WeftError } from '../base/errors.ts'
+import { TimerWheel } from '../base/timers.ts'
 import {
   type Acceptor,
   BACKLOG_HIGH,
@@ -64,6 +65,7 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
   readonly reactor: Reactor
   readonly settings: NodeTransportSettings
   readonly arena: Uint8Array
+  readonly timers: TimerWheel = new TimerWheel()
   private readonly events: Int32Array
   /** By slot; who is there must have the whole id. */
   private readonly targets: (ReactorConn | ReactorListener | null)[] = []

@@ -92,6 +92,18 @@ describe('the native side', TEST, () => {
     )
   })
 
+  test('has no ends of a listener to tell, and writes none where there is no room', () => {
+    const { reactor } = create()
+    const listener = reactor.listen(-1, '127.0.0.1', 0, false, false, 16)
+    const ends = new Int32Array(4)
+    assert.equal(reactor.ipv4Ends(listener, ends), false)
+    assert.equal(reactor.ipv4Ends(-1, ends), false)
+    assert.throws(() => reactor.ipv4Ends(listener, new Int32Array(3)), TypeError)
+    assert.throws(() => reactor.ipv4Ends(listener, new Uint8Array(16) as unknown as Int32Array), TypeError)
+    reactor.close(listener, false)
+    assert.equal(reactor.ipv4Ends(listener, ends), false)
+  })
+
   test('does nothing with the id of a connection that is gone, though another has its place', () => {
     const { reactor } = create()
     const first = reactor.listen(-1, '127.0.0.1', 0, false, false, 16)
