@@ -125,22 +125,29 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
 
   /** The first bytes: `PRI ` begins the preface of HTTP/2, and no request of HTTP/1 (RFC 9113 section 11.6). */
   private begun(/* lent */ bytes: Uint8Array, offset: number, end: number): void {
-    const first = this.early === null ? bytes.subarray(offset, end) : joined(this.early, bytes, offset, end)
+    const { early } = this
+    const all = early === null ? bytes : joined(early, bytes, offset, end)
+    const start = early === null ? offset : 0
+    const stop = early === null ? end : all.length
     let count = 0
-    while (count < PREFACE_BEGIN.length && count < first.length && first[count] === PREFACE_BEGIN.charCodeAt(count)) {
+    while (
+      count < PREFACE_BEGIN.length &&
+      start + count < stop &&
+      all[start + count] === PREFACE_BEGIN.charCodeAt(count)
+    ) {
       count++
     }
-    if (count === first.length && count < PREFACE_BEGIN.length) {
-      if (this.early === null) this.onWait(WAIT_HEAD)
-      this.early = first.slice()
+    if (start + count === stop && count < PREFACE_BEGIN.length) {
+      if (early === null) this.onWait(WAIT_HEAD)
+      this.early = all.slice(start, stop)
       return
     }
-    if (this.early !== null) this.onWait(WAIT_NONE)
+    if (early !== null) this.onWait(WAIT_NONE)
     this.early = null
     const codec = count === PREFACE_BEGIN.length ? this.openHttp2() : new H1ServerConnection(this.conn, this)
     this.codec = codec
     if (this.parts.isDraining) codec.drain()
-    codec.receive(first, 0, first.length)
+    codec.receive(all, start, stop)
   }
 
   private openHttp2(): HttpServerConnection {

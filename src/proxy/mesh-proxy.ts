@@ -26,6 +26,7 @@ import { type Admission, InboundConnection } from './inbound.ts'
 import { InboundTunnels } from './inbound-tunnels.ts'
 import { LocalPods, type LocalWorkload } from './local-pods.ts'
 import { OutboundConnection } from './outbound.ts'
+import { OutboundTargets } from './outbound-targets.ts'
 import type { Credentials, PodSockets, ProxyParts } from './parts.ts'
 import { Policies } from './policies.ts'
 import { RouteTables } from './route-tables.ts'
@@ -77,6 +78,7 @@ export class MeshProxy {
       credentials: this.credentials,
       clusters: new ClusterRegistry(options.nowMs, options.random, options.workerCount),
       routeTables: new RouteTables(),
+      targets: new OutboundTargets(),
       policies: new Policies(),
       pods: new LocalPods(),
       upstreams,

@@ -14,7 +14,7 @@ import { DEFAULT_RETRY, type Fault } from '../model/route.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
 import type { EdgeKey } from '../telemetry/recorder.ts'
-import type { ClusterState, Endpoint } from './cluster.ts'
+import type { ClusterState } from './cluster.ts'
 import type { Exchange } from './exchange.ts'
 import { decideFault } from './fault.ts'
 import { leaveApp, prepareRetry, tellServiceTime, tellTimeout } from './forwarding-headers.ts'
@@ -53,13 +53,9 @@ const RETRY_NEVER = RetryPolicy.compile({ ...DEFAULT_RETRY, attempts: 0, on: [] 
 export class OutboundHttp implements HttpSessionOwner {
   readonly session: HttpSession
   private readonly outbound: OutboundConnection
-  private readonly edges: Map<Endpoint | null, EdgePair>
-  private readonly grpcEdges: Map<Endpoint | null, EdgePair>
 
   constructor(outbound: OutboundConnection) {
     this.outbound = outbound
-    this.edges = new Map()
-    this.grpcEdges = new Map()
     this.session = new HttpSession(outbound.parts, outbound.conn, this)
   }
 
@@ -294,11 +290,11 @@ export class OutboundHttp implements HttpSessionOwner {
   }
 
   private edgesOf(exchange: Exchange): EdgePair {
-    const { parts, conn } = this.outbound
+    const { parts, conn, target } = this.outbound
     const { endpoint } = exchange
     const workload = endpoint === null ? this.dialledWorkload() : endpoint.workload
     const path = parts.upstreams.pathTo(workload, exchange.cluster === null || exchange.cluster.isMutualTls)
-    const known = exchange.isGrpc ? this.grpcEdges : this.edges
+    const known = exchange.isGrpc ? target.grpcEdges : target.edges
     let edges = known.get(endpoint)
     if (edges === undefined || !isEdgeOf(edges, workload, path)) {
       const protocol = exchange.isGrpc ? 'grpc' : 'http'

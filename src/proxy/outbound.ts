@@ -23,12 +23,13 @@ import type { Conn, Handler } from '../transport/conn.ts'
 import type { ConnectionFacts } from './authorize.ts'
 import { ClientCertificates } from './client-certificate-header.ts'
 import { type ConnectionDescription, type LiveConnection, NOT_LISTED } from './connections.ts'
-import { type Destination, resolveDestination, resolveTargetPort } from './destination.ts'
+import { type Destination, resolveTargetPort } from './destination.ts'
 import { Detection, type DetectTarget, isHttp, speaksHttp2 } from './detect.ts'
 import type { Exchange } from './exchange.ts'
-import { addressBytes, identityOf, type LocalWorkload, scopeOf } from './local-pods.ts'
+import { addressBytes, identityOf, type LocalWorkload } from './local-pods.ts'
 import { OutboundHttp } from './outbound-http.ts'
 import { OutboundRelay } from './outbound-relay.ts'
+import { type OutboundTarget, trafficOf } from './outbound-targets.ts'
 import type { ProxyParts } from './parts.ts'
 import { PATH_ONE_HOP, PATH_PLAIN, type Path } from './upstreams.ts'
 
@@ -49,7 +50,10 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
   /** The snapshot the connection began with. */
   readonly snapshot: Snapshot
   readonly destination: Destination
-  private readonly sourceWorkload: Workload | null
+  readonly target: OutboundTarget
+  /** What `trafficOf` found last, and under which snapshot: nearly always the next request's as well. */
+  private traffic: Traffic | null
+  private trafficSnapshot: Snapshot
   /** As declared; PROTOCOL_DETECT stays, whatever was found. */
   private protocol: Protocol
   private http: OutboundHttp | null
@@ -64,9 +68,11 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     this.conn = conn
     this.startedAtMs = parts.nowMs()
     this.tableIndex = NOT_LISTED
-    this.snapshot = parts.snapshot
-    this.destination = resolveDestination(parts.snapshot, conn.localAddress, conn.localPort)
-    this.sourceWorkload = parts.snapshot.workloads.get(source.uid) ?? null
+    this.target = parts.targets.of(parts.snapshot, source, conn.localAddress, conn.localPort)
+    this.snapshot = this.target.snapshot
+    this.destination = this.target.destination
+    this.traffic = this.target.traffic
+    this.trafficSnapshot = this.snapshot
     this.protocol = PROTOCOL_DETECT
     this.http = null
     this.relay = null
@@ -124,16 +130,18 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
 
   /** The rules of this client's scope for the service port that was dialled; null means defaults. */
   trafficOf(snapshot: Snapshot): Traffic | null {
-    const { service, port } = this.destination
-    if (service === null || port === null) return null
-    return snapshot.trafficOf(scopeOf(snapshot, this.source.uid), service.key, port.number)
+    if (snapshot !== this.trafficSnapshot) {
+      this.traffic = trafficOf(snapshot, this.source, this.destination)
+      this.trafficSnapshot = snapshot
+    }
+    return this.traffic
   }
 
   /** What policies of a one-hop destination are judged on. */
   factsFor(address: string, port: number): ConnectionFacts {
     return {
       principal: principalOf(this.source.identity),
-      namespace: this.sourceWorkload?.namespace ?? null,
+      namespace: this.target.sourceWorkload?.namespace ?? null,
       sourceIp: addressBytes(this.conn.remoteAddress),
       destinationIp: addressBytes(address),
       destinationPort: port,
@@ -157,7 +165,7 @@ export class OutboundConnection implements Handler, DetectTarget, LiveConnection
     const key: EdgeKey = {
       reporter: 'source',
       protocol,
-      source: this.sourceWorkload,
+      source: this.target.sourceWorkload,
       destination: workload,
       service,
       host: service === null ? this.conn.localAddress : '',

@@ -10,6 +10,7 @@ import type { ConnectOrigin, TlsContext, Transport } from '../transport/conn.ts'
 import type { ClusterRegistry } from './cluster-registry.ts'
 import type { Connections } from './connections.ts'
 import type { LocalPods } from './local-pods.ts'
+import type { OutboundTargets } from './outbound-targets.ts'
 import type { Policies } from './policies.ts'
 import type { RouteTables } from './route-tables.ts'
 import type { ServerFirstPorts } from './server-first.ts'
@@ -40,6 +41,7 @@ export interface ProxyParts {
   readonly credentials: Credentials
   readonly clusters: ClusterRegistry
   readonly routeTables: RouteTables
+  readonly targets: OutboundTargets
   readonly policies: Policies
   readonly pods: LocalPods
   readonly upstreams: Upstreams
