@@ -6,7 +6,7 @@
 import { FIELD_VALUE, latin1Bytes, TOKEN_LOWER } from '../base/bytes.ts'
 import { WeftError } from '../base/errors.ts'
 
-/** Fields of different names. */
+/** Fields in their order; a name may come twice. */
 export class ConstantFields {
   /** Name (lower case), value, name, value. Never changed. */
   readonly texts: readonly string[]
@@ -29,10 +29,10 @@ export class ConstantFields {
     this.joined = null
   }
 
-  /** Where `name` stands in `texts`; -1 when it does not. */
-  indexOf(name: string): number {
+  /** Where `name` stands in `texts`, at or behind the even index `from`; -1 when it does not. */
+  indexOf(name: string, from = 0): number {
     const texts = this.texts
-    for (let i = 0; i < texts.length; i += 2) if (texts[i] === name) return i
+    for (let i = from; i < texts.length; i += 2) if (texts[i] === name) return i
     return -1
   }
 

@@ -292,9 +292,9 @@ export class HeaderList {
   }
 
   private indexOfConstant(constant: ConstantFields, name: string, from: number): number {
-    const at = constant.indexOf(name)
-    const index = this.addedCount + (at >>> 1)
-    return at < 0 || index < from ? -1 : index
+    const added = this.addedCount
+    const at = constant.indexOf(name, Math.max(from - added, 0) * 2)
+    return at < 0 ? -1 : added + (at >>> 1)
   }
 
   /** Makes the constant fields ordinary ones, which can be edited. */

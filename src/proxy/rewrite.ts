@@ -10,6 +10,7 @@
 import { FIELD_VALUE, TOKEN_LOWER } from '../base/bytes.ts'
 import { parseSubstitution, type Regex, type SubstitutionPiece } from '../base/regex.ts'
 import type { RequestHead } from '../http/codec.ts'
+import { ConstantFields } from '../http/constant-fields.ts'
 import { type HeaderList, NOT_FORWARDED } from '../http/headers.ts'
 import type { HeaderEdits, HeaderPair, Rewrite } from '../model/route.ts'
 import { tellRewrite } from './forwarding-headers.ts'
@@ -20,12 +21,13 @@ import { pathEndOf } from './path.ts'
 export class CompiledEdits {
   readonly remove: readonly string[]
   readonly set: readonly HeaderPair[]
-  readonly add: readonly HeaderPair[]
+  /** Null when there is nothing to add. */
+  readonly add: ConstantFields | null
 
   constructor(remove: readonly string[], set: readonly HeaderPair[], add: readonly HeaderPair[]) {
     this.remove = remove
     this.set = set
-    this.add = add
+    this.add = add.length === 0 ? null : new ConstantFields(add.flatMap(({ name, value }) => [name, value.trim()]))
   }
 }
 
@@ -54,7 +56,7 @@ export function applyEdits(edits: CompiledEdits, headers: HeaderList): void {
     headers.remove(pair.name)
     headers.append(pair.name, pair.value)
   }
-  for (let i = 0; i < edits.add.length; i++) headers.append(edits.add[i]!.name, edits.add[i]!.value)
+  if (edits.add !== null) headers.appendConstant(edits.add)
 }
 
 /** A route's `Rewrite`. */

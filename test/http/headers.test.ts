@@ -245,3 +245,13 @@ test('fields are found by the beginning of their name and removed by position', 
   assert.equal(written(list), 'a: 1\r\nxc: 3\r\nx-d: 4\r\nf: 6\r\n')
   assert.equal(list.indexOfPrefix('x-longer-than-any', 0), -1)
 })
+
+test('constant fields of one name are all found', () => {
+  const list = HeaderList.of([['x-c', '0']])
+  list.appendConstant(new ConstantFields(['x-c', '1', 'x-d', '2']))
+  list.appendConstant(new ConstantFields(['x-c', '3']))
+  assert.equal(list.getJoined('x-c'), '0, 1, 3')
+  assert.equal(list.get('x-d'), '2')
+  list.remove('x-c')
+  assert.equal(list.getJoined('x-c'), null)
+})
