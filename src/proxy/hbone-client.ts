@@ -29,6 +29,8 @@ export interface TunnelRequest {
 
 /** Who keeps the connection in a pool. */
 export interface TunnelClientOwner {
+  /** The connection is up. */
+  onConnected(client: TunnelClient): void
   /** No tunnel will ever be opened on it again (GOAWAY, failure, close). Called once; open tunnels may go on. */
   onUnusable(client: TunnelClient): void
   /** A tunnel ended: there is room, or nothing left on the connection. May come inside a call on the tunnel. */
@@ -37,18 +39,28 @@ export interface TunnelClientOwner {
 
 /** One HBONE connection that we dialled; many tunnels share it. */
 export class TunnelClient extends TunnelConnection {
+  readonly dialledAtMs: number
+  /** Since when no tunnel is open on it; meaningless while one is. */
+  idleSinceMs: number
   private readonly owner: TunnelClientOwner
   private isUnusableReported = false
 
   /** `options` must have a TLS context and the identities that the destination may prove. */
   constructor(parts: TunnelParts, options: ConnectOptions, owner: TunnelClientOwner) {
     super(parts, HBONE_CLIENT_SETTINGS, null, options)
+    this.dialledAtMs = parts.nowMs()
+    this.idleSinceMs = this.dialledAtMs
     this.owner = owner
   }
 
   /** True while another tunnel may be opened now. */
   get canOpen(): boolean {
     return this.connection.canOpen && this.connection.activeCount < TUNNELS_MAX
+  }
+
+  /** Tunnels that it may carry at a time, as far as is known. */
+  get tunnelsMax(): number {
+    return Math.min(TUNNELS_MAX, this.connection.peer.streamsMax)
   }
 
   /** True while tunnels will be opened again. */
@@ -58,15 +70,16 @@ export class TunnelClient extends TunnelConnection {
 
   /**
    * Opens a tunnel. `handler.onOpen` comes with the 200, or `onClose` with a TunnelError, also when there is no room.
-   * What is written before waits for the 200.
+   * What is written before waits for the 200, which must come within `timeoutMs` (0: whenever it comes).
    */
-  openTunnel(request: TunnelRequest, handler: Handler): Conn {
+  openTunnel(request: TunnelRequest, handler: Handler, timeoutMs = 0): Conn {
     const target = parseHostPort(request.authority)
     const tunnel = new TunnelStream(this, TUNNEL_DIALLED, target?.host ?? '', target?.port ?? 0, handler)
     if (this.canOpen) {
       const stream = this.connection.open(fieldsOf(request), false, tunnel)
       stream.cork()
       tunnel.attach(stream)
+      if (timeoutMs > 0) tunnel.limitOpening(timeoutMs)
     } else {
       const state = this.isUsable ? 'is full' : 'takes no more tunnels'
       tunnel.failLater(new WeftError('WEFT_LIMIT', `the HBONE connection with ${this.peerName} ${state}`))
@@ -79,7 +92,13 @@ export class TunnelClient extends TunnelConnection {
     return stream.receiver
   }
 
+  override onOpen(): void {
+    super.onOpen()
+    this.owner.onConnected(this)
+  }
+
   override onStreamEnded(): void {
+    if (this.activeCount === 0) this.idleSinceMs = this.parts.nowMs()
     this.owner.onTunnelClosed(this)
   }
 
@@ -91,6 +110,8 @@ export class TunnelClient extends TunnelConnection {
   protected override onUnusable(): void {
     if (this.isUnusableReported) return
     this.isUnusableReported = true
+    // After a failure they are closed already.
+    for (const receiver of this.connection.receivers) if (receiver instanceof TunnelStream) receiver.retire()
     this.owner.onUnusable(this)
   }
 }

@@ -32,6 +32,9 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
   private readonly keepalive: TimerEntry
   /** It has been up. */
   isOpen = false
+  heardCount = 0
+  /** It left a tunnel without an answer and has not been heard since. */
+  isSuspect = false
   private unanswered = 0
   private deferred: TunnelStream[] = []
   /** Tunnels we have closed and the peer has not ended: since the last keepalive, and since the one before. */
@@ -55,6 +58,10 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
   /** Open tunnels, and those that wait for their answer. */
   get activeCount(): number {
     return this.connection.activeCount
+  }
+
+  get isRetiring(): boolean {
+    return this.connection.isDraining
   }
 
   /** No new tunnels; closes when the last one has ended. */
@@ -83,6 +90,8 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
   }
 
   onBytes(_conn: Conn, bytes: Uint8Array, offset: number, end: number): void {
+    this.heardCount++
+    this.isSuspect = false
     this.connection.receive(bytes, offset, end)
   }
 
@@ -135,6 +144,13 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
   deferTunnel(tunnel: TunnelStream): void {
     this.deferred.push(tunnel)
     this.parts.transport.atBatchEnd(this)
+  }
+
+  /** Asked at once whether it lives: if it does, the answer clears it. */
+  suspectPeer(): void {
+    if (this.isSuspect) return
+    this.isSuspect = true
+    this.connection.ping()
   }
 
   lingerTunnel(tunnel: TunnelStream): void {

@@ -48,10 +48,16 @@ export interface TunnelHost {
   readonly peerName: string
   /** The connection has been up. */
   readonly isOpen: boolean
+  /** It takes no new tunnels. */
+  readonly isRetiring: boolean
+  /** Counts what the peer has sent, whatever it was. */
+  readonly heardCount: number
   /** Why the whole connection ended; null while it has not. */
   readonly failure: WeftError | null
   /** Calls `runDeferred` at the end of the batch. */
   deferTunnel(tunnel: TunnelStream): void
+  /** A tunnel was not answered in time, and the peer has not sent anything else since it was asked. */
+  suspectPeer(): void
   /** We have closed the tunnel and the peer has not ended yet: `sweep` is called after a keepalive interval or two. */
   lingerTunnel(tunnel: TunnelStream): void
 }
@@ -72,6 +78,9 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
   private idleTimeoutMs = 0
   private lastActiveMs = 0
   private idleEntry: TimerEntry | null = null
+  /** Runs while a dialled tunnel waits for its answer. */
+  private openingEntry: TimerEntry | null = null
+  private heardCountAtOpening = 0
 
   constructor(host: TunnelHost, side: TunnelSide, targetHost: string, targetPort: number, handler: Handler) {
     this.host = host
@@ -172,8 +181,12 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
     timers.start(this.idleEntry, timeoutMs)
   }
 
-  /** The idle time is over, unless something has happened meanwhile. */
+  /** The idle time is over, unless something has happened meanwhile; or the time for an answer. */
   onTimer(entry: TimerEntry): void {
+    if (entry === this.openingEntry) {
+      this.onNotAnswered()
+      return
+    }
     const { timers, nowMs } = this.host.parts
     const leftMs = this.lastActiveMs + this.idleTimeoutMs - nowMs()
     if (leftMs > 0) {
@@ -189,6 +202,18 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
   /** Server: tells the handler at the end of the batch that it is open, then lets the bytes come that are there. */
   openLater(): void {
     this.host.deferTunnel(this)
+  }
+
+  /** Client: the answer must come within `timeoutMs`. */
+  limitOpening(timeoutMs: number): void {
+    this.heardCountAtOpening = this.host.heardCount
+    this.openingEntry = new TimerEntry(this)
+    this.host.parts.timers.start(this.openingEntry, timeoutMs)
+  }
+
+  /** The connection takes no new tunnels. */
+  retire(): void {
+    if (this.state === STATE_OPEN) this.handler.onRetiring?.(this)
   }
 
   /** No room, or no connection: tells the handler at the end of the batch. */
@@ -223,8 +248,11 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
       return
     }
     this.state = STATE_OPEN
+    this.stopTimers()
     this.handler.onOpen(this)
     stream.uncork()
+    // One that was asked for before its connection began to drain.
+    if (this.host.isRetiring) this.retire()
   }
 
   onData(stream: H2Stream, bytes: Uint8Array, offset: number, end: number): void {
@@ -258,20 +286,31 @@ export class TunnelStream implements Conn, H2Receiver, TimerTarget {
   private fail(error: WeftError | null): void {
     if (this.state >= STATE_CLOSING) return
     this.state = STATE_CLOSED
-    this.stopTimer()
+    this.stopTimers()
     this.handler.onClose(this, error)
   }
 
   private closeLater(error: WeftError | null): void {
     this.state = STATE_CLOSING
     this.error = error
-    this.stopTimer()
+    this.stopTimers()
     this.host.deferTunnel(this)
   }
 
-  private stopTimer(): void {
-    if (this.idleEntry !== null) this.host.parts.timers.clear(this.idleEntry)
+  private onNotAnswered(): void {
+    const { host } = this
+    if (host.heardCount === this.heardCountAtOpening) host.suspectPeer()
+    this.stream!.reset(ERROR_CANCEL)
+    const message = `the proxy at ${host.peerName} has not answered for the tunnel to ${this.authority} in time`
+    this.fail(new TunnelError('WEFT_TIMEOUT', message, 0, false))
+  }
+
+  private stopTimers(): void {
+    const { timers } = this.host.parts
+    if (this.idleEntry !== null) timers.clear(this.idleEntry)
+    if (this.openingEntry !== null) timers.clear(this.openingEntry)
     this.idleEntry = null
+    this.openingEntry = null
   }
 
   private get authority(): string {

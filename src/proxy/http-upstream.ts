@@ -108,6 +108,11 @@ export class HttpUpstream implements Handler, HttpClientEvents, TimerTarget {
     this.pool.onGone(this, this.isOpen, error)
   }
 
+  /** A tunnel of a connection that drains: kept for later exchanges it would keep that connection open for ever. */
+  onRetiring(): void {
+    this.retire()
+  }
+
   // --- HttpClientEvents ---
 
   onStreamClosed(): void {

@@ -23,7 +23,9 @@ import type { Workload } from '../model/workload.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
 import type { ConnectionFacts } from './authorize.ts'
 import type { ClusterState, Endpoint } from './cluster.ts'
+import { BackingOffError } from './connect-backoff.ts'
 import { Relay, type RelayOwner } from './copy.ts'
+import { TunnelError } from './hbone.ts'
 import { identityOf } from './local-pods.ts'
 import type { EdgePair, OutboundConnection } from './outbound.ts'
 import { denialText } from './reply.ts'
@@ -47,6 +49,7 @@ export class OutboundRelay implements Handler, RelayOwner {
   private isConnectionAcquired: boolean
   private endpoint: Endpoint | null
   private tried: Endpoint[] | null
+  private hasRepeated: boolean
   private target: Workload | null
   private path: Path
   private facts: ConnectionFacts | null
@@ -66,6 +69,7 @@ export class OutboundRelay implements Handler, RelayOwner {
     this.isConnectionAcquired = false
     this.endpoint = null
     this.tried = null
+    this.hasRepeated = false
     this.target = null
     this.path = PATH_PLAIN
     this.facts = null
@@ -129,9 +133,14 @@ export class OutboundRelay implements Handler, RelayOwner {
     }
     this.isConnectionAcquired = true
     this.endpoint = endpoint
+    this.connectTo(cluster, endpoint)
+  }
+
+  private connectTo(cluster: ClusterState, endpoint: Endpoint): void {
     const timeoutMs = cluster.limits.connectTimeoutMs
     const { workload, address, port } = endpoint
-    this.connect(workload, address, port, cluster.isMutualTls, timeoutMs, destination.service!.hostname)
+    const { hostname } = this.outbound.destination.service!
+    this.connect(workload, address, port, cluster.isMutualTls, timeoutMs, hostname)
   }
 
   private chooseCluster(compiled: CompiledTraffic | null): ClusterState | null {
@@ -209,7 +218,13 @@ export class OutboundRelay implements Handler, RelayOwner {
     const endpoint = this.endpoint
     this.upstream = null
     if (endpoint !== null && this.cluster !== null) {
-      endpoint.onFailure(true, this.outbound.parts.nowMs())
+      // A proxy that is going away has not looked at it: another connection is as good as the first. Once.
+      if (error instanceof TunnelError && error.isUnprocessed && !this.hasRepeated) {
+        this.hasRepeated = true
+        this.connectTo(this.cluster, endpoint)
+        return
+      }
+      if (!(error instanceof BackingOffError)) endpoint.onFailure(true, this.outbound.parts.nowMs())
       this.endpoint = null
       if (this.tried === null) this.tried = [endpoint]
       else this.tried.push(endpoint)

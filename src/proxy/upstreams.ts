@@ -15,6 +15,7 @@ import { FailedConn } from './failed-conn.ts'
 import { type Dial, HttpPool } from './http-pool.ts'
 import type { LocalWorkload } from './local-pods.ts'
 import type { ProxyParts } from './parts.ts'
+import { TunnelCounters } from './tunnel-destination.ts'
 import { TunnelPool } from './tunnel-pool.ts'
 
 export const PATH_PLAIN = 0
@@ -41,6 +42,8 @@ export interface UpstreamTarget {
 export class Upstreams {
   private parts: ProxyParts | null = null
   private readonly sources = new Map<string, SourcePools>()
+  /** Of all tunnel connections of this worker. */
+  readonly tunnelCounters = new TunnelCounters()
 
   /** Must be called once before anything else; parts and pools refer to each other. */
   bind(parts: ProxyParts): void {
@@ -184,7 +187,7 @@ export class Upstreams {
   private poolsOf(source: LocalWorkload): SourcePools {
     let pools = this.sources.get(source.uid)
     if (pools === undefined) {
-      pools = new SourcePools(this.bound(), source)
+      pools = new SourcePools(this.bound(), source, this.tunnelCounters)
       this.sources.set(source.uid, pools)
     }
     return pools
@@ -213,9 +216,9 @@ class SourcePools {
   readonly app = new Map<string, HttpPool>()
   readonly tunnels: TunnelPool
 
-  constructor(parts: ProxyParts, source: LocalWorkload) {
+  constructor(parts: ProxyParts, source: LocalWorkload, counters: TunnelCounters) {
     this.source = source
-    this.tunnels = new TunnelPool(parts, source)
+    this.tunnels = new TunnelPool(parts, source, counters)
   }
 
   get isEmpty(): boolean {

@@ -65,6 +65,11 @@ export interface Handler {
   /** The backlog fell to zero after a `write` had returned more than `BACKLOG_HIGH`. */
   onDrain(conn: Conn): void
   onClose(conn: Conn, error: WeftError | null): void
+  /**
+   * What carries this connection takes no new ones (a tunnel's connection that drains). It goes on, for as long as it is
+   * needed; who would keep it for later use should not. May come more than once.
+   */
+  onRetiring?(conn: Conn): void
 }
 
 /** Backlog above which a writer must wait for `onDrain`. 256 KiB: a few round trips of bulk at 10 Gbit/s. */

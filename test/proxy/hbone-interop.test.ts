@@ -70,7 +70,11 @@ function dial(port: number): TunnelClient {
     tls: transport.tlsContext(clientLeaf),
     expectedIdentities: [serverLeaf.identity],
   }
-  const client = new TunnelClient(parts, options, { onUnusable(): void {}, onTunnelClosed(): void {} })
+  const client = new TunnelClient(parts, options, {
+    onConnected(): void {},
+    onUnusable(): void {},
+    onTunnelClosed(): void {},
+  })
   closers.push(() => client.close())
   return client
 }

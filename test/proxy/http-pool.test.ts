@@ -22,6 +22,7 @@ const FINE_TICK_MS = 10
 const IDLE_TICKS = 55
 const LATE_TICKS = 2
 const SETTING_STREAMS_MAX = 3
+const ANSWER = latin1('HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n')
 
 /** A connection whose far end is the test. */
 class FakeConn extends FakeSink {
@@ -259,6 +260,21 @@ test('when its endpoint is gone a connection ends with the exchange that is unde
   assert.equal(pool.isEmpty, true)
 })
 
+test('a connection whose way drains is not kept: idle it closes now, busy after the exchange', () => {
+  const { conns, acquire } = setUp(false)
+  const waiters = [acquire(), acquire()]
+  for (const conn of conns) conn.open()
+  conns[0]!.receive(ANSWER)
+  for (const conn of conns) conn.handler.onRetiring!(conn.conn)
+  assert.deepEqual(
+    conns.map(({ endings }) => endings),
+    [['close'], []],
+  )
+  conns[1]!.receive(ANSWER)
+  assert.deepEqual(conns[1]!.endings, ['close'])
+  assert.ok(waiters.every(({ failure }) => failure === null))
+})
+
 test('an adopted connection of HTTP/2 gets what its server has said already', () => {
   const { pool, acquire } = setUp(true)
   const conn = new FakeConn({ onOpen() {}, onBytes() {}, onEnd() {}, onDrain() {}, onClose() {} })
@@ -272,9 +288,8 @@ test('HTTP/1 makes a connection for each exchange and takes the one that was use
   const waiters = [acquire(), acquire()]
   assert.equal(conns.length, 2)
   for (const conn of conns) conn.open()
-  const answer = latin1('HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n')
-  conns[1]!.receive(answer)
-  conns[0]!.receive(answer)
+  conns[1]!.receive(ANSWER)
+  conns[0]!.receive(ANSWER)
   assert.ok(waiters[0]!.upstream !== waiters[1]!.upstream)
   assert.ok(acquire().upstream?.conn === conns[0]!.conn)
   assert.ok(acquire().upstream?.conn === conns[1]!.conn)
@@ -304,7 +319,6 @@ test('HTTP/1: a failed connection fails one exchange, the next has another made;
 // --- waiting ---
 
 const WAIT_TICKS = (DEFAULT_POOL_LIMITS.connectTimeoutMs + WAIT_BEYOND_CONNECT_MS) / TICK_MS
-const ANSWER = latin1('HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n')
 
 test('an exchange waits for a busy connection only so long, and is told why it was in vain', () => {
   const { conns, acquire, tick, state } = setUp(false, { connectionsMax: 1 })

@@ -61,6 +61,9 @@ export class TunnelPair implements TunnelClientOwner, Acceptor {
   readonly acceptor: TestTunnelAcceptor
   readonly servers = new Set<TunnelServer>()
   readonly serverConns: Conn[] = []
+  connected = 0
+  /** By `pass`. */
+  private passedMs = 0
   unusable = 0
   closedTunnels = 0
   /** Handler for accepted connections instead of a TunnelServer. */
@@ -68,7 +71,12 @@ export class TunnelPair implements TunnelClientOwner, Acceptor {
 
   constructor(create: (() => ConnRecorder) | null, chunkBytesMax = 65_536) {
     this.transport = new PipeTransport(new PipeLoop({ chunkBytesMax }))
-    this.parts = { transport: this.transport, log: silentLog, timers: this.timers, nowMs: () => performance.now() }
+    this.parts = {
+      transport: this.transport,
+      log: silentLog,
+      timers: this.timers,
+      nowMs: () => performance.now() + this.passedMs,
+    }
     this.acceptor = new TestTunnelAcceptor(create)
   }
 
@@ -113,6 +121,7 @@ export class TunnelPair implements TunnelClientOwner, Acceptor {
   /** Lets `ms` milliseconds pass on the wheel, with what they cause. */
   async pass(ms: number): Promise<void> {
     for (let passed = 0; passed < ms; passed += 100) {
+      this.passedMs += 100
       this.timers.advance()
       if (passed % 1000 === 0) await settle()
     }
@@ -132,6 +141,10 @@ export class TunnelPair implements TunnelClientOwner, Acceptor {
   onAcceptError(): void {}
 
   // --- TunnelClientOwner ---
+
+  onConnected(): void {
+    this.connected++
+  }
 
   onUnusable(): void {
     this.unusable++
