@@ -35,7 +35,9 @@ class Owner implements HttpSessionOwner {
 
 function open(): { conn: FakeConn; owner: Owner; tick: (count: number) => void } {
   const timers = new TimerWheel(TICK_MS)
-  const parts = { timers, isDraining: false, nowMs: () => 0 } as unknown as ProxyParts
+  // Nobody looks at what is written.
+  const transport = { atBatchEnd: () => {} }
+  const parts = { timers, transport, isDraining: false, nowMs: () => 0 } as unknown as ProxyParts
   const conn = new FakeConn()
   const owner = new Owner()
   new HttpSession(parts, conn, owner)
@@ -122,4 +124,28 @@ test('a silent connection lives as long as an exchange on it', () => {
   tick(24 * 4 * QUARTER_TICKS)
   assert.equal(conn.isAborted, false)
   assert.equal(conn.isClosed, false)
+})
+
+test('the first letters of a version are a head that has begun', () => {
+  const { conn, owner, tick } = open()
+  conn.deliver('PR')
+  tick(MINUTE_TICKS - 1)
+  assert.equal(conn.isAborted, false)
+  tick(1 + LATE_TICKS)
+  assert.equal(conn.isAborted, true)
+  assert.deepEqual(owner.violations, ['head_too_slow'])
+})
+
+test('a client of HTTP/2 has a minute for its settings, and its clock stops with the connection', () => {
+  const { conn, owner, tick } = open()
+  conn.deliver('PRI * HTTP/2.0\r\n')
+  tick(MINUTE_TICKS - 1)
+  assert.deepEqual(owner.violations, [])
+  // Twelve beats, of which each may be two ticks late.
+  tick(12 * LATE_TICKS + 1)
+  assert.deepEqual(owner.violations, ['settings_missing'])
+  assert.deepEqual(conn.endings, ['close'])
+  conn.deliverClose()
+  tick(10 * MINUTE_TICKS)
+  assert.deepEqual(conn.endings, ['close'])
 })
