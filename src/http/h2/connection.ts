@@ -201,9 +201,9 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   /** The peer is gone, or reads nothing: the transport is reset, and nothing is said to it. */
   giveUp(violation: H2Violation): void {
     if (this.isClosed) return
-    this.isClosed = true
-    this.sink.abort()
     this.shut(violation.code, violation.code === ERROR_NONE ? CLOSED_BY_SILENCE : CLOSED_WITH_CONNECTION)
+    // Last: its owner may be done with the connection when it hears of the end.
+    this.sink.abort()
     this.events.onFailed(violation)
   }
 
