@@ -28,6 +28,7 @@ import {
   TINY_UPDATE_BYTES,
 } from './limits.ts'
 import { PeerSettings } from './peer-settings.ts'
+import { isPayload, PING_DRAIN, PING_KEEPALIVE } from './ping-payload.ts'
 import {
   CLOSED_BY_PEER,
   CLOSED_BY_SILENCE,
@@ -57,9 +58,6 @@ export interface H2Events {
   /** The peer broke a rule on one stream, which is closed, or was never opened. */
   onStreamViolation(violation: H2Violation): void
 }
-
-const PING_KEEPALIVE: Uint8Array = Buffer.from('weftlive', 'latin1')
-const PING_DRAIN: Uint8Array = Buffer.from('weftdrai', 'latin1')
 
 export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   /** No new streams: the peer sent GOAWAY, or we drain. */
@@ -374,8 +372,8 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
   onPingAck(bytes: Uint8Array, offset: number): void {
     if (!this.takeIdleFrame(violations.PING_FLOOD)) return
-    if (isSame(bytes, offset, PING_KEEPALIVE)) this.events.onPong()
-    else if (isSame(bytes, offset, PING_DRAIN)) this.finishDrain()
+    if (isPayload(bytes, offset, PING_KEEPALIVE)) this.events.onPong()
+    else if (isPayload(bytes, offset, PING_DRAIN)) this.finishDrain()
   }
 
   onGoAway(lastStreamId: number, code: number): void {
@@ -584,11 +582,6 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
 function listViolation(state: ListState): H2Violation {
   return state === LIST_OVERSIZED ? violations.HEAD_TOO_LARGE : violations.MALFORMED_HEAD
-}
-
-function isSame(bytes: Uint8Array, offset: number, expected: Uint8Array): boolean {
-  for (let i = 0; i < expected.length; i++) if (bytes[offset + i] !== expected[i]) return false
-  return true
 }
 
 /** Receiver of a stream until its owner has said who it is; nothing is reported in between. */
