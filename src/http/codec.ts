@@ -139,7 +139,13 @@ export interface HttpServerConnection {
   receiveDrain(): void
   /** The Conn is closed: open exchanges are reset. */
   receiveClose(): void
-  /** Finish what is open, accept nothing new, then close (h1: `Connection: close`; h2: GOAWAY). */
+  /**
+   * Tells the client that the connection ends, as soon as the version lets it: HTTP/2 at once (GOAWAY), HTTP/1 with the
+   * next response (`Connection: close`). An idle HTTP/1 connection stays until then, or until `drain`: its client may be
+   * sending a request just now, and could not tell whether it was served.
+   */
+  retire(): void
+  /** The same, but an idle connection is closed now. */
   drain(): void
 }
 

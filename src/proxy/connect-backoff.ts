@@ -1,6 +1,6 @@
 /**
- * After a failed connect an endpoint is left alone for a moment: longer each time, but never so long that one that has
- * come back would be missed for a second.
+ * After two failed connects in a row an endpoint is left alone for a moment: longer each time, but never so long that
+ * one that has come back would be missed for a second. A single failure costs nobody else anything.
  *
  * Whoever asks meanwhile is told the old failure at once and can go to another endpoint. What counts is one wave of
  * attempts: connects that were under way together fail together, and are one failure.
@@ -55,8 +55,9 @@ export class ConnectBackoff {
   onFailed(error: WeftError, dialledAtMs: number, nowMs: number): void {
     if (OWN_FAULTS.has(error.code) || error instanceof BackingOffError) return
     if (this.error !== null && dialledAtMs <= this.failedAtMs) return
+    const hasFailedBefore = this.error !== null
     this.error = error
     this.failedAtMs = nowMs
-    this.retryAtMs = nowMs + this.backoff.nextMs()
+    if (hasFailedBefore) this.retryAtMs = nowMs + this.backoff.nextMs()
   }
 }

@@ -203,8 +203,8 @@ export class HttpPool implements TimerTarget {
     }
     this.backoff.onFailed(failure, upstream.dialledAtMs, this.parts.nowMs())
     this.nextWaiter()?.onUpstreamFailed(failure, false)
-    // Others waited for the same connection: unless there is another to wait for, or one may be made, it has failed them.
-    if (this.waiting.length > 0) this.connectForWaiting()
+    // Of HTTP/2 the others waited for the same connection; of HTTP/1 for one of their own, which may be made now.
+    if (this.waiting.length > 0 && (!this.speaksHttp2 || this.all.size > 0)) this.connectForWaiting()
     while (this.all.size === 0 && this.waiting.length > 0) this.nextWaiter()?.onUpstreamFailed(failure, false)
   }
 

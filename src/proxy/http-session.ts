@@ -40,6 +40,12 @@ const HEAD_MS_MAX = 60_000
 /** Longest wait for the client's end after our last response. 5 s: time for the response to be read, as nginx gives. */
 const LINGER_MS_MAX = 5000
 
+/**
+ * How long an idle connection of a proxy that drains waits for one more request, whose response tells the client that
+ * it was the last. 1 s: whoever sends once a second loses nothing, and an agent that stops is not held up by the others.
+ */
+export const DRAIN_IDLE_MS = 1000
+
 /** Enough of the preface of HTTP/2 to tell it from a request line. */
 const PREFACE_BEGIN = 'PRI '
 
@@ -70,6 +76,8 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
   private wait: Wait
   /** Of HTTP/2 only. */
   private clock: ConnectionBeat | null
+  /** Runs once the connection drains; null before. */
+  private drainTimer: TimerEntry | null
 
   /** Takes an open connection over. */
   constructor(parts: ProxyParts, conn: Conn, owner: HttpSessionOwner) {
@@ -83,6 +91,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     this.codec = null
     this.early = null
     this.isOver = false
+    this.drainTimer = null
     conn.handler = this
     this.idleTimer = new TimerEntry(this)
     this.idleChecks = 0
@@ -118,6 +127,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     this.onWait(WAIT_NONE)
     this.parts.timers.clear(this.idleTimer)
     this.clock?.stop()
+    if (this.drainTimer !== null) this.parts.timers.clear(this.drainTimer)
     this.isOver = true
     this.codec?.receiveClose()
     this.owner.onSessionClosed(error)
@@ -146,7 +156,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     this.early = null
     const codec = count === PREFACE_BEGIN.length ? this.openHttp2() : new H1ServerConnection(this.conn, this)
     this.codec = codec
-    if (this.parts.isDraining) codec.drain()
+    if (this.drainTimer !== null) codec.retire()
     codec.receive(all, start, stop)
   }
 
@@ -190,6 +200,10 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
       this.checkIdle()
       return
     }
+    if (entry === this.drainTimer) {
+      this.closeIdle()
+      return
+    }
     if (this.wait === WAIT_HEAD) this.owner.onViolation(HEAD_TOO_SLOW, true)
     this.conn.abort()
   }
@@ -206,10 +220,17 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
     if (this.idleChecks === IDLE_CHECKS_MAX) this.drain()
   }
 
-  /** Ends after the exchanges in flight. */
+  /** Ends after the exchanges in flight, or the one that may be on its way. */
   drain(): void {
+    if (this.drainTimer !== null || this.isOver) return
+    this.drainTimer = new TimerEntry(this)
+    this.parts.timers.start(this.drainTimer, DRAIN_IDLE_MS)
+    this.codec?.retire()
+  }
+
+  private closeIdle(): void {
     if (this.codec !== null) this.codec.drain()
-    else this.close()
+    else if (!this.isOver) this.close()
   }
 
   /** Resets at once. */

@@ -127,13 +127,19 @@ function setUp(speaksHttp2: boolean, limits: Partial<PoolLimits> = {}) {
       deadlines.advance()
     }
   }
+  /** One failure, which costs nothing yet. */
+  const failFirst = (): void => {
+    acquire()
+    conns.at(-1)!.fail('refused')
+    pass(FINE_TICK_MS)
+  }
   const flush = (): void => {
     for (let one = flushables.shift(); one !== undefined; one = flushables.shift()) {
       one.isFlushPending = false
       one.flush()
     }
   }
-  return { conns, pool, state, endpoint, acquire, tick, pass, flush }
+  return { conns, pool, state, endpoint, acquire, tick, pass, flush, failFirst }
 }
 
 test('exchanges over HTTP/2 share the connection that is being made, and then use it', () => {
@@ -297,23 +303,18 @@ test('HTTP/1 makes a connection for each exchange and takes the one that was use
 })
 
 test('HTTP/1: a failed connection fails one exchange, the next has another made; limits on connections and waiting hold', () => {
-  const { conns, acquire, pass } = setUp(false, { connectionsMax: 1, pendingRequestsMax: 2 })
+  const { conns, acquire } = setUp(false, { connectionsMax: 1, pendingRequestsMax: 2 })
   const first = acquire()
   const second = acquire()
   const third = acquire()
   assert.equal(conns.length, 1)
   assert.equal(third.failure, 'too many requests wait for a connection (overflow)')
   conns[0]!.fail('refused')
-  assert.deepEqual(
-    [first.failure, second.failure],
-    ['refused', 'refused'],
-    'nothing is left that could serve the second',
-  )
-  pass(50)
-  const fourth = acquire()
+  assert.equal(first.failure, 'refused')
+  assert.equal(second.failure, null)
   assert.equal(conns.length, 2)
   conns[1]!.open()
-  assert.ok(fourth.upstream?.conn === conns[1]!.conn)
+  assert.ok(second.upstream?.conn === conns[1]!.conn)
 })
 
 // --- waiting ---
@@ -436,21 +437,22 @@ test('HTTP/1: a connection that has grown too old while idle closes at once, one
 
 // --- back-off ---
 
-test('an endpoint that refuses is left alone for a moment, and who asks meanwhile hears why', () => {
-  const { conns, acquire, pass } = setUp(false)
+test('an endpoint that refuses twice is left alone for a moment, and who asks meanwhile hears why', () => {
+  const { conns, acquire, pass, failFirst } = setUp(false)
+  failFirst()
   acquire()
-  conns[0]!.fail('refused')
+  conns[1]!.fail('refused')
   assert.match(acquire().failure!, /^not tried again for \d+ ms after: refused$/)
-  assert.equal(conns.length, 1)
+  assert.equal(conns.length, 2)
   pass(30)
   const next = acquire()
-  assert.equal(conns.length, 2)
-  conns[1]!.open()
+  assert.equal(conns.length, 3)
+  conns[2]!.open()
   assert.ok(next.upstream !== null)
 })
 
 test('the pause doubles with each failure up to half a second, and is forgotten with the first success', () => {
-  const { conns, acquire, pass } = setUp(false)
+  const { conns, acquire, pass, failFirst } = setUp(false)
   /** Fails the connection that is being made, and asks until another is made. */
   const pauseAfterFailure = (): number => {
     const count = conns.length
@@ -463,44 +465,50 @@ test('the pause doubles with each failure up to half a second, and is forgotten 
     assert.equal(conns.length, count + 1)
     return pausedMs
   }
+  failFirst()
   acquire()
   assert.deepEqual(Array.from({ length: 7 }, pauseAfterFailure), [30, 50, 100, 200, 400, 500, 500])
   conns.at(-1)!.open().close()
+  failFirst()
   acquire()
   assert.equal(pauseAfterFailure(), 30)
 })
 
 test('connects that were under way together are one failure', () => {
-  const { conns, acquire, pass } = setUp(false)
+  const { conns, acquire, pass, failFirst } = setUp(false)
+  failFirst()
   for (let i = 0; i < 20; i++) acquire()
-  for (const conn of [...conns]) conn.fail('refused')
+  for (const conn of conns.slice(1)) conn.fail('refused')
   pass(30)
   acquire()
-  assert.equal(conns.length, 21)
+  assert.equal(conns.length, 22)
 })
 
 test('what is open goes on being used while the endpoint takes no more, and it is dialled again for those who wait', () => {
-  const { conns, acquire, pass } = setUp(false)
+  const { conns, acquire, pass, failFirst } = setUp(false)
   acquire()
   conns[0]!.open()
+  failFirst()
   acquire()
-  conns[1]!.fail('refused')
+  conns[2]!.fail('refused')
   const waiters = [acquire(), acquire()]
-  assert.equal(conns.length, 2)
+  assert.equal(conns.length, 3)
   conns[0]!.receive(ANSWER)
   assert.ok(waiters[0]!.upstream?.conn === conns[0]!.conn)
   pass(40)
-  assert.equal(conns.length, 3)
-  conns[2]!.open()
-  assert.ok(waiters[1]!.upstream?.conn === conns[2]!.conn)
+  assert.equal(conns.length, 4)
+  conns[3]!.open()
+  assert.ok(waiters[1]!.upstream?.conn === conns[3]!.conn)
 })
 
 test('a missing certificate is no fault of the endpoint', () => {
   const { conns, acquire } = setUp(false)
+  for (let i = 0; i < 3; i++) {
+    acquire()
+    conns[i]!.fail(new WeftError('WEFT_CERTIFICATE', 'no certificate yet'))
+  }
   acquire()
-  conns[0]!.fail(new WeftError('WEFT_CERTIFICATE', 'no certificate yet'))
-  acquire()
-  assert.equal(conns.length, 2)
+  assert.equal(conns.length, 4)
 })
 
 test('a tunnel that a departing proxy has not looked at is asked for again, once', () => {

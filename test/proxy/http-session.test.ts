@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { FLAG_NONE } from '../../src/base/errors.ts'
 import { TimerWheel } from '../../src/base/timers.ts'
 import type { ProtocolViolation } from '../../src/http/codec.ts'
 import { HeaderList } from '../../src/http/headers.ts'
 import type { Exchange } from '../../src/proxy/exchange.ts'
-import { HttpSession, type HttpSessionOwner } from '../../src/proxy/http-session.ts'
+import { DRAIN_IDLE_MS, HttpSession, type HttpSessionOwner } from '../../src/proxy/http-session.ts'
 import type { ProxyParts } from '../../src/proxy/parts.ts'
 import { FakeConn } from '../support/fake-conn.ts'
 
@@ -33,18 +34,18 @@ class Owner implements HttpSessionOwner {
   }
 }
 
-function open(): { conn: FakeConn; owner: Owner; tick: (count: number) => void } {
+function open(): { conn: FakeConn; owner: Owner; session: HttpSession; tick: (count: number) => void } {
   const timers = new TimerWheel(TICK_MS)
   // Nobody looks at what is written.
   const transport = { atBatchEnd: () => {} }
   const parts = { timers, transport, isDraining: false, nowMs: () => 0 } as unknown as ProxyParts
   const conn = new FakeConn()
   const owner = new Owner()
-  new HttpSession(parts, conn, owner)
+  const session = new HttpSession(parts, conn, owner)
   const tick = (count: number): void => {
     for (let i = 0; i < count; i++) timers.advance()
   }
-  return { conn, owner, tick }
+  return { conn, owner, session, tick }
 }
 
 test('a head that comes in drops is given one minute from its first byte', () => {
@@ -148,4 +149,56 @@ test('a client of HTTP/2 has a minute for its settings, and its clock stops with
   conn.deliverClose()
   tick(10 * MINUTE_TICKS)
   assert.deepEqual(conn.endings, ['close'])
+})
+
+const REQUEST = 'GET / HTTP/1.1\r\nhost: web\r\n\r\n'
+const DRAIN_TICKS = DRAIN_IDLE_MS / TICK_MS
+
+/** Answers the newest request. */
+function answer(owner: Owner): void {
+  owner.exchanges.at(-1)!.reply({ status: 200, flag: FLAG_NONE, body: 'ok' }, null, '')
+}
+
+test('an idle connection that drains serves the request that was on its way, and says that it was the last', () => {
+  const { conn, owner, session, tick } = open()
+  conn.deliver(REQUEST)
+  answer(owner)
+  session.drain()
+  assert.equal(conn.isClosed, false)
+  conn.deliver(REQUEST)
+  answer(owner)
+  assert.match(conn.text.slice(conn.text.lastIndexOf('HTTP/1.1 200')), /connection: close/i)
+  tick(DRAIN_TICKS + LATE_TICKS)
+  assert.equal(owner.exchanges.length, 2)
+})
+
+test('a connection that drains before its first byte serves the first request', () => {
+  const { conn, owner, session } = open()
+  session.drain()
+  conn.deliver(REQUEST)
+  answer(owner)
+  assert.match(conn.text, /^HTTP\/1\.1 200 .*connection: close/is)
+})
+
+test('an idle connection that drains is closed when nothing has come for a second', () => {
+  for (const isUsed of [false, true]) {
+    const { conn, owner, session, tick } = open()
+    if (isUsed) {
+      conn.deliver(REQUEST)
+      answer(owner)
+    }
+    session.drain()
+    tick(DRAIN_TICKS + LATE_TICKS)
+    assert.deepEqual(conn.endings, ['close'])
+  }
+})
+
+test('an exchange that is under way when its connection drains is not cut off, however long it takes', () => {
+  const { conn, owner, session, tick } = open()
+  conn.deliver(REQUEST)
+  session.drain()
+  tick(2 * MINUTE_TICKS)
+  assert.deepEqual(conn.endings, [])
+  answer(owner)
+  assert.match(conn.text, /^HTTP\/1\.1 200 .*connection: close/is)
 })

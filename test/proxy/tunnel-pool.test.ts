@@ -317,10 +317,12 @@ describe('a tunnel pool', TEST, () => {
       return near.error!.message
     }
     await attempt()
+    await pair.pass(100)
+    await attempt()
     assert.match(await attempt(), /^not tried again for \d+ ms after: /)
-    assert.deepEqual([counters.dialled, counters.failed], [1, 1])
+    assert.deepEqual([counters.dialled, counters.failed], [2, 2])
     await pair.pass(100)
     assert.doesNotMatch(await attempt(), /^not tried again/)
-    assert.equal(counters.dialled, 2)
+    assert.equal(counters.dialled, 3)
   })
 })

@@ -151,8 +151,11 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     }
   }
 
+  retire(): void {
+    this.isDraining = true
+  }
+
   drain(): void {
-    if (this.isDraining) return
     this.isDraining = true
     if (this.phase === PHASE_HEAD && this.parser === null && !this.isConsuming) this.closeNow()
   }

@@ -58,6 +58,10 @@ export class H2ServerConnection implements HttpServerConnection, H2Events {
     this.engine.flush()
   }
 
+  retire(): void {
+    this.engine.drain()
+  }
+
   drain(): void {
     this.engine.drain()
   }
