@@ -111,7 +111,9 @@ export class TunnelClient extends TunnelConnection {
     if (this.isUnusableReported) return
     this.isUnusableReported = true
     // After a failure they are closed already.
-    for (const receiver of this.connection.receivers) if (receiver instanceof TunnelStream) receiver.retire()
+    for (const { receiver } of this.connection.streams.values()) {
+      if (receiver instanceof TunnelStream) receiver.retire()
+    }
     this.owner.onUnusable(this)
   }
 }

@@ -113,11 +113,6 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     return this.settings.role === ROLE_CLIENT ? this.nextStreamId >>> 1 : (this.lastPeerStreamId + 1) >>> 1
   }
 
-  /** Who takes what comes on the open streams. */
-  get receivers(): H2Receiver[] {
-    return Array.from(this.streams.values(), (stream) => stream.receiver)
-  }
-
   /** Client: true while `open` may be called. */
   get canOpen(): boolean {
     return (
