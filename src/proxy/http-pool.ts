@@ -243,31 +243,32 @@ export class HttpPool implements TimerTarget {
       waiter.onUpstreamFailed(new WeftError('WEFT_LIMIT', 'too many requests wait for a connection'), true)
       return
     }
-    this.waiting.push(waiter, this.parts.nowMs())
+    // One look at the clock: a pause that ends meanwhile must not look like a limit.
+    const nowMs = this.parts.nowMs()
+    this.waiting.push(waiter, nowMs)
     // Each waiter of HTTP/1 brings a connection of its own; those of HTTP/2 share what is being made.
-    if (!this.speaksHttp2) this.tryConnect()
-    else this.connectForWaiting()
+    if (!this.speaksHttp2) this.tryConnect(nowMs)
+    else this.connectForWaiting(nowMs)
     if (this.waiting.length === 0) return
-    if (this.all.size === 0) this.turnAway(waiter)
+    if (this.all.size === 0) this.turnAway(waiter, nowMs)
     else this.startWaitTimer(this.waitMsMax())
   }
 
   /** Nothing of ours will ever be given back to this waiter. */
-  private turnAway(waiter: PoolWaiter): void {
+  private turnAway(waiter: PoolWaiter, nowMs: number): void {
     this.cancel(waiter)
-    const nowMs = this.parts.nowMs()
     if (this.backoff.waitMs(nowMs) > 0) waiter.onUpstreamFailed(this.backoff.failure(nowMs), false)
     else waiter.onUpstreamFailed(new WeftError('WEFT_LIMIT', 'the connection limit of the cluster is reached'), true)
   }
 
   /** Makes the connections that those who wait need, as far as is allowed. */
-  private connectForWaiting(): void {
+  private connectForWaiting(nowMs = this.parts.nowMs()): void {
     const perConnection = this.speaksHttp2 ? STREAMS_BEFORE_SETTINGS_MAX : 1
-    while (this.waiting.length > this.connecting * perConnection) if (!this.tryConnect()) return
+    while (this.waiting.length > this.connecting * perConnection) if (!this.tryConnect(nowMs)) return
   }
 
-  private tryConnect(): boolean {
-    const backoffMs = this.backoff.waitMs(this.parts.nowMs())
+  private tryConnect(nowMs: number): boolean {
+    const backoffMs = this.backoff.waitMs(nowMs)
     if (backoffMs > 0) {
       this.dialTimer ??= new TimerEntry(this)
       this.parts.deadlines.start(this.dialTimer, backoffMs)

@@ -93,11 +93,19 @@ function setUp(speaksHttp2: boolean, limits: Partial<PoolLimits> = {}) {
   const timers = new TimerWheel(TICK_MS)
   const deadlines = new TimerWheel(FINE_TICK_MS)
   let nowMs = 1000
+  /** By how much the clock moves on whenever somebody looks at it. */
+  let driftMs = 0
   const flushables: { isFlushPending: boolean; flush(): void }[] = []
   const transport = {
     atBatchEnd: (flushable: { isFlushPending: boolean; flush(): void }) => flushables.push(flushable),
   }
-  const parts = { timers, deadlines, transport, nowMs: () => nowMs, random: () => 0.999 } as unknown as ProxyParts
+  const parts = {
+    timers,
+    deadlines,
+    transport,
+    nowMs: () => (nowMs += driftMs),
+    random: () => 0.999,
+  } as unknown as ProxyParts
   const allLimits = { ...DEFAULT_POOL_LIMITS, ...limits }
   const state = new ClusterState(clusterOf({ limits: allLimits }), () => 0, Math.random)
   const endpoint = new Endpoint('a', workloadOf('a'), '198.18.1.1', 9080)
@@ -127,6 +135,9 @@ function setUp(speaksHttp2: boolean, limits: Partial<PoolLimits> = {}) {
       deadlines.advance()
     }
   }
+  const drift = (ms: number): void => {
+    driftMs = ms
+  }
   /** One failure, which costs nothing yet. */
   const failFirst = (): void => {
     acquire()
@@ -139,7 +150,7 @@ function setUp(speaksHttp2: boolean, limits: Partial<PoolLimits> = {}) {
       one.flush()
     }
   }
-  return { conns, pool, state, endpoint, acquire, tick, pass, flush, failFirst }
+  return { conns, pool, state, endpoint, acquire, tick, pass, flush, failFirst, drift }
 }
 
 test('exchanges over HTTP/2 share the connection that is being made, and then use it', () => {
@@ -449,6 +460,15 @@ test('an endpoint that refuses twice is left alone for a moment, and who asks me
   assert.equal(conns.length, 3)
   conns[2]!.open()
   assert.ok(next.upstream !== null)
+})
+
+test('a pause that ends while an exchange asks is not taken for a limit', () => {
+  const { conns, acquire, failFirst, drift } = setUp(false)
+  failFirst()
+  acquire()
+  conns[1]!.fail('refused')
+  drift(10)
+  for (let i = 0; i < 20; i++) assert.doesNotMatch(acquire().failure ?? '', /overflow/)
 })
 
 test('the pause doubles with each failure up to half a second, and is forgotten with the first success', () => {
