@@ -6,15 +6,18 @@
 import { FIELD_VALUE, latin1Bytes, TOKEN_LOWER } from '../base/bytes.ts'
 import { WeftError } from '../base/errors.ts'
 
+/** Joined lists that are remembered. 4: apps say the protocol or do not, and are told a time or are not. */
+const JOINED_MAX = 4
+
 /** Fields in their order; a name may come twice. */
 export class ConstantFields {
   /** Name (lower case), value, name, value. Never changed. */
   readonly texts: readonly string[]
   /** The same as lines of HTTP/1. */
   readonly bytes: Uint8Array
-  /** What `after` joined last: one connection joins the same two again and again. */
-  private before: ConstantFields | null
-  private joined: ConstantFields | null
+  /** What `after` joined, and with what: connections join the same few again and again. */
+  private readonly befores: ConstantFields[]
+  private readonly joined: ConstantFields[]
 
   /** Throws WeftError WEFT_PROTOCOL when a field could not stand on the wire as it is. */
   constructor(texts: readonly string[]) {
@@ -25,8 +28,8 @@ export class ConstantFields {
     }
     this.texts = texts
     this.bytes = latin1Bytes(lines)
-    this.before = null
-    this.joined = null
+    this.befores = []
+    this.joined = []
   }
 
   /** Where `name` stands in `texts`, at or behind the even index `from`; -1 when it does not. */
@@ -38,11 +41,16 @@ export class ConstantFields {
 
   /** Those of `before`, and then these. */
   after(before: ConstantFields): ConstantFields {
-    if (this.before !== before || this.joined === null) {
-      this.before = before
-      this.joined = new ConstantFields(before.texts.concat(this.texts))
+    const { befores } = this
+    for (let i = 0; i < befores.length; i++) if (befores[i] === before) return this.joined[i]!
+    if (befores.length === JOINED_MAX) {
+      befores.length = 0
+      this.joined.length = 0
     }
-    return this.joined
+    const joined = new ConstantFields(before.texts.concat(this.texts))
+    befores.push(before)
+    this.joined.push(joined)
+    return joined
   }
 }
 

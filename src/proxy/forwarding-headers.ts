@@ -101,6 +101,10 @@ const serviceTimes: readonly ConstantFields[] = Array.from(
   (_, timeMs) => new ConstantFields([SERVICE_TIME, String(timeMs)]),
 )
 
+/** Times that are remembered as fields. 256: rules name a few; what apps ask for beyond that costs a string each. */
+const EXPECTED_TIMEOUTS_MAX = 256
+const expectedTimeouts = new Map<number, ConstantFields>()
+
 /** Takes out what `origin` must not say. Returns what was met, as bits. */
 function clean(headers: HeaderList, origin: Origin): number {
   let seen = 0
@@ -150,7 +154,17 @@ export function reachApp(
 /** Tells the server how long the client's proxy will wait; 0 is not said. */
 export function tellTimeout(headers: HeaderList, timeoutMs: number, tryTimeoutMs: number): void {
   const expectedMs = tryTimeoutMs > 0 ? tryTimeoutMs : timeoutMs
-  if (expectedMs > 0) headers.append(EXPECTED_TIMEOUT, String(expectedMs))
+  if (expectedMs <= 0) return
+  let fields = expectedTimeouts.get(expectedMs)
+  if (fields === undefined) {
+    if (expectedTimeouts.size >= EXPECTED_TIMEOUTS_MAX) {
+      headers.append(EXPECTED_TIMEOUT, String(expectedMs))
+      return
+    }
+    fields = new ConstantFields([EXPECTED_TIMEOUT, String(expectedMs)])
+    expectedTimeouts.set(expectedMs, fields)
+  }
+  headers.appendConstant(fields)
 }
 
 /**

@@ -255,3 +255,16 @@ test('constant fields of one name are all found', () => {
   list.remove('x-c')
   assert.equal(list.getJoined('x-c'), null)
 })
+
+test('constant fields are joined once with each of the few that come before them', () => {
+  const last = new ConstantFields(['x-z', '9'])
+  const befores = Array.from({ length: 4 }, (_, index) => new ConstantFields([`x-${index}`, '1']))
+  const joined = befores.map((before) => last.after(before))
+  for (const [index, before] of befores.entries()) {
+    assert.equal(last.after(before) === joined[index], true)
+    assert.deepEqual(joined[index]!.texts, [`x-${index}`, '1', 'x-z', '9'])
+  }
+  const more = last.after(new ConstantFields(['x-5', '1']))
+  assert.deepEqual(more.texts, ['x-5', '1', 'x-z', '9'])
+  assert.deepEqual(last.after(befores[0]!).texts, joined[0]!.texts)
+})

@@ -100,6 +100,10 @@ test('who leaves from the middle takes nobody else along', () => {
     [[], [], ['recheck'], ['drain', 'recheck']],
   )
   assert.deepEqual([...connections.byPod], Object.entries({ c: 1, d: 1 }))
+  connections.remove('c', all[2]!)
+  connections.abortAll()
+  assert.deepEqual(all[3]!.calls, ['drain', 'recheck', 'abort'])
+  assert.equal(connections.size, 1)
 })
 
 test('the drain of a pod leaves those of others alone', () => {

@@ -66,6 +66,11 @@ const statusLines: (Uint8Array | undefined)[] = new Array<Uint8Array | undefined
 
 const CRLF = '\r\n'
 
+// As bytes: a text of that length costs a call into native code.
+const VERSION_AND_HOST: Uint8Array = latin1Bytes(' HTTP/1.1\r\nhost: ')
+const CONTENT_LENGTH: Uint8Array = latin1Bytes('content-length: ')
+const CHUNKED_ENCODING: Uint8Array = latin1Bytes('transfer-encoding: chunked\r\n')
+
 /** Options that a Connection header may carry, as bits. */
 export const OPTION_CLOSE = 1
 export const OPTION_KEEP_ALIVE = 2
@@ -98,7 +103,7 @@ export function writeRequestHead(output: Output, head: RequestHead): void {
   output.writeText(head.method)
   output.writeText(' ')
   output.writeText(head.method === 'CONNECT' ? head.authority : head.target)
-  output.writeText(' HTTP/1.1\r\nhost: ')
+  output.writeBytes(VERSION_AND_HOST, 0, VERSION_AND_HOST.length)
   output.writeText(head.authority)
   output.writeText(CRLF)
   head.headers.writeTo(output)
@@ -133,13 +138,13 @@ export function writeConnection(output: Output, options: number): void {
 }
 
 export function writeContentLength(output: Output, length: number): void {
-  output.writeText('content-length: ')
+  output.writeBytes(CONTENT_LENGTH, 0, CONTENT_LENGTH.length)
   output.writeText(String(length))
   output.writeText(CRLF)
 }
 
 export function writeChunkedEncoding(output: Output): void {
-  output.writeText('transfer-encoding: chunked\r\n')
+  output.writeBytes(CHUNKED_ENCODING, 0, CHUNKED_ENCODING.length)
 }
 
 /** Writes one piece of a body. An empty chunk would end a chunked body, so empty pieces are left out. */
