@@ -188,20 +188,12 @@ static napi_value Endpoints(napi_env env, napi_callback_info info) {
   return list;
 }
 
-/* peerCertificate(id): DER in a new Uint8Array, or null */
-static napi_value PeerCertificate(napi_env env, napi_callback_info info) {
+/* takePeerNames(id): text, empty without a certificate */
+static napi_value TakePeerNames(napi_env env, napi_callback_info info) {
   Call call(env, info, 1);
   Connection* connection = call.Find(0);
-  napi_value result = nullptr;
-  napi_get_null(env, &result);
-  if (connection == nullptr || connection->tls == nullptr) return result;
-  size_t length = 0;
-  uint8_t* der = connection->tls->PeerCertificate(&length);
-  if (der == nullptr) return result;
-  napi_value buffer = nullptr;
-  if (napi_create_buffer_copy(env, length, der, nullptr, &buffer) == napi_ok) result = buffer;
-  TlsSession::FreeCertificate(der);
-  return result;
+  if (connection == nullptr || connection->tls == nullptr) return TextOf(env, "");
+  return TextOf(env, connection->tls->TakePeerNames());
 }
 
 /* connectionCount(): open descriptors, listeners among them */
@@ -234,7 +226,7 @@ static const Method kReactorMethods[] = {
     {"endBatch", EndBatch},
     {"endpoints", Endpoints},
     {"ipv4Ends", Ipv4Ends},
-    {"peerCertificate", PeerCertificate},
+    {"takePeerNames", TakePeerNames},
     {"connectionCount", ConnectionCount},
 };
 

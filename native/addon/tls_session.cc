@@ -7,6 +7,7 @@
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/x509.h>
+#include <openssl/x509v3.h>
 
 #include <algorithm>
 #include <cstring>
@@ -130,18 +131,43 @@ void TlsSession::FreeBuffers() { SSL_free_buffers(ssl_); }
 
 int TlsSession::verify_result() const { return static_cast<int>(SSL_get_verify_result(ssl_)); }
 
-uint8_t* TlsSession::PeerCertificate(size_t* length) const {
-  X509* certificate = SSL_get1_peer_certificate(ssl_);
-  if (certificate == nullptr) return nullptr;
-  unsigned char* der = nullptr;
-  int encoded = i2d_X509(certificate, &der);
-  X509_free(certificate);
-  ERR_clear_error();
-  if (encoded <= 0) return nullptr;
-  *length = static_cast<size_t>(encoded);
-  return der;
+/* As node:crypto decides whether a name needs quotes. */
+static bool IsPlain(const unsigned char* text, int length) {
+  return std::all_of(text, text + length, [](unsigned char c) {
+    return c >= ' ' && c <= '~' && c != '"' && c != '\\' && c != ',' && c != '\'';
+  });
 }
 
-void TlsSession::FreeCertificate(uint8_t* der) { OPENSSL_free(der); }
+/*
+ * Half of what a verified peer's certificates cost, and nobody looks at them again. The peer's own stays: a
+ * session ticket has it, and OpenSSL gives no way to drop it.
+ */
+static void FreeAll(STACK_OF(X509) * certificates) {
+  while (sk_X509_num(certificates) > 0) X509_free(sk_X509_pop(certificates));
+}
+
+std::string TlsSession::TakePeerNames() {
+  std::string text;
+  X509* certificate = SSL_get1_peer_certificate(ssl_);
+  if (certificate == nullptr) return text;
+  void* found = X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr);
+  GENERAL_NAMES* names = static_cast<GENERAL_NAMES*>(found);
+  for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
+    int type = 0;
+    const void* value = GENERAL_NAME_get0_value(sk_GENERAL_NAME_value(names, i), &type);
+    if (type != GEN_URI) continue;
+    const ASN1_STRING* uri = static_cast<const ASN1_STRING*>(value);
+    const unsigned char* bytes = ASN1_STRING_get0_data(uri);
+    int length = ASN1_STRING_length(uri);
+    if (!IsPlain(bytes, length)) continue;
+    text.append(text.empty() ? "URI:" : ", URI:").append(reinterpret_cast<const char*>(bytes), length);
+  }
+  GENERAL_NAMES_free(names);
+  X509_free(certificate);
+  FreeAll(SSL_get_peer_cert_chain(ssl_));
+  FreeAll(SSL_get0_verified_chain(ssl_));
+  ERR_clear_error();
+  return text;
+}
 
 }  // namespace weft

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "reactor_queue.h"
 #include "tls_context.h"
@@ -53,9 +54,12 @@ class TlsSession {
   int verify_result() const;
   /* Which of its context's protocols was agreed on; -1 for none of them. */
   int agreed_protocol() const { return AgreedProtocol(ssl_); }
-  /* DER of the peer's certificate, to be freed with FreeCertificate; null when it showed none. */
-  uint8_t* PeerCertificate(size_t* length) const;
-  static void FreeCertificate(uint8_t* der);
+  /*
+   * The URI names in the peer's certificate, in the text form of node:crypto: `URI:one, URI:two`. Names that
+   * it would put in quotes are left out: nobody takes them for an identity. To be asked once, after the
+   * handshake; the certificates that were sent along with the peer's own are then given back.
+   */
+  std::string TakePeerNames();
 
  private:
   explicit TlsSession(SSL* ssl) : ssl_(ssl) {}

@@ -73,8 +73,11 @@ export interface Reactor {
   ipv4Ends(id: number, ends: Int32Array): boolean
   /** Canonical: local address, local port, remote address, remote port. */
   endpoints(id: number): [string, number, string, number]
-  /** DER of the peer's certificate. */
-  peerCertificate(id: number): Uint8Array | null
+  /**
+   * The URI names in the peer's certificate, in the text form that subject-alt-name.ts reads; empty without one. To be
+   * asked once: what else the peer had sent with its certificate is given back.
+   */
+  takePeerNames(id: number): string
   /** Open descriptors, those of listeners among them. */
   connectionCount(): number
 }

@@ -7,7 +7,7 @@ import { WeftError } from '../base/errors.ts'
 import type { Acceptor, Handler, ListenerHandle, ListenTarget, TlsContextSource } from './conn.ts'
 import { NO_ID, ReactorConn, type ReactorConnOwner } from './reactor-conn.ts'
 import { errnoError } from './reactor-failure.ts'
-import { type ReactorTlsContext, subjectAltNameOf } from './reactor-tls.ts'
+import type { ReactorTlsContext } from './reactor-tls.ts'
 import { checkClientNames, lateHandshake, noCommonProtocol } from './tls-identity.ts'
 
 /** Connections waiting in the kernel to be accepted. 4096: the kernel's own default cap (net.core.somaxconn). */
@@ -139,7 +139,7 @@ export class ReactorListener implements ListenerHandle {
     const result =
       alpn === null
         ? noCommonProtocol(remote, options.alpn)
-        : checkClientNames(subjectAltNameOf(this.owner.reactor.peerCertificate(conn.id)), trustDomain, remote)
+        : checkClientNames(this.owner.reactor.takePeerNames(conn.id), trustDomain, remote)
     // The peer may have sent its first request already: a reset, so that it cannot take silence for an answer.
     if (result instanceof WeftError) {
       conn.fail(result)

@@ -4,7 +4,7 @@
  *
  * Unlike node:tls, the reactor tells TLS's own end (close_notify) from a connection that was cut.
  */
-import { createHash, X509Certificate } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { WeftError } from '../base/errors.ts'
 import type { TlsContext, TlsMaterial, TlsOptions } from './conn.ts'
 import type { NativeTlsContext, ReactorAddon } from './reactor-addon.ts'
@@ -48,11 +48,6 @@ function resumptionScope(material: TlsMaterial, protocols: Uint8Array): Uint8Arr
     .update(JSON.stringify([identity, trustDomain, bundle]))
     .update(protocols)
     .digest()
-}
-
-/** The text form of the names in a certificate, which tls-identity.ts reads; empty without a certificate. */
-export function subjectAltNameOf(certificate: Uint8Array | null): string {
-  return certificate === null ? '' : (new X509Certificate(certificate).subjectAltName ?? '')
 }
 
 /** OpenSSL's X509_V_ERR_*, as node:tls writes them. */

@@ -42,7 +42,7 @@ import {
 import { NO_ID, ReactorConn } from './reactor-conn.ts'
 import { errnoError } from './reactor-failure.ts'
 import { ReactorListener, type ReactorListenerOwner } from './reactor-listener.ts'
-import { ReactorTlsContext, subjectAltNameOf } from './reactor-tls.ts'
+import { ReactorTlsContext } from './reactor-tls.ts'
 import { checkServer, noCommonProtocol } from './tls-identity.ts'
 
 /** Received bytes of one batch. 1 MiB: sixteen full reads, and it stays in a core's cache. */
@@ -281,7 +281,7 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
       conn.listener.secured(conn, alpn)
       return
     }
-    const names = subjectAltNameOf(this.reactor.peerCertificate(conn.id))
+    const names = this.reactor.takePeerNames(conn.id)
     const result =
       alpn === null
         ? noCommonProtocol(conn.peerName, protocols)

@@ -30,15 +30,19 @@ const COLON = 0x3a
 /** Where Huffman strings are unpacked, shared by all decoders: the result is copied into a string at once. */
 let unpacked = Buffer.allocUnsafeSlow(4096)
 
+const NO_SLOTS: string[] = []
+const NO_FLAGS = new Uint8Array(0)
+
 export class HpackDecoder {
   /** Of the last block: it had a name or value with characters that HTTP/2 forbids (RFC 9113 section 8.2.1). */
   isMalformed = false
   /** Of the last block: its list was larger than allowed; what came beyond the limit was dropped. */
   isOversized = false
 
-  private readonly names: string[] = new Array<string>(RING_SLOTS).fill('')
-  private readonly values: string[] = new Array<string>(RING_SLOTS).fill('')
-  private readonly isBad = new Uint8Array(RING_SLOTS)
+  /** The ring, which comes with the first entry: 2.4 KB that a connection without requests does not need. */
+  private names: string[] = NO_SLOTS
+  private values: string[] = NO_SLOTS
+  private isBad: Uint8Array = NO_FLAGS
   /** Entries ever inserted; the newest is at (inserted - 1) & RING_MASK. */
   private inserted = 0
   private count = 0
@@ -152,12 +156,19 @@ export class HpackDecoder {
     this.evict(size)
     // An entry larger than the table empties it and is not kept (RFC 7541 section 4.4).
     if (size > this.tableLimit) return
+    if (this.isBad === NO_FLAGS) this.makeRing()
     const slot = this.inserted++ & RING_MASK
     this.names[slot] = name
     this.values[slot] = value
     this.isBad[slot] = badness
     this.tableBytes += size
     this.count++
+  }
+
+  private makeRing(): void {
+    this.names = new Array<string>(RING_SLOTS).fill('')
+    this.values = new Array<string>(RING_SLOTS).fill('')
+    this.isBad = new Uint8Array(RING_SLOTS)
   }
 
   /** Makes room for `size` bytes. */
