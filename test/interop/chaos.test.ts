@@ -79,14 +79,18 @@ async function listen(server: Server | http2.Http2Server, pod: TestPod, port: nu
   servers.push(server)
 }
 
-/** `/mode/bytes of the response`. */
-function wish(path: string): { mode: Mode; body: Buffer } {
-  const [, mode, length] = path.split('/')
-  return { mode: mode as Mode, body: BYTES.subarray(0, Number(length)) }
+/** `/mode/bytes of the response/milliseconds before the request is read`. */
+function wish(path: string): { mode: Mode; body: Buffer; pauseMs: number } {
+  const [, mode, length, pauseMs] = path.split('/')
+  return { mode: mode as Mode, body: BYTES.subarray(0, Number(length)), pauseMs: Number(pauseMs) }
+}
+
+function pathOf({ mode, responseBytes, pauseMs, id }: Plan): string {
+  return `/${mode}/${responseBytes}/${pauseMs}/${id}`
 }
 
 function serve1(incoming: IncomingMessage, outgoing: import('node:http').ServerResponse): void {
-  const { mode, body } = wish(incoming.url!)
+  const { mode, body, pauseMs } = wish(incoming.url!)
   incoming.on('error', () => {})
   const answer = (): void => {
     if (mode === 'kill') {
@@ -105,11 +109,11 @@ function serve1(incoming: IncomingMessage, outgoing: import('node:http').ServerR
   }
   if (mode === 'early') answer()
   else incoming.on('end', answer)
-  incoming.resume()
+  setTimeout(() => incoming.resume(), pauseMs)
 }
 
 function serve2(stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders): void {
-  const { mode, body } = wish(headers[':path']!)
+  const { mode, body, pauseMs } = wish(headers[':path']!)
   stream.on('error', () => {})
   const answer = (): void => {
     if (stream.destroyed) return
@@ -126,7 +130,7 @@ function serve2(stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHead
   }
   if (mode === 'early') answer()
   else stream.on('end', answer)
-  stream.resume()
+  setTimeout(() => stream.resume(), pauseMs)
 }
 
 /** How an exchange ended for its client. */
@@ -139,6 +143,7 @@ interface Ending {
 const BROKEN: Ending = { status: 0, body: Buffer.alloc(0), isComplete: false }
 
 interface Plan {
+  readonly id: number
   readonly index: number
   readonly from: Version
   readonly to: Version
@@ -147,16 +152,19 @@ interface Plan {
   readonly requestBytes: number
   /** The client goes away after so many milliseconds; -1 never. */
   readonly abortMs: number
+  /** Both sides wait so long before they read a body. */
+  readonly pauseMs: number
 }
 
 async function exchange1(plan: Plan): Promise<Ending> {
   return await new Promise((resolve) => {
+    let hasGivenUp = false
     const outgoing = http1Request({
       host: mesh.vip(services[plan.index]!, 0),
       port: PORT_BY_VERSION[plan.to],
       localAddress: client.address,
       method: 'POST',
-      path: `/${plan.mode}/${plan.responseBytes}`,
+      path: pathOf(plan),
       headers:
         plan.requestBytes % 2 === 0 ? { 'content-length': plan.requestBytes } : { 'transfer-encoding': 'chunked' },
       agent,
@@ -164,17 +172,23 @@ async function exchange1(plan: Plan): Promise<Ending> {
     outgoing.on('error', () => resolve(BROKEN))
     outgoing.on('response', (incoming: IncomingMessage) => {
       const chunks: Buffer[] = []
-      const ending = (): Ending => ({
+      const ending = (isComplete: boolean): Ending => ({
         status: incoming.statusCode!,
         body: Buffer.concat(chunks),
-        isComplete: incoming.complete,
+        isComplete,
       })
-      incoming.on('data', (chunk: Buffer) => chunks.push(chunk))
-      incoming.on('error', () => resolve(ending()))
-      incoming.on('close', () => resolve(ending()))
+      setTimeout(() => incoming.on('data', (chunk: Buffer) => chunks.push(chunk)), plan.pauseMs)
+      // node:http drops what nobody has read when it is told to give up, and calls that an end.
+      incoming.on('end', () => resolve(ending(incoming.complete && !hasGivenUp)))
+      incoming.on('error', () => resolve(ending(false)))
+      incoming.on('close', () => resolve(ending(false)))
     })
     outgoing.end(BYTES.subarray(0, plan.requestBytes))
-    if (plan.abortMs >= 0) setTimeout(() => outgoing.destroy(), plan.abortMs)
+    if (plan.abortMs < 0) return
+    setTimeout(() => {
+      hasGivenUp = true
+      outgoing.destroy()
+    }, plan.abortMs)
   })
 }
 
@@ -188,7 +202,7 @@ async function exchange2(plan: Plan): Promise<Ending> {
     })
     sessions.set(key, session)
   }
-  const stream = session.request({ ':method': 'POST', ':path': `/${plan.mode}/${plan.responseBytes}` })
+  const stream = session.request({ ':method': 'POST', ':path': pathOf(plan) })
   const chunks: Buffer[] = []
   let status = 0
   let hasEnded = false
@@ -196,7 +210,7 @@ async function exchange2(plan: Plan): Promise<Ending> {
     status = head[':status']!
   })
   stream.on('error', () => {})
-  stream.on('data', (chunk: Buffer) => chunks.push(chunk))
+  setTimeout(() => stream.on('data', (chunk: Buffer) => chunks.push(chunk)), plan.pauseMs)
   stream.on('end', () => {
     hasEnded = true
   })
@@ -205,6 +219,13 @@ async function exchange2(plan: Plan): Promise<Ending> {
   await new Promise<void>((resolve) => stream.on('close', resolve))
   // node:http2 ends what it resets itself, or is reset, as well.
   return { status, body: Buffer.concat(chunks), isComplete: hasEnded && stream.rstCode === 0 }
+}
+
+/** What the proxies logged of an exchange, the client's side first. */
+function recordsOf(plan: Plan): string {
+  const records = mesh.nodes.flatMap(({ recorder }) => recorder.records)
+  const own = records.filter(({ http }) => http?.path === pathOf(plan))
+  return own.map(({ flag, details, http }) => `${flag} ${http!.status} ${details}`).join('; ')
 }
 
 /** Null when the ending is as it must be. */
@@ -238,7 +259,8 @@ for (const [kind, seed] of RUNS) {
     await start(kind)
     context.after(stop)
     const random = new SeededRandom(seed)
-    const plans: Plan[] = Array.from({ length: EXCHANGE_COUNT }, () => ({
+    const plans: Plan[] = Array.from({ length: EXCHANGE_COUNT }, (_, id) => ({
+      id,
       index: random.integer(0, 1),
       from: random.pick([1, 2] as const),
       to: random.pick([1, 2] as const),
@@ -246,6 +268,7 @@ for (const [kind, seed] of RUNS) {
       responseBytes: random.integer(0, random.boolean() ? 2000 : BODY_BYTES_MAX),
       requestBytes: random.integer(0, random.boolean() ? 2000 : BODY_BYTES_MAX),
       abortMs: random.integer(0, 3) === 0 ? random.integer(0, 20) : -1,
+      pauseMs: random.boolean() ? random.integer(0, 30) : 0,
     }))
     const wrong: string[] = []
     let next = 0
@@ -256,7 +279,7 @@ for (const [kind, seed] of RUNS) {
         const ending = await (plan.from === 1 ? exchange1(plan) : exchange2(plan))
         if (ending.status === 200 && ending.isComplete) served++
         const fault = wrongness(plan, ending)
-        if (fault !== null) wrong.push(`${fault}: ${JSON.stringify(plan)}`)
+        if (fault !== null) wrong.push(`${fault}: ${JSON.stringify(plan)}; ${recordsOf(plan)}`)
       }
     }
     await Promise.all(Array.from({ length: AT_ONCE }, work))

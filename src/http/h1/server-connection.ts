@@ -96,6 +96,10 @@ export class H1ServerConnection implements HttpServerConnection, ServerStreamOwn
     return this.isFollowed || !this.held.isEmpty
   }
 
+  get isRestLong(): boolean {
+    return this.phase === PHASE_BODY && (this.body.isChunked || this.body.remaining > DRAIN_BYTES_MAX)
+  }
+
   // --- what the Conn reports ---
 
   receive(/* lent */ bytes: Uint8Array, offset: number, end: number): void {

@@ -32,6 +32,8 @@ export interface ServerStreamOwner {
   readonly isDraining: boolean
   /** There is input behind the request that nobody has read. */
   readonly hasUnreadInput: boolean
+  /** So much of the request is still to come, or nobody knows how much, that it will not be waited for. */
+  readonly isRestLong: boolean
   onFinalHead(stream: H1ServerStream): void
   onTunnelOpen(stream: H1ServerStream): void
   onTunnelWriteEnd(stream: H1ServerStream): void
@@ -207,10 +209,12 @@ export class H1ServerStream implements ServerStream {
 
   /**
    * True when bytes after this request could be either its own or a new request: a client that waits for 100 may send its
-   * body or not; one whose tunnel is refused may have sent the tunnel's first bytes already.
+   * body or not; one whose tunnel is refused may have sent the tunnel's first bytes already. And when the connection may
+   * have to be closed before the request is read: a client that has sent it all and has its response would send the next
+   * request into that close, unless it is told (RFC 9112 section 9.6).
    */
   private isUnsafeToReuse(owner: ServerStreamOwner): boolean {
-    if (this.awaitsContinue && !this.isRequestDone) return true
+    if (!this.isRequestDone && (this.awaitsContinue || owner.isRestLong)) return true
     return this.isConnect || (this.upgrade !== null && owner.hasUnreadInput)
   }
 
