@@ -54,10 +54,10 @@ const connectionPool = object(
       maxRequestsPerConnection: count,
       maxRetries: count,
       idleTimeout: duration('zero'),
-      h2UpgradePolicy: unsupported('h2UpgradePolicy', 'the protocol of the port is spoken'),
-      useClientProtocol: unsupported('useClientProtocol', 'the protocol of the port is spoken'),
+      h2UpgradePolicy: unsupported('h2UpgradePolicy', 'the app is spoken to as its port says'),
+      useClientProtocol: unsupported('useClientProtocol', 'the app is spoken to as its port says'),
       maxConcurrentStreams: unsupported('maxConcurrentStreams', 'the server decides'),
-      http2KeepAlive: unsupported('http2KeepAlive', 'connections are not probed'),
+      http2KeepAlive: unsupported('http2KeepAlive', 'a silent server is probed while it owes answers'),
     }),
   },
   (value, cursor) => {
