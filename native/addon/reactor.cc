@@ -11,6 +11,9 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <new>
+
+#include "faults.h"
 
 namespace weft {
 
@@ -40,6 +43,12 @@ static constexpr size_t kTurnBytesMax = 2097152;
 /* Events that one step can make after it looked for room. */
 static constexpr size_t kEventsOfOneStep = 8;
 
+/* The first size of the table. */
+static constexpr size_t kSlotsMin = 64;
+
+/* Events that a connection can have waiting when JavaScript made them: drained, finished, failed. */
+static constexpr size_t kEventsOfOneConnection = 3;
+
 /* Room that one step needs at least: a read, and a TLS record that was begun before. */
 static constexpr size_t kArenaOfOneStep = kReceiveMin + kRecordRoom;
 
@@ -50,7 +59,8 @@ static constexpr int kPoison = 0xdd;
 
 int Reactor::New(napi_env env, napi_value arena, napi_value events, napi_value callback,
                  const Options& options, Reactor** made) {
-  Reactor* reactor = new Reactor(env, options);
+  Reactor* reactor = new (std::nothrow) Reactor(env, options);
+  if (reactor == nullptr) return ENOMEM;
   int error = reactor->Start(arena, events, callback);
   if (error != 0) {
     delete reactor;
@@ -69,7 +79,8 @@ int Reactor::Start(napi_value arena, napi_value events, napi_value callback) {
   events_ = static_cast<int32_t*>(bytes);
   events_max_ = length / 4;
   if (arena_size_ < kArenaOfOneStep || events_max_ < 4 * kEventsOfOneStep) return EINVAL;
-  ciphertext_.reset(new uint8_t[kReceiveMax]);
+  ciphertext_.reset(new (std::nothrow) uint8_t[kReceiveMax]);
+  if (ciphertext_ == nullptr) return ENOMEM;
   epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   if (epoll_fd_ < 0) return errno;
   wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -145,19 +156,41 @@ Connection* Reactor::Find(int32_t id) const {
   return connection != nullptr && connection->id == id ? connection : nullptr;
 }
 
-/* Null when the table is full. */
-Connection* Reactor::Add(int fd, Phase phase) {
-  uint32_t slot;
-  if (!free_slots_.empty()) {
-    slot = free_slots_.back();
-    free_slots_.pop_back();
-  } else {
-    if (slots_.size() == kSlotsMax) return nullptr;
-    slot = static_cast<uint32_t>(slots_.size());
-    slots_.push_back(nullptr);
-    generations_.push_back(0);
+/*
+ * A free place in the table, and room for it in every list, so that nothing that happens to a connection
+ * later has to allocate to be noted down. False when the table is full, or there is no memory.
+ */
+bool Reactor::HasFreeSlot() {
+  if (!free_slots_.empty()) return true;
+  size_t wanted = slots_.size() + 1;
+  if (wanted > kSlotsMax || IsAllocationFailing()) return false;
+  try {
+    if (wanted > slots_.capacity()) {
+      size_t capacity = std::max(kSlotsMin, 2 * slots_.size());
+      ready_.reserve(capacity);
+      reading_.reserve(capacity);
+      unflushed_.reserve(capacity);
+      free_slots_.reserve(capacity);
+      generations_.reserve(capacity);
+      queue_.reserve(4 * (events_max_ + kEventsOfOneConnection * capacity));
+      slots_.reserve(capacity);
+    }
+  } catch (const std::bad_alloc&) {
+    return false;
   }
-  Connection* connection = new Connection();
+  slots_.push_back(nullptr);
+  generations_.push_back(0);
+  free_slots_.push_back(static_cast<uint32_t>(slots_.size() - 1));
+  return true;
+}
+
+/* Null when there is no place, or no memory. */
+Connection* Reactor::Add(int fd, Phase phase) {
+  if (!HasFreeSlot() || IsAllocationFailing()) return nullptr;
+  Connection* connection = new (std::nothrow) Connection();
+  if (connection == nullptr) return nullptr;
+  uint32_t slot = free_slots_.back();
+  free_slots_.pop_back();
   connection->id = static_cast<int32_t>((uint32_t{generations_[slot]} << kSlotBits) | slot);
   connection->fd = fd;
   connection->phase = phase;
@@ -167,6 +200,19 @@ Connection* Reactor::Add(int fd, Phase phase) {
     uv_ref(reinterpret_cast<uv_handle_s*>(poll_));
   }
   return connection;
+}
+
+/*
+ * Notes a connection down in one of the lists, in each of which it is once. When it is full there are ids in
+ * it whose connections are gone: without those there is room, as there are no more connections than places.
+ */
+void Reactor::Note(std::vector<int32_t>* list, int32_t id) {
+  if (list->size() == list->capacity()) {
+    list->erase(
+        std::remove_if(list->begin(), list->end(), [this](int32_t old) { return Find(old) == nullptr; }),
+        list->end());
+  }
+  list->push_back(id);
 }
 
 void Reactor::Remove(Connection* connection) {

@@ -45,7 +45,7 @@ enum Failure : int32_t {
   kFailureErrno = 1,
   kFailureTls = 2,
   kFailureTruncated = 3, /* FIN without close_notify */
-  kFailureFlooded = 4,   /* the peer makes TLS answer and takes no answer */
+  kFailureFlooded = 4,   /* b: 0, the peer makes TLS answer and takes no answer; 1, it carries nothing */
 };
 
 enum class Phase : uint8_t {
@@ -117,6 +117,7 @@ struct Connection {
   bool is_warm = false;    /* OpenSSL keeps its record buffers */
   uint32_t discarded = 0;
   uint32_t receive_size = kReceiveMin; /* bytes asked for by the next read */
+  uint32_t barren = 0;                 /* bytes of TLS since it last carried something */
   SSL_CTX* client_context = nullptr;   /* with a reference */
   std::unique_ptr<TlsSession> tls;
   ByteQueue staged; /* as written */
@@ -185,7 +186,9 @@ class Reactor {
   void Wake();
   void Push(int32_t id, EventKind kind, int32_t a, int32_t b);
   bool HasRoom() const;
+  bool HasFreeSlot();
   Connection* Add(int fd, Phase phase);
+  void Note(std::vector<int32_t>* list, int32_t id);
   int Watch(Connection* connection, uint32_t events);
   void Remove(Connection* connection);
 

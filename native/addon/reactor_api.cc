@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <string>
 
+#include "faults.h"
 #include "reactor_call.h"
 #include "tls_tickets.h"
 
@@ -311,11 +312,19 @@ static napi_value AdvanceTickets(napi_env env, napi_callback_info info) {
   AdvanceTicketClock(call.Int(0));
   return nullptr;
 }
+
+/* failAllocation(count): the one behind so many; -1: none. Returns what was left of the last count. */
+static napi_value FailAllocation(napi_env env, napi_callback_info info) {
+  Call call(env, info, 1);
+  int32_t left = allocations_until_fault;
+  allocations_until_fault = call.Int(0);
+  return Number(env, left);
+}
 #endif
 
 static const Method kAddonFunctions[] = {
 #ifdef WEFT_TESTING
-    {"advanceTicketClock", AdvanceTickets},
+    {"advanceTicketClock", AdvanceTickets}, {"failAllocation", FailAllocation},
 #endif
     {"createReactor", CreateReactor},       {"createTlsContext", CreateTlsContext},
     {"describeTlsError", DescribeTls},      {"describeVerifyResult", DescribeVerify},

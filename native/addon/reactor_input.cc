@@ -16,6 +16,12 @@ namespace weft {
  */
 static constexpr size_t kSealedMax = 786432;
 
+/*
+ * Bytes of TLS in a row that carry nothing: key updates, which cost us more than the peer, or tickets. More
+ * than any record, and than the tickets of any server; a peer that says something in between may go on.
+ */
+static constexpr uint32_t kBarrenMax = 65536;
+
 /* Bytes that a closed connection reads and drops while it waits for the peer's end. */
 static constexpr uint32_t kDiscardMax = 1048576;
 
@@ -27,7 +33,7 @@ static size_t AlignedUp(size_t position) { return (position + kAlignment - 1) & 
 void Reactor::QueueRead(Connection* connection) {
   if (connection->is_ready_queued) return;
   connection->is_ready_queued = true;
-  ready_.push_back(connection->id);
+  Note(&ready_, connection->id);
 }
 
 // --- failing ---
@@ -159,6 +165,7 @@ void Reactor::ReadTls(Connection* connection) {
 void Reactor::DecryptWindow(Connection* connection) {
   ClaimWindow(connection);
   size_t start = arena_used_;
+  size_t given = window_.input_length;
   TlsResult result;
   do {
     size_t length = 0;
@@ -168,14 +175,17 @@ void Reactor::DecryptWindow(Connection* connection) {
   if (arena_used_ > start) {
     Push(connection->id, kEventBytes, static_cast<int32_t>(start), static_cast<int32_t>(arena_used_ - start));
     arena_used_ = std::min(AlignedUp(arena_used_), arena_size_);
+    connection->barren = 0;
+  } else {
+    connection->barren += static_cast<uint32_t>(given);
   }
   if (result == TlsResult::kFailed) {
     FailTls(connection);
     return;
   }
   if (!SendWindow(connection)) return;
-  if (connection->sealed.size() > kSealedMax) {
-    Fail(connection, kFailureFlooded, 0);
+  if (connection->sealed.size() > kSealedMax || connection->barren > kBarrenMax) {
+    Fail(connection, kFailureFlooded, connection->barren > kBarrenMax ? 1 : 0);
     return;
   }
   // Output may have waited for the rest of a message of the peer's.

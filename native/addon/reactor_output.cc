@@ -30,7 +30,7 @@ static constexpr size_t kSendAt = 262144;
 void Reactor::QueueFlush(Connection* connection) {
   if (connection->is_flush_queued) return;
   connection->is_flush_queued = true;
-  unflushed_.push_back(connection->id);
+  Note(&unflushed_, connection->id);
 }
 
 size_t Reactor::Backlog(const Connection* connection) const {

@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "faults.h"
+
 namespace weft {
 
 class ByteQueue {
@@ -57,7 +59,7 @@ class ByteQueue {
     } else {
       size_t capacity = capacity_ == 0 ? kFirstCapacity : capacity_ * 2;
       while (capacity < used + length) capacity *= 2;
-      uint8_t* bytes = static_cast<uint8_t*>(malloc(capacity));
+      uint8_t* bytes = IsAllocationFailing() ? nullptr : static_cast<uint8_t*>(malloc(capacity));
       if (bytes == nullptr) return false;
       if (used > 0) memcpy(bytes, bytes_ + start_, used);
       free(bytes_);

@@ -160,7 +160,7 @@ int Reactor::Listen(int fd, const std::string& address, int port, bool is_shared
   SetTcpOptions(listening, options_.keep_alive_seconds);
   if (listen(listening, backlog) != 0) return -errno;
   Connection* listener = Add(listening, Phase::kListening);
-  if (listener == nullptr) return -EMFILE;
+  if (listener == nullptr) return -ENOMEM;
   opened.release();
   listener->is_tls = is_tls;
   error = Watch(listener, EPOLLIN);
@@ -181,7 +181,7 @@ void Reactor::Accept(int32_t id) {
     Connection* accepted = nullptr;
     if (fd >= 0) {
       accepted = Add(fd, listener->is_tls ? Phase::kAwaitingTls : Phase::kOpen);
-      error = EMFILE;
+      error = ENOMEM;
       if (accepted != nullptr) {
         accepted->is_tls = listener->is_tls;
         error = Watch(accepted, kConnectionEvents);
@@ -244,7 +244,7 @@ int Reactor::Connect(int fd, const std::string& text, int port, const std::strin
     return -errno;
   }
   Connection* connection = Add(socket_fd.get(), Phase::kConnecting);
-  if (connection == nullptr) return -EMFILE;
+  if (connection == nullptr) return -ENOMEM;
   socket_fd.release();
   if (tls != nullptr) {
     SSL_CTX_up_ref(tls);

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <new>
 
 namespace weft {
 
@@ -34,8 +35,11 @@ static int ReadWindow(BIO* bio, char* bytes, int length) {
 static int WriteWindow(BIO* bio, const char* bytes, int length) {
   TlsWindow* window = static_cast<TlsWindow*>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
-  if (length <= 0 || !window->output.Append(reinterpret_cast<const uint8_t*>(bytes), length)) return -1;
-  return length;
+  if (length <= 0) return -1;
+  if (window->output.Append(reinterpret_cast<const uint8_t*>(bytes), length)) return length;
+  // Without a reason in OpenSSL's queue it would look as if the peer had gone.
+  ERR_raise(ERR_LIB_BIO, ERR_R_MALLOC_FAILURE);
+  return -1;
 }
 
 static long ControlWindow(BIO*, int command, long, void*) { return command == BIO_CTRL_FLUSH ? 1 : 0; }
@@ -67,8 +71,8 @@ TlsSession* TlsSession::New(SSL_CTX* context, bool is_server, TlsWindow* window)
   BIO_METHOD* method = WindowMethod();
   if (method == nullptr) return nullptr;
   ERR_clear_error();
-  SSL* ssl = SSL_new(context);
-  BIO* bio = ssl == nullptr ? nullptr : BIO_new(method);
+  SSL* ssl = IsAllocationFailing() ? nullptr : SSL_new(context);
+  BIO* bio = ssl == nullptr || IsAllocationFailing() ? nullptr : BIO_new(method);
   if (bio == nullptr) {
     SSL_free(ssl);
     ERR_clear_error();
@@ -81,7 +85,9 @@ TlsSession* TlsSession::New(SSL_CTX* context, bool is_server, TlsWindow* window)
   } else {
     SSL_set_connect_state(ssl);
   }
-  return new TlsSession(ssl);
+  TlsSession* session = IsAllocationFailing() ? nullptr : new (std::nothrow) TlsSession(ssl);
+  if (session == nullptr) SSL_free(ssl);
+  return session;
 }
 
 TlsSession::~TlsSession() { SSL_free(ssl_); }

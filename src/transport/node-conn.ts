@@ -16,7 +16,7 @@ import { WeftError } from '../base/errors.ts'
 import { BACKLOG_HIGH, type Conn, type Flushable, type Handler } from './conn.ts'
 import { connectError } from './connect-error.ts'
 import type { NodeTransportSettings } from './node-settings.ts'
-import { canonicalOf, closeNow, destroySocket, link, onSocketClose, onSocketData } from './node-socket-link.ts'
+import { canonicalOf, closeNow, destroySocket, hasPeer, link, onSocketClose, onSocketData } from './node-socket-link.ts'
 import { isTlsFailure, tlsError } from './node-tls.ts'
 import { copyOf, type OutputSlab, SLAB_BYTES } from './output-slab.ts'
 
@@ -373,6 +373,10 @@ export class NodeConn implements Conn, Flushable {
 
   /** The peer ended its side. */
   peerEnded(): void {
+    if (this.state === STATE_OPEN && (this.flags & FLAG_END_ISSUED) === 0 && !hasPeer(this.raw!)) {
+      this.fail(new WeftError('WEFT_RESET', `${this.peerName} reset the connection`))
+      return
+    }
     this.flags |= FLAG_PEER_ENDED
     if (this.state === STATE_OPEN) this.handler.onEnd(this)
   }

@@ -8,6 +8,7 @@ import { createServer, type Server, type Socket } from 'node:net'
 import * as tls from 'node:tls'
 import { canonicalAddress, formatHostPort } from '../base/address.ts'
 import { describeError, WeftError } from '../base/errors.ts'
+import { AcceptReports } from './accept-reports.ts'
 import type { Acceptor, Handler, ListenerHandle, ListenTarget, TlsContextSource } from './conn.ts'
 import { type ConnOwner, NodeConn } from './node-conn.ts'
 import { KEEP_ALIVE_MS } from './node-settings.ts'
@@ -35,6 +36,7 @@ export class NodeListener implements ListenerHandle {
   private readonly source: TlsContextSource | null
   private readonly acceptor: Acceptor
   private readonly server: Server
+  private readonly acceptReports: AcceptReports
   /** Contexts that are no longer used are forgotten with their servers. */
   private readonly terminators = new WeakMap<NodeTlsContext, tls.Server>()
   /** Accepted sockets whose handshake is not over, by the addresses of both ends: the TLSSocket names no other link. */
@@ -44,6 +46,7 @@ export class NodeListener implements ListenerHandle {
     this.owner = owner
     this.source = source
     this.acceptor = acceptor
+    this.acceptReports = new AcceptReports(owner.settings.acceptReportMs)
     this.server = createServer({
       // With TLS only once the handshake is over: an end in the middle of one is a close.
       allowHalfOpen: source === null,
@@ -66,7 +69,7 @@ export class NodeListener implements ListenerHandle {
     server.once('error', onListenError)
     server.once('listening', () => {
       server.removeListener('error', onListenError)
-      server.on('error', (error) => this.refuse(error, ''))
+      server.on('error', (error) => this.acceptFailed(error))
       server.on('connection', (socket: Socket) => this.accept(socket))
       const bound = server.address()
       if (bound !== null && typeof bound === 'object') {
@@ -86,12 +89,14 @@ export class NodeListener implements ListenerHandle {
     this.server.close()
   }
 
-  private refuse(error: unknown, remoteAddress: string): void {
-    const failure =
-      error instanceof WeftError
-        ? error
-        : new WeftError('WEFT_SYSCALL', `cannot accept on port ${this.port}: ${describeError(error)}`, error)
-    this.acceptor.onAcceptError(failure, remoteAddress)
+  /** Without descriptors libuv keeps one in reserve, by which it closes what waits: nobody hears of those. */
+  private acceptFailed(error: Error): void {
+    const failure = this.acceptReports.failed(this.port, error)
+    if (failure !== null) this.acceptor.onAcceptError(failure, '')
+  }
+
+  private refuse(error: WeftError, remoteAddress: string): void {
+    this.acceptor.onAcceptError(error, remoteAddress)
   }
 
   private accept(raw: Socket): void {

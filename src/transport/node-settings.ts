@@ -9,6 +9,8 @@ export interface NodeTransportSettings {
   readonly closeStallMs: number
   /** How long a closed connection waits for the peer's end before it is dropped, milliseconds. */
   readonly lingerMs: number
+  /** A listener that cannot accept says so at most once in this time, milliseconds. */
+  readonly acceptReportMs: number
 }
 
 export const DEFAULT_NODE_TRANSPORT_SETTINGS: NodeTransportSettings = {
@@ -20,6 +22,8 @@ export const DEFAULT_NODE_TRANSPORT_SETTINGS: NodeTransportSettings = {
   closeStallMs: 10_000,
   // Longer than the round trip on any path inside a cluster.
   lingerMs: 1_000,
+  // At its limit a process accepts whenever a connection ends: one line per ten seconds says the same.
+  acceptReportMs: 10_000,
 }
 
 /** Idle time before TCP probes a silent peer. 180 s: as ztunnel; a vanished node frees its connections in minutes. */

@@ -51,6 +51,16 @@ export function closeNow(conn: NodeConn): void {
   conn.closed()
 }
 
+/**
+ * False when the connection was reset. libuv before 1.52 (Node.js 22) takes a reset that follows the last bytes for an
+ * end. The kernel forgets the peer of a connection that was reset, which Node.js shows only when it asks anew, and
+ * there is no public way to make it. Right only while our side is open: the kernel also forgets who both ended.
+ */
+export function hasPeer(socket: Socket): boolean {
+  ;(socket as Socket & { _peername?: unknown })._peername = undefined
+  return socket.remoteAddress !== undefined
+}
+
 /** For timers. */
 export function destroySocket(socket: Socket | null): void {
   socket?.destroy()

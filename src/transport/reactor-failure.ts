@@ -1,7 +1,7 @@
 /** What the reactor says of a broken connection, in the operator's words. */
 import { getSystemErrorName } from 'node:util'
 import { WeftError } from '../base/errors.ts'
-import { connectError } from './connect-error.ts'
+import { connectError, describeErrno, isShortage } from './connect-error.ts'
 import { FAILURE_FLOODED, FAILURE_TLS, FAILURE_TRUNCATED, type ReactorAddon } from './reactor-addon.ts'
 import type { ReactorConn } from './reactor-conn.ts'
 import { tlsFailure } from './reactor-tls.ts'
@@ -24,9 +24,20 @@ export function describeFailure(
       if (conn.isHandshaking) return cutHandshake(peer)
       return new WeftError('WEFT_RESET', `${peer} cut the connection without the end that TLS asks for`)
     case FAILURE_FLOODED:
-      return new WeftError('WEFT_LIMIT', `${peer} demands answers of TLS and takes none`)
+      return new WeftError(
+        'WEFT_LIMIT',
+        code === 0
+          ? `${peer} demands answers of TLS and takes none`
+          : `${peer} sends messages of TLS without end that carry nothing`,
+      )
     default: {
       const cause = errnoError(code)
+      if (isShortage(cause.code)) {
+        return new WeftError(
+          'WEFT_SYSCALL',
+          `the connection with ${peer} had to be closed: ${describeErrno(cause.code)}`,
+        )
+      }
       if (conn.isHandshaking) return cutHandshake(peer, cause)
       if (conn.isOpening) return connectError(cause, conn.remoteAddress, conn.remotePort)
       return new WeftError('WEFT_RESET', `${peer} reset the connection`, cause)

@@ -4,6 +4,7 @@
  */
 import { formatHostPort } from '../base/address.ts'
 import { WeftError } from '../base/errors.ts'
+import { AcceptReports } from './accept-reports.ts'
 import type { Acceptor, Handler, ListenerHandle, ListenTarget, TlsContextSource } from './conn.ts'
 import { NO_ID, ReactorConn, type ReactorConnOwner } from './reactor-conn.ts'
 import { errnoError } from './reactor-failure.ts'
@@ -39,14 +40,14 @@ export class ReactorListener implements ListenerHandle {
   private readonly acceptor: Acceptor
   private id = NO_ID
   private handshakeCount = 0
-  /** Accepting failed, was reported, and has not succeeded since. */
-  private isStarved = false
+  private readonly acceptReports: AcceptReports
   private retryTimer: NodeJS.Timeout | null = null
 
   constructor(owner: ReactorListenerOwner, source: TlsContextSource | null, acceptor: Acceptor) {
     this.owner = owner
     this.source = source
     this.acceptor = acceptor
+    this.acceptReports = new AcceptReports(owner.settings.acceptReportMs)
   }
 
   /** Throws WeftError WEFT_SYSCALL when it cannot be bound. */
@@ -81,7 +82,6 @@ export class ReactorListener implements ListenerHandle {
   // --- what the reactor tells ---
 
   accepted(id: number): void {
-    this.isStarved = false
     const conn = new ReactorConn(this.owner, NO_HANDLER, id)
     this.owner.register(id, conn)
     conn.readEndpoints()
@@ -89,15 +89,11 @@ export class ReactorListener implements ListenerHandle {
     else this.startTls(conn)
   }
 
-  /** No descriptor or no memory for another connection; told once, tried again for as long as it lasts. */
+  /** No descriptor or no memory for another connection: tried again for as long as it lasts. */
   acceptFailed(errno: number): void {
     this.retryTimer = setTimeout(resumeAccept, ACCEPT_RETRY_MS, this)
-    if (this.isStarved) return
-    this.isStarved = true
-    const error = errnoError(errno)
-    const hint = error.code === 'EMFILE' ? '; raise the limit of open files' : ''
-    const text = `cannot accept on port ${this.port}: ${error.code}${hint}`
-    this.acceptor.onAcceptError(new WeftError('WEFT_SYSCALL', text, error), '')
+    const error = this.acceptReports.failed(this.port, errnoError(errno))
+    if (error !== null) this.acceptor.onAcceptError(error, '')
   }
 
   resumeAccept(): void {

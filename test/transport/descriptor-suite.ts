@@ -8,19 +8,16 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { describe, test } from 'node:test'
 
-/** `net.BoundSocket` came with Node 24; it is the one way to an unconnected descriptor without native code. */
-interface BoundSocket {
-  fd(): number
-  close(): void
-}
-const BoundSocket = (net as unknown as { BoundSocket?: new (options: object) => BoundSocket }).BoundSocket
-const skip = BoundSocket === undefined ? 'this Node.js cannot make an unconnected socket' : false
-
+import { NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { needsNativeBuild } from '../support/native-build.ts'
 import type { TransportKind } from '../support/transports.ts'
+
+/** native/test/with-socket.c: Node.js itself cannot make an unconnected socket, except in some versions. */
+const LAUNCHER = `${NATIVE_BUILD_DIRECTORY}with-socket`
 
 /** Tests of inherited descriptors. */
 export function testDescriptors(kind: TransportKind): void {
-  const TEST = { timeout: 20_000, skip }
+  const TEST = { timeout: 20_000, ...needsNativeBuild }
 
   const recorderUrl = new URL('../support/conn-recorder.ts', import.meta.url).href
   const PRELUDE = `
@@ -35,11 +32,9 @@ export function testDescriptors(kind: TransportKind): void {
 
   /** Runs `script` with a bound, unconnected socket as descriptor 3; resolves with the lines that it printed. */
   async function run(script: string, onLine: (line: unknown) => void = () => {}): Promise<unknown[]> {
-    const bound = new BoundSocket!({ host: '127.0.0.1', port: 0 })
-    const child = spawn(process.execPath, ['--input-type=module', '-e', PRELUDE + script], {
-      stdio: ['ignore', 'pipe', 'inherit', bound.fd()],
+    const child = spawn(LAUNCHER, [process.execPath, '--input-type=module', '-e', PRELUDE + script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
     })
-    bound.close()
     const lines: unknown[] = []
     let rest = ''
     child.stdout!.on('data', (chunk: Buffer) => {
