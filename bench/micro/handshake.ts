@@ -8,7 +8,7 @@ import type { WeftError } from '../../src/base/errors.ts'
 import { loadReactor } from '../../src/kernel/reactor-addon.ts'
 import { type Conn, type Handler, ORIGIN_ANY, type Transport } from '../../src/transport/conn.ts'
 import { NodeTransport } from '../../src/transport/node-transport.ts'
-import type { ReactorAddon } from '../../src/transport/reactor-addon.ts'
+import { asReactorAddon } from '../../src/transport/reactor-addon.ts'
 import { ReactorTransport } from '../../src/transport/reactor-transport.ts'
 import { TestAuthority } from '../../test/support/certificates.ts'
 
@@ -63,7 +63,7 @@ async function prepare(transport: Transport): Promise<() => Promise<void>> {
 
 const systems = [
   { name: 'node', once: await prepare(new NodeTransport()), costs: [] as number[] },
-  { name: 'reactor', once: await prepare(new ReactorTransport(loadReactor() as ReactorAddon)), costs: [] as number[] },
+  { name: 'reactor', once: await prepare(new ReactorTransport(asReactorAddon(loadReactor()))), costs: [] as number[] },
 ]
 // Round -1 warms up.
 for (let round = -1; round < ROUNDS; round++) {

@@ -15,7 +15,7 @@ import {
   type Transport,
 } from '../../src/transport/conn.ts'
 import { NodeTransport } from '../../src/transport/node-transport.ts'
-import type { ReactorAddon } from '../../src/transport/reactor-addon.ts'
+import { asReactorAddon } from '../../src/transport/reactor-addon.ts'
 import { ReactorTransport } from '../../src/transport/reactor-transport.ts'
 import { TestAuthority } from '../../test/support/certificates.ts'
 
@@ -29,7 +29,7 @@ const BULK_BYTES = 65_536
 const authority = new TestAuthority()
 const transports: readonly (readonly [string, Transport])[] = [
   ['node', new NodeTransport()],
-  ['reactor', new ReactorTransport(loadReactor() as ReactorAddon)],
+  ['reactor', new ReactorTransport(asReactorAddon(loadReactor()))],
 ]
 
 class Quiet implements Handler {

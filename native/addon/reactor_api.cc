@@ -333,6 +333,9 @@ static const Method kAddonFunctions[] = {
 /* OpenSSL 3.0: nothing of a later version is used, and an earlier one lacks what is. */
 static constexpr unsigned long kOpensslMin = 0x30000000UL;
 
+/* As REACTOR_REVISION in src/transport/reactor-addon.ts: both count up when functions or events change. */
+static constexpr uint32_t kRevision = 1;
+
 static napi_value Initialize(napi_env env, napi_value exports) {
   if (OpenSSL_version_num() < kOpensslMin || std::string(uv_handle_type_name(kUvPoll)) != "poll") {
     napi_throw_error(env, nullptr, "this Node.js has another OpenSSL or libuv than the reactor is made for");
@@ -340,6 +343,9 @@ static napi_value Initialize(napi_env env, napi_value exports) {
   }
   for (const Method& function : kAddonFunctions) SetMethod(env, exports, function, nullptr);
   napi_set_named_property(env, exports, "opensslVersion", TextOf(env, OpenSSL_version(OPENSSL_VERSION)));
+  napi_value revision;
+  napi_create_uint32(env, kRevision, &revision);
+  napi_set_named_property(env, exports, "revision", revision);
   return exports;
 }
 

@@ -4,7 +4,7 @@ import type { Logger } from '../base/log.ts'
 import { loadReactor } from '../kernel/reactor-addon.ts'
 import type { Transport } from '../transport/conn.ts'
 import { NodeTransport } from '../transport/node-transport.ts'
-import type { ReactorAddon } from '../transport/reactor-addon.ts'
+import { asReactorAddon } from '../transport/reactor-addon.ts'
 import { ReactorTransport } from '../transport/reactor-transport.ts'
 import type { AgentConfig } from './config.ts'
 
@@ -21,7 +21,7 @@ export function chooseTransport(choice: AgentConfig['transport'], log: Logger, l
     return 'node'
   }
   try {
-    const { opensslVersion } = load() as ReactorAddon
+    const { opensslVersion } = asReactorAddon(load())
     log.info('connections are carried by the reactor', { openssl: opensslVersion })
     return 'reactor'
   } catch (error) {
@@ -33,5 +33,5 @@ export function chooseTransport(choice: AgentConfig['transport'], log: Logger, l
 
 /** The calling thread's own. */
 export function openTransport(name: TransportName): Transport {
-  return name === 'reactor' ? new ReactorTransport(loadReactor() as ReactorAddon) : new NodeTransport()
+  return name === 'reactor' ? new ReactorTransport(asReactorAddon(loadReactor())) : new NodeTransport()
 }

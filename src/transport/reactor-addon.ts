@@ -5,12 +5,16 @@
  * in native code, a wrong one throws RangeError.
  */
 
+import { WeftError } from '../base/errors.ts'
+
 /** Credentials of one identity in OpenSSL's form; only handed back to the reactor. */
 export interface NativeTlsContext {
   readonly native: unique symbol
 }
 
 export interface ReactorAddon {
+  /** See REACTOR_REVISION. */
+  readonly revision: number
   readonly opensslVersion: string
   /**
    * A reactor of the calling thread, or a negative errno. `onBatch(count)` is called with `count` events in `events`,
@@ -38,6 +42,22 @@ export interface ReactorAddon {
   /** OpenSSL's words for an error; empty when it has none. */
   describeTlsError(code: number): string
   describeVerifyResult(code: number): string
+}
+
+/**
+ * What this file declares, counted up (with kRevision of reactor_api.cc) whenever a function or an event changes: an addon
+ * of another revision would take its arguments for something else.
+ */
+export const REACTOR_REVISION = 1
+
+/** What kernel/reactor-addon.ts has loaded. Throws WeftError WEFT_UNSUPPORTED when it was built from other sources. */
+export function asReactorAddon(loaded: unknown): ReactorAddon {
+  const addon = loaded as ReactorAddon
+  if (addon.revision === REACTOR_REVISION) return addon
+  throw new WeftError(
+    'WEFT_UNSUPPORTED',
+    `the reactor was built from other sources (revision ${addon.revision ?? 'none'}, ${REACTOR_REVISION} is needed); build it with \`make -C native\``,
+  )
 }
 
 export interface Reactor {

@@ -4,6 +4,7 @@ import { describe, test } from 'node:test'
 import { chooseTransport, openTransport } from '../../src/agent/worker-transport.ts'
 import { Logger } from '../../src/base/log.ts'
 import { NodeTransport } from '../../src/transport/node-transport.ts'
+import { REACTOR_REVISION } from '../../src/transport/reactor-addon.ts'
 import { ReactorTransport } from '../../src/transport/reactor-transport.ts'
 import { reactorKind } from '../support/transports.ts'
 
@@ -12,7 +13,7 @@ function listening() {
   return { lines, log: new Logger('agent', 'info', (line) => lines.push(JSON.parse(line))) }
 }
 
-const loads = (): unknown => ({ opensslVersion: 'OpenSSL 3.5.0' })
+const loads = (): unknown => ({ revision: REACTOR_REVISION, opensslVersion: 'OpenSSL 3.5.0' })
 const fails = (): unknown => {
   throw new Error('undefined symbol: SSL_new')
 }
@@ -33,6 +34,16 @@ describe('the transport of the workers', () => {
     assert.deepEqual([lines.length, lines[0]!.level, lines[0]!.reason], [1, 'warn', 'undefined symbol: SSL_new'])
     assert.match(lines[0]!.message, /carried by node:net/)
     assert.throws(() => chooseTransport('reactor', log, fails), /undefined symbol/)
+  })
+
+  test('is not a reactor that was built from other sources', () => {
+    for (const revision of [REACTOR_REVISION - 1, REACTOR_REVISION + 1, undefined]) {
+      const { lines, log } = listening()
+      const other = (): unknown => ({ revision, opensslVersion: 'OpenSSL 3.5.0' })
+      assert.equal(chooseTransport('auto', log, other), 'node')
+      assert.match(lines[0]!.reason!, /built from other sources .* build it with `make -C native`/)
+      assert.throws(() => chooseTransport('reactor', log, other), { code: 'WEFT_UNSUPPORTED' })
+    }
   })
 
   test('is node:net when asked for, without loading anything', () => {

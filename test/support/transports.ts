@@ -5,7 +5,7 @@ import { loadReactor } from '../../src/kernel/reactor-addon.ts'
 import type { Transport } from '../../src/transport/conn.ts'
 import { DEFAULT_NODE_TRANSPORT_SETTINGS, type NodeTransportSettings } from '../../src/transport/node-settings.ts'
 import { NodeTransport } from '../../src/transport/node-transport.ts'
-import type { ReactorAddon } from '../../src/transport/reactor-addon.ts'
+import { asReactorAddon, type ReactorAddon } from '../../src/transport/reactor-addon.ts'
 import { ReactorTransport } from '../../src/transport/reactor-transport.ts'
 
 export interface TransportKind {
@@ -30,7 +30,7 @@ export const REACTOR_PATH = process.env['WEFT_TEST_REACTOR'] ?? `${NATIVE_BUILD_
 /** Null where it is not built; in CI that is an error. */
 function loadBuiltReactor(): ReactorAddon | null {
   if (!existsSync(REACTOR_PATH) && process.env['CI'] !== 'true') return null
-  return loadReactor(REACTOR_PATH) as ReactorAddon
+  return asReactorAddon(loadReactor(REACTOR_PATH))
 }
 
 export const reactorAddon: ReactorAddon | null = loadBuiltReactor()
