@@ -131,6 +131,21 @@ describe('data workers', () => {
     })
   })
 
+  it('are ended when they are stuck; the capture hears who takes connections, and that is never nobody', async () => {
+    assert.deepEqual(serving, [[0, 1]])
+    workers.onStuck(0)
+    await eventually(() => crashed.length === 1)
+    assert.deepEqual(serving.at(-1), [1])
+    await talk()
+    await eventually(() => serving.at(-1)!.length === 2)
+    assert.deepEqual(serving, [[0, 1], [1], [0, 1]])
+
+    await Promise.all(threads.slice(1).map((thread) => thread.terminate()))
+    await eventually(() => crashed.length === 3)
+    await eventually(async () => (await loads()).size === 2)
+    assert.ok(serving.every((indexes) => indexes.length > 0))
+  })
+
   it('come back when all of them die at once', async () => {
     await Promise.all(threads.map((thread) => thread.terminate()))
     await eventually(() => threads.length === 4)
