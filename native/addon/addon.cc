@@ -57,6 +57,7 @@ static Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   RegisterNetns(env, exports);
   RegisterSockets(env, exports);
   RegisterFiles(env, exports);
+  RegisterRing(env, exports);
   return exports;
 }
 

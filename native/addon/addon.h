@@ -21,5 +21,6 @@ void RegisterBpfObjects(Napi::Env env, Napi::Object exports);
 void RegisterNetns(Napi::Env env, Napi::Object exports);
 void RegisterSockets(Napi::Env env, Napi::Object exports);
 void RegisterFiles(Napi::Env env, Napi::Object exports);
+void RegisterRing(Napi::Env env, Napi::Object exports);
 
 }  // namespace weft

@@ -7,6 +7,7 @@
  * connect() fail with EPERM (bpf_set_retval, which could say ECONNREFUSED, is younger than our oldest
  * kernel, 5.17).
  */
+#include "include/weft/carry.h"
 #include "include/weft/flow.h"
 
 #define SOL_SOCKET 1
@@ -54,7 +55,14 @@ static __always_inline int steer(struct bpf_sock_addr* ctx, struct bpf_sock* sk)
   return PROCEED;
 }
 
-static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct address* destination) {
+/* What on_connect leaves to the hook of the family, which alone can rewrite the address. */
+#define REWRITE 2
+
+/*
+ * `flow` says where the connection goes when the result is REWRITE.
+ */
+static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct address* destination,
+                                      struct flow* flow) {
   __u64 netns_cookie = bpf_get_netns_cookie(ctx);
   struct pod* pod = bpf_map_lookup_elem(&pods, &netns_cookie);
   if (!pod) return pass(ctx);
@@ -70,6 +78,19 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
   __u32 family_flag = address_is_mapped(destination) ? POD_STEER_IPV4 : POD_STEER_IPV6;
   if (!(pod->flags & family_flag)) return pass(ctx);
   if (bpf_sk_storage_get(&exempt_sockets, sk, 0, 0)) return PROCEED;
+
+  /* A socket may be connected anew: the last decision must not stay with it. */
+  if (bpf_sk_storage_get(&carried_sockets, sk, 0, 0)) bpf_sk_storage_delete(&carried_sockets, sk);
+  switch (choose_backend(pod, destination, bpf_ntohs((__u16)ctx->user_port), flow)) {
+    case CARRY_DENIED:
+      return REFUSE;
+    case CARRY_BY_KERNEL:
+      if (!bpf_sk_storage_get(&carried_sockets, sk, flow, BPF_SK_STORAGE_GET_F_CREATE)) break;
+      pass(ctx);
+      return REWRITE;
+    default:
+      break;
+  }
 
   struct bpf_sock* listener = find_listener(netns_cookie, ROLE_OUTBOUND, 0);
   if (!listener) {
@@ -90,17 +111,54 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
   return steer(ctx, sk);
 }
 
+/* The verifier refuses one wide store where there are two fields: clang must not merge them. */
+#define STORE(field, value) (*(volatile __u32*)&(field) = (value))
+
 SEC("cgroup/connect4")
 int weft_connect4(struct bpf_sock_addr* ctx) {
   struct address destination = address_from_ipv4(ctx->user_ip4);
-  return on_connect(ctx, &destination);
+  struct flow flow = {};
+  int verdict = on_connect(ctx, &destination, &flow);
+  if (verdict != REWRITE) return verdict;
+  STORE(ctx->user_ip4, flow.destination.words[3]);
+  STORE(ctx->user_port, bpf_htons((__u16)flow.destination_port));
+  return PROCEED;
 }
 
 SEC("cgroup/connect6")
 int weft_connect6(struct bpf_sock_addr* ctx) {
   struct address destination = {
       .words = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
-  return on_connect(ctx, &destination);
+  struct flow flow = {};
+  int verdict = on_connect(ctx, &destination, &flow);
+  if (verdict != REWRITE) return verdict;
+  for (int i = 0; i < 4; i++) STORE(ctx->user_ip6[i], flow.destination.words[i]);
+  STORE(ctx->user_port, bpf_htons((__u16)flow.destination_port));
+  return PROCEED;
+}
+
+/* The app sees as its peer what it has dialled. */
+static __always_inline struct flow* flow_of(struct bpf_sock_addr* ctx) {
+  struct bpf_sock* sk = ctx->sk;
+  return sk ? bpf_sk_storage_get(&carried_sockets, sk, 0, 0) : NULL;
+}
+
+SEC("cgroup/getpeername4")
+int weft_getpeername4(struct bpf_sock_addr* ctx) {
+  struct flow* flow = flow_of(ctx);
+  if (!flow) return PROCEED;
+  STORE(ctx->user_ip4, flow->original.words[3]);
+  STORE(ctx->user_port, bpf_htons((__u16)flow->original_port));
+  return PROCEED;
+}
+
+SEC("cgroup/getpeername6")
+int weft_getpeername6(struct bpf_sock_addr* ctx) {
+  struct flow* flow = flow_of(ctx);
+  if (!flow) return PROCEED;
+  for (int i = 0; i < 4; i++) STORE(ctx->user_ip6[i], flow->original.words[i]);
+  STORE(ctx->user_port, bpf_htons((__u16)flow->original_port));
+  return PROCEED;
 }
 
 /* None of the helpers used here is reserved for GPL programs. */

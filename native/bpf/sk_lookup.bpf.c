@@ -44,12 +44,24 @@ static __always_inline int assign(struct bpf_sk_lookup* ctx, enum listener_role 
   return SK_PASS;
 }
 
-static __always_inline int assign_from_outside(struct bpf_sk_lookup* ctx) {
+/* True when the kernel has decided at the source's connect() that exactly this connection may come here. */
+static __always_inline int is_carried(struct bpf_sk_lookup* ctx, const struct pod* pod,
+                                      const struct address* local, const struct address* remote) {
+  struct flow_key key = {.source = *remote,
+                         .destination = *local,
+                         .source_port = bpf_ntohs(ctx->remote_port),
+                         .destination_port = ctx->local_port};
+  __u32* destination_pod = bpf_map_lookup_elem(&flows, &key);
+  return destination_pod && *destination_pod == pod->id;
+}
+
+static __always_inline int assign_from_outside(struct bpf_sk_lookup* ctx, const struct address* local,
+                                               const struct address* remote) {
   __u32 port = ctx->local_port;
   if (port == PORT_OUTBOUND || port == PORT_INBOUND) return SK_DROP;
   __u64 cookie = netns_cookie;
   struct pod* pod = bpf_map_lookup_elem(&pods, &cookie);
-  if (!pod) return SK_PASS;
+  if (!pod || is_carried(ctx, pod, local, remote)) return SK_PASS;
   return assign(ctx, port == PORT_HBONE ? ROLE_HBONE : ROLE_INBOUND, (pod->flags & POD_STRICT) != 0);
 }
 
@@ -81,7 +93,7 @@ int weft_sk_lookup(struct bpf_sk_lookup* ctx) {
   if (address_equal(&local, &remote)) return pass_within_pod(ctx);
   __u64 cookie = netns_cookie;
   if (ctx->ingress_ifindex != LOOPBACK_IFINDEX) {
-    if (!is_own_address(cookie, &remote)) return assign_from_outside(ctx);
+    if (!is_own_address(cookie, &remote)) return assign_from_outside(ctx, &local, &remote);
     if (!take_bound_syn(cookie, &local, ctx->local_port)) return pass_within_pod(ctx);
   } else if (is_own_address(cookie, &local)) {
     return pass_within_pod(ctx);

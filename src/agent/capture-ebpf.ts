@@ -73,6 +73,9 @@ const LINGER_CHECK_MS = 1000
 /** What the capture holds for one pod. */
 interface EnrolledPod {
   readonly displayName: string
+  /** The programs' number of the pod. */
+  readonly id: number
+  readonly scope: number
   readonly netnsFd: number
   readonly netnsCookie: bigint
   readonly workerCount: number
@@ -95,6 +98,7 @@ export class EbpfCapture implements Capture {
   private readonly enrolled = new Map<string, EnrolledPod>()
   /** Withdrawn pods with steered connections that are still open. */
   private lingering: EnrolledPod[] = []
+  private nextPodId = 1
   private lingerCheck: NodeJS.Timeout | null = null
 
   private constructor(addon: Addon, programs: CapturePrograms, ownNetnsCookie: bigint, log: Logger) {
@@ -229,7 +233,18 @@ export class EbpfCapture implements Capture {
       appAddress: null,
     }
     return {
-      record: { displayName, netnsFd, netnsCookie, workerCount, plan, link, isStrict, isCaptured: false },
+      record: {
+        displayName,
+        id: this.nextPodId++,
+        scope: 1,
+        netnsFd,
+        netnsCookie,
+        workerCount,
+        plan,
+        link,
+        isStrict,
+        isCaptured: false,
+      },
       captured: { uid: pod.pod.uid, listeners, dialing },
     }
   }
@@ -284,6 +299,8 @@ export class EbpfCapture implements Capture {
 
   private switchOn(pod: EnrolledPod): void {
     this.programs.pods.insert(pod.netnsCookie, {
+      id: pod.id,
+      scope: pod.scope,
       isStrict: pod.isStrict,
       isSteeringIpv4: pod.plan.isSteeringIpv4,
       isSteeringIpv6: pod.plan.isSteeringIpv6,

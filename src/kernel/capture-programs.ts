@@ -8,6 +8,7 @@ import { closeSync, openSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Addon, kernelError, type LoadedObject, NATIVE_BUILD_DIRECTORY } from './addon.ts'
 import { BpfDirectory } from './bpf-directory.ts'
+import { BackendMap, EdgeMap, FrontendMap, VerdictMap } from './carry-maps.ts'
 import {
   encodeCookie,
   HeartbeatMap,
@@ -22,6 +23,9 @@ import {
 // Numbers of `enum bpf_attach_type` in linux/bpf.h.
 const BPF_CGROUP_INET4_CONNECT = 10
 const BPF_CGROUP_INET6_CONNECT = 11
+const BPF_CGROUP_SOCK_OPS = 3
+const BPF_CGROUP_INET4_GETPEERNAME = 29
+const BPF_CGROUP_INET6_GETPEERNAME = 30
 const BPF_SK_LOOKUP = 36
 
 /** The maps of maps.h; an object's own constants are not among them. */
@@ -34,6 +38,13 @@ const SHARED_MAPS = [
   'exempt_sockets',
   'steered_sockets',
   'bound_syns',
+  'frontends',
+  'backends',
+  'verdicts',
+  'flows',
+  'carried_sockets',
+  'edges',
+  'events',
   'stats',
 ] as const
 
@@ -57,6 +68,10 @@ export class CapturePrograms {
   readonly listeners: ListenerMap
   readonly servingWorkers: ServingWorkersMap
   readonly heartbeats: HeartbeatMap
+  readonly frontends: FrontendMap
+  readonly backends: BackendMap
+  readonly verdicts: VerdictMap
+  readonly edges: EdgeMap
   readonly stats: StatsMap
   /** Descriptor of the map that exempts sockets, open until `close`. */
   readonly exemptMapFd: number
@@ -86,6 +101,10 @@ export class CapturePrograms {
     this.listeners = new ListenerMap(new KernelMap(addon, mapFds['listeners']!))
     this.servingWorkers = new ServingWorkersMap(new KernelMap(addon, mapFds['serving_workers']!))
     this.heartbeats = new HeartbeatMap(new KernelMap(addon, mapFds['heartbeats']!))
+    this.frontends = new FrontendMap(new KernelMap(addon, mapFds['frontends']!))
+    this.backends = new BackendMap(new KernelMap(addon, mapFds['backends']!))
+    this.verdicts = new VerdictMap(new KernelMap(addon, mapFds['verdicts']!))
+    this.edges = new EdgeMap(new KernelMap(addon, mapFds['edges']!))
     this.stats = new StatsMap(new KernelMap(addon, mapFds['stats']!))
     this.exemptMapFd = mapFds['exempt_sockets']!
     this.heartbeatMapFd = mapFds['heartbeats']!
@@ -96,6 +115,7 @@ export class CapturePrograms {
     const build = options.buildDirectory ?? NATIVE_BUILD_DIRECTORY
     const directory = BpfDirectory.open(addon, options.pinDirectory)
     let loaded: LoadedObject | null = null
+    let sockops: LoadedObject | null = null
     const linkFds: number[] = []
     try {
       loaded = loadObject(addon, join(build, 'connect.bpf.o'), {}, null)
@@ -104,7 +124,9 @@ export class CapturePrograms {
         mapFds[name] = loaded.maps[name]!
         pin(addon, mapFds[name], join(directory.path, 'maps', name))
       }
-      attachConnect(addon, loaded, options.cgroupPath, join(directory.path, 'links'), linkFds)
+      sockops = loadObject(addon, join(build, 'sockops.bpf.o'), mapFds, null)
+      const programs = { ...loaded.programs, ...sockops.programs }
+      attachToCgroup(addon, programs, options.cgroupPath, join(directory.path, 'links'), linkFds)
       return new CapturePrograms(addon, directory, join(build, 'sk_lookup.bpf.o'), mapFds, linkFds)
     } catch (error) {
       closeAll(linkFds)
@@ -114,6 +136,7 @@ export class CapturePrograms {
     } finally {
       // Links hold the programs.
       if (loaded !== null) closeAll(Object.values(loaded.programs))
+      if (sockops !== null) closeAll([...Object.values(sockops.programs), ...Object.values(sockops.maps)])
     }
   }
 
@@ -165,9 +188,9 @@ function loadObject(
   }
 }
 
-function attachConnect(
+function attachToCgroup(
   addon: Addon,
-  loaded: LoadedObject,
+  programs: Readonly<Record<string, number>>,
   cgroupPath: string,
   linksDirectory: string,
   linkFds: number[],
@@ -182,10 +205,13 @@ function attachConnect(
     const hooks: [string, number][] = [
       ['weft_connect4', BPF_CGROUP_INET4_CONNECT],
       ['weft_connect6', BPF_CGROUP_INET6_CONNECT],
+      ['weft_getpeername4', BPF_CGROUP_INET4_GETPEERNAME],
+      ['weft_getpeername6', BPF_CGROUP_INET6_GETPEERNAME],
+      ['weft_sockops', BPF_CGROUP_SOCK_OPS],
     ]
     for (const [name, attachType] of hooks) {
       try {
-        linkFds.push(addon.attachLink(loaded.programs[name]!, cgroupFd, attachType))
+        linkFds.push(addon.attachLink(programs[name]!, cgroupFd, attachType))
       } catch (error) {
         const what = `program ${name} cannot be attached to ${cgroupPath}; is it a directory of a cgroup2 file system?`
         throw kernelError('WEFT_BPF', what, error)

@@ -14,6 +14,13 @@ export const LISTENERS_MAX = 24576
 export const HEARTBEAT_MS_MAX = 1500
 export const HEARTBEAT_INTERVAL_MS = 250
 export const BOUND_SYNS_MAX = 4096
+export const FRONTENDS_MAX = 65536
+export const BACKENDS_MAX = 262144
+export const SLOTS_MAX = 256
+export const VERDICTS_MAX = 262144
+export const FLOWS_MAX = 65536
+export const EDGES_MAX = 65536
+export const EVENTS_BYTES = 4194304
 export const POD_INTERFACES_MAX = 4
 
 export const ROLE_OUTBOUND = 0
@@ -29,7 +36,17 @@ export const STAT_INBOUND_CAPTURED = 1
 export const STAT_BYPASSED = 2
 export const STAT_REFUSED = 3
 export const STAT_ESCAPES_REFUSED = 4
-export const STATS = 5
+export const STAT_KERNEL_CARRIED = 5
+export const STAT_KERNEL_DENIED = 6
+export const STAT_EVENTS_LOST = 7
+export const STAT_EDGES_LOST = 8
+export const STATS = 9
+
+export const VERDICT_ALLOW = 1
+export const VERDICT_DENY = 2
+
+export const EVENT_CLOSED = 1
+export const EVENT_DENIED = 2
 
 /** struct address */
 export const ADDRESS = {
@@ -39,9 +56,11 @@ export const ADDRESS = {
 
 /** struct pod */
 export const POD = {
-  bytes: 20,
+  bytes: 28,
   flags: 0,
-  interfaces: 4,
+  id: 4,
+  scope: 8,
+  interfaces: 12,
 } as const
 
 /** struct own_address_key */
@@ -72,5 +91,110 @@ export const BOUND_SYN_KEY = {
   netns_cookie: 0,
   destination: 8,
   port: 24,
+} as const
+
+/** struct frontend_key */
+export const FRONTEND_KEY = {
+  bytes: 24,
+  address: 0,
+  scope: 16,
+  port: 20,
+} as const
+
+/** struct frontend */
+export const FRONTEND = {
+  bytes: 8,
+  service: 0,
+  slots: 4,
+} as const
+
+/** struct backend_key */
+export const BACKEND_KEY = {
+  bytes: 8,
+  service: 0,
+  slot: 4,
+} as const
+
+/** struct backend */
+export const BACKEND = {
+  bytes: 24,
+  address: 0,
+  port: 16,
+  pod: 20,
+} as const
+
+/** struct verdict_key */
+export const VERDICT_KEY = {
+  bytes: 12,
+  source: 0,
+  destination: 4,
+  port: 8,
+} as const
+
+/** struct verdict_value */
+export const VERDICT_VALUE = {
+  bytes: 8,
+  verdict: 0,
+  policy: 4,
+} as const
+
+/** struct flow_key */
+export const FLOW_KEY = {
+  bytes: 40,
+  source: 0,
+  destination: 16,
+  source_port: 32,
+  destination_port: 36,
+} as const
+
+/** struct flow */
+export const FLOW = {
+  bytes: 64,
+  original: 0,
+  destination: 16,
+  original_port: 32,
+  destination_port: 36,
+  source_pod: 40,
+  destination_pod: 44,
+  service: 48,
+  is_open: 52,
+  opened_ns: 56,
+} as const
+
+/** struct edge_key */
+export const EDGE_KEY = {
+  bytes: 12,
+  source: 0,
+  destination: 4,
+  service: 8,
+} as const
+
+/** struct edge */
+export const EDGE = {
+  bytes: 40,
+  opened: 0,
+  closed: 8,
+  failed: 16,
+  sent: 24,
+  received: 32,
+} as const
+
+/** struct event */
+export const EVENT = {
+  bytes: 120,
+  flow: 0,
+  ended_ns: 40,
+  duration_ns: 48,
+  sent: 56,
+  received: 64,
+  source_pod: 72,
+  destination_pod: 76,
+  service: 80,
+  kind: 84,
+  round_trip_us: 88,
+  policy: 92,
+  original: 96,
+  original_port: 112,
+  is_open: 116,
 } as const
 

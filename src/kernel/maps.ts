@@ -53,13 +53,16 @@ export class KernelMap implements BpfMap {
 }
 
 /** The kernel reads numbers in the machine's own order. */
-const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
+export const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
 
 /** The value of maps that are sets. */
 const PRESENT = u32(1)
 
 /** `struct pod`. */
 export interface Pod {
+  /** The agent's number of the pod, from 1, and of the scope whose rules its connections follow. */
+  readonly id: number
+  readonly scope: number
   readonly isStrict: boolean
   readonly isSteeringIpv4: boolean
   readonly isSteeringIpv6: boolean
@@ -200,6 +203,8 @@ export function encodePod(pod: Pod): Uint8Array {
     (pod.isSteeringIpv4 ? POD_STEER_IPV4 : 0) |
     (pod.isSteeringIpv6 ? POD_STEER_IPV6 : 0)
   view.setUint32(POD.flags, flags, IS_LITTLE_ENDIAN)
+  view.setUint32(POD.id, pod.id, IS_LITTLE_ENDIAN)
+  view.setUint32(POD.scope, pod.scope, IS_LITTLE_ENDIAN)
   const count = Math.min(pod.interfaces.length, POD_INTERFACES_MAX)
   for (let i = 0; i < count; i++) view.setUint32(POD.interfaces + 4 * i, pod.interfaces[i]!, IS_LITTLE_ENDIAN)
   return value

@@ -37,10 +37,17 @@ test('keys and values have the bytes that the programs read', littleEndian, () =
   assert.equal(hex(encodeListenerKey(cookie, ROLE_HBONE, 5)), '88776655443322110200000005000000')
   assert.match(hex(encodeWorkerSet([3, 64])), /^020000000300000040000000(00)+$/)
   assert.equal(encodeWorkerSet([]).length, layout.WORKER_SET.bytes)
-  const pod = { isStrict: true, isSteeringIpv4: true, isSteeringIpv6: false, interfaces: [2, 7] }
-  assert.equal(hex(encodePod(pod)), '0300000002000000070000000000000000000000')
-  const other = { isStrict: false, isSteeringIpv4: false, isSteeringIpv6: true, interfaces: [1, 2, 3, 4, 5, 6] }
-  assert.equal(hex(encodePod(other)), '0400000001000000020000000300000004000000')
+  const pod = { isStrict: true, isSteeringIpv4: true, isSteeringIpv6: false, interfaces: [2, 7], id: 5, scope: 9 }
+  assert.equal(hex(encodePod(pod)), '03000000050000000900000002000000070000000000000000000000')
+  const other = {
+    isStrict: false,
+    isSteeringIpv4: false,
+    isSteeringIpv6: true,
+    interfaces: [1, 2, 3, 4, 5, 6],
+    id: 1,
+    scope: 1,
+  }
+  assert.equal(hex(encodePod(other)), '04000000010000000100000001000000020000000300000004000000')
 })
 
 test('an address that is none is a bug of the caller', () => {
@@ -50,8 +57,8 @@ test('an address that is none is a bug of the caller', () => {
 test('pods, own addresses and listeners can be inserted and deleted, each under its own key', () => {
   const pods = new MemoryMap(8, layout.POD.bytes)
   const podMap = new PodMap(pods)
-  podMap.insert(1n, { isStrict: false, isSteeringIpv4: true, isSteeringIpv6: true, interfaces: [] })
-  podMap.insert(2n, { isStrict: false, isSteeringIpv4: true, isSteeringIpv6: true, interfaces: [] })
+  podMap.insert(1n, { isStrict: false, isSteeringIpv4: true, isSteeringIpv6: true, interfaces: [], id: 1, scope: 1 })
+  podMap.insert(2n, { isStrict: false, isSteeringIpv4: true, isSteeringIpv6: true, interfaces: [], id: 1, scope: 1 })
   assert.equal(podMap.delete(1n), true)
   assert.equal(podMap.delete(1n), false)
   assert.deepEqual([...pods.entries.keys()], [hex(encodeCookie(2n))])
@@ -123,14 +130,26 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     exempt_sockets: [4, 4],
     steered_sockets: [4, 4],
     bound_syns: [layout.BOUND_SYN_KEY.bytes, 4],
+    frontends: [layout.FRONTEND_KEY.bytes, layout.FRONTEND.bytes],
+    backends: [layout.BACKEND_KEY.bytes, layout.BACKEND.bytes],
+    verdicts: [layout.VERDICT_KEY.bytes, layout.VERDICT_VALUE.bytes],
+    flows: [layout.FLOW_KEY.bytes, 4],
+    carried_sockets: [4, layout.FLOW.bytes],
+    edges: [layout.EDGE_KEY.bytes, layout.EDGE.bytes],
+    events: [0, 0],
     stats: [4, 8],
   }
-  for (const object of ['connect', 'sk_lookup']) {
+  for (const object of ['connect', 'sk_lookup', 'sockops']) {
     const { maps } = addon.describeObject(`${NATIVE_BUILD_DIRECTORY}${object}.bpf.o`)
     const shared = maps.filter(({ name }) => !name.includes('.rodata'))
     const found = Object.fromEntries(shared.map((map) => [map.name, [map.keyBytes, map.valueBytes]]))
     assert.deepEqual(found, expected, object)
   }
   const { programs } = addon.describeObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`)
-  assert.deepEqual(programs.map(({ section }) => section).sort(), ['cgroup/connect4', 'cgroup/connect6'])
+  assert.deepEqual(programs.map(({ section }) => section).sort(), [
+    'cgroup/connect4',
+    'cgroup/connect6',
+    'cgroup/getpeername4',
+    'cgroup/getpeername6',
+  ])
 })

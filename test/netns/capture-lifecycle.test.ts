@@ -281,7 +281,13 @@ describe('life of an eBPF capture', needsRoot, () => {
     const capture = open()
     const enrolled = [await enrol(capture, a), await enrol(capture, b)]
     assert.equal(answerIn(await readFromB()).pod, 'a')
-    assert.deepEqual(readdirSync(`${pinDirectory('agent')}/links`).sort(), ['weft_connect4', 'weft_connect6'])
+    assert.deepEqual(readdirSync(`${pinDirectory('agent')}/links`).sort(), [
+      'weft_connect4',
+      'weft_connect6',
+      'weft_getpeername4',
+      'weft_getpeername6',
+      'weft_sockops',
+    ])
     assert.equal(readdirSync(`${pinDirectory('agent')}/pods`).length, 2)
     for (const pod of enrolled) pod.close()
     await capture.close()

@@ -14,6 +14,7 @@ import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { FAMILY_IPV4, FAMILY_IPV6 } from '../../src/base/address.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { type Addon, loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { POD } from '../../src/kernel/layout.generated.ts'
 import { type Answer, AnsweringPod } from './answering-pod.ts'
 import type { TestPod } from './netns.ts'
 import { openPodSocket } from './open-pod-socket.ts'
@@ -78,14 +79,16 @@ function refuseBadArguments(addon: Addon): void {
   assert.throws(() => addon.loadObject(`${NATIVE_BUILD_DIRECTORY}rejected.bpf.o`, {}, null), { code: 'EACCES' })
   const { maps, programs } = addon.loadObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`, {}, null)
   const { stats, pods } = maps as { stats: number; pods: number }
-  assert.throws(() => addon.mapUpdate(pods, new Uint8Array(7), new Uint8Array(20)), RangeError)
-  assert.throws(() => addon.mapUpdate(pods, new Uint8Array(8), new Uint8Array(21)), RangeError)
+  assert.throws(() => addon.mapUpdate(pods, new Uint8Array(7), new Uint8Array(POD.bytes)), RangeError)
+  assert.throws(() => addon.mapUpdate(pods, new Uint8Array(8), new Uint8Array(POD.bytes + 1)), RangeError)
   assert.throws(() => addon.mapLookup(pods, new Uint8Array(9)), RangeError)
-  assert.throws(() => addon.mapUpdate(-1, new Uint8Array(8), new Uint8Array(20)), { object: 'map descriptor -1' })
+  assert.throws(() => addon.mapUpdate(-1, new Uint8Array(8), new Uint8Array(POD.bytes)), {
+    object: 'map descriptor -1',
+  })
   assert.equal(addon.mapLookup(pods, new Uint8Array(8)), null)
   assert.equal(addon.mapDelete(pods, new Uint8Array(8)), false)
-  addon.mapUpdate(pods, new Uint8Array(8), new Uint8Array(20).fill(3))
-  assert.deepEqual(addon.mapLookup(pods, new Uint8Array(8)), new Uint8Array(20).fill(3))
+  addon.mapUpdate(pods, new Uint8Array(8), new Uint8Array(POD.bytes).fill(3))
+  assert.deepEqual(addon.mapLookup(pods, new Uint8Array(8)), new Uint8Array(POD.bytes).fill(3))
   assert.equal(addon.mapDelete(pods, new Uint8Array(8)), true)
   assert.equal(addon.mapLookup(stats, new Uint8Array(4))!.length % 8, 0)
   assert.throws(() => addon.attachLink(-1, -1, 10), { code: 'EBADF' })

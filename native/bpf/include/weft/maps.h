@@ -39,6 +39,21 @@ enum capture_constants {
   HEARTBEAT_INTERVAL_MS = 250,
   /* Destinations to which sockets bound to an interface are connecting at one moment. The oldest give way. */
   BOUND_SYNS_MAX = 4096,
+  /* Addresses and ports whose connections the kernel may carry: those of the TCP services that pods ask for.
+   */
+  FRONTENDS_MAX = 65536,
+  /* Their slots; a service has at most SLOTS_MAX of them, which is the grain of its weights. */
+  BACKENDS_MAX = 262144,
+  SLOTS_MAX = 256,
+  /* Source pod, destination pod and port: 256 pods of one node that all talk to each other on four ports. */
+  VERDICTS_MAX = 262144,
+  /* Connections that are being made. The oldest give way: they have long been made or given up. */
+  FLOWS_MAX = 65536,
+  /* Source pod, destination pod and service: as many series as telemetry keeps. */
+  EDGES_MAX = 65536,
+  /* Bytes of the ring of events. A line is some 100 bytes: 40,000 of them, four seconds at 10,000 a second.
+   */
+  EVENTS_BYTES = 4194304,
   /* Interfaces per pod to which a socket may be bound (SO_BINDTODEVICE) and still be steered. */
   POD_INTERFACES_MAX = 4,
 };
@@ -66,11 +81,33 @@ enum stat {
   STAT_REFUSED = 3,
   /* Refused, because the socket was bound to an interface from which it cannot be steered. */
   STAT_ESCAPES_REFUSED = 4,
-  STATS = 5,
+  /* Decided by the programs and carried by the kernel alone. */
+  STAT_KERNEL_CARRIED = 5,
+  /* Denied by policy in the kernel. */
+  STAT_KERNEL_DENIED = 6,
+  /* Events that found the ring full: lines that the access log lacks. */
+  STAT_EVENTS_LOST = 7,
+  /* Connections whose edge found no room: bytes and connections that no metric has. */
+  STAT_EDGES_LOST = 8,
+  STATS = 9,
+};
+
+/* What policy says of a source, a destination and a port. Without a verdict the agent decides. */
+enum verdict {
+  VERDICT_ALLOW = 1,
+  VERDICT_DENY = 2,
+};
+
+enum event_kind {
+  EVENT_CLOSED = 1,
+  EVENT_DENIED = 2,
 };
 
 struct pod {
   __u32 flags;
+  /* The agent's number of this pod, never 0, and of the rules that its connections follow. */
+  __u32 id;
+  __u32 scope;
   /* Indexes of the interfaces with steering routes; 0 ends the list. */
   __u32 interfaces[POD_INTERFACES_MAX];
 };
@@ -97,6 +134,100 @@ struct bound_syn_key {
   struct address destination;
   /* Host order; 64 bits so that the key has no padding. */
   __u64 port;
+};
+
+/* A service as one scope sees it. Ports are in host order everywhere. */
+struct frontend_key {
+  struct address address;
+  __u32 scope;
+  __u32 port;
+};
+
+struct frontend {
+  __u32 service;
+  __u32 slots;
+};
+
+struct backend_key {
+  __u32 service;
+  __u32 slot;
+};
+
+/* Weights are how many slots an endpoint has. */
+struct backend {
+  struct address address;
+  __u32 port;
+  /* Its pod, if the kernel may carry connections to it; 0 when the agent has to. */
+  __u32 pod;
+};
+
+struct verdict_key {
+  __u32 source;
+  __u32 destination;
+  __u32 port;
+};
+
+/* A policy that denies, for the log; 0 when nothing allows. */
+struct verdict_value {
+  __u32 verdict;
+  __u32 policy;
+};
+
+/* Both ends of a connection, as its first packet shows them. */
+struct flow_key {
+  struct address source;
+  struct address destination;
+  __u32 source_port;
+  __u32 destination_port;
+};
+
+/* A connection that the kernel carries; lives with the socket that made it. */
+struct flow {
+  /* What the app dialled, for getpeername(). */
+  struct address original;
+  struct address destination;
+  __u32 original_port;
+  __u32 destination_port;
+  __u32 source_pod;
+  __u32 destination_pod;
+  __u32 service;
+  /* 1 once the handshake is done. */
+  __u32 is_open;
+  __u64 opened_ns;
+};
+
+struct edge_key {
+  __u32 source;
+  __u32 destination;
+  __u32 service;
+};
+
+/* Counted up for ever. Bytes are added at the end of a connection: those of open ones are with their sockets. */
+struct edge {
+  __u64 opened;
+  __u64 closed;
+  __u64 failed;
+  __u64 sent;
+  __u64 received;
+};
+
+struct event {
+  struct flow_key flow;
+  __u64 ended_ns;
+  __u64 duration_ns;
+  __u64 sent;
+  __u64 received;
+  __u32 source_pod;
+  __u32 destination_pod;
+  __u32 service;
+  __u32 kind;
+  /* Microseconds, smoothed; 0 when it was never measured. */
+  __u32 round_trip_us;
+  /* Of a denial: see verdict_value. */
+  __u32 policy;
+  struct address original;
+  __u32 original_port;
+  __u32 is_open;
 };
 
 /* What a steered socket had before, so that its next connect() can undo the steering. */
@@ -176,6 +307,63 @@ struct {
   __type(key, struct bound_syn_key);
   __type(value, __u32);
 } bound_syns SEC(".maps");
+
+/* --- what the kernel carries without the agent --- */
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, FRONTENDS_MAX);
+  __type(key, struct frontend_key);
+  __type(value, struct frontend);
+} frontends SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, BACKENDS_MAX);
+  __type(key, struct backend_key);
+  __type(value, struct backend);
+} backends SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, VERDICTS_MAX);
+  __type(key, struct verdict_key);
+  __type(value, struct verdict_value);
+} verdicts SEC(".maps");
+
+/* Connections that are being made, for the destination's sk_lookup: it lets these by and no others. */
+struct {
+  __uint(type, BPF_MAP_TYPE_LRU_HASH);
+  __uint(max_entries, FLOWS_MAX);
+  __type(key, struct flow_key);
+  /* The destination's pod. */
+  __type(value, __u32);
+} flows SEC(".maps");
+
+/* The sockets whose connections the kernel carries, at the side that made them. */
+struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, struct flow);
+} carried_sockets SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, EDGES_MAX);
+  __type(key, struct edge_key);
+  __type(value, struct edge);
+} edges SEC(".maps");
+
+/* Connections that have ended, and denials: lines of the access log. Counters do not depend on it. */
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, EVENTS_BYTES);
+} events SEC(".maps");
 
 struct {
   __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -1,0 +1,81 @@
+/*
+ * Connections that the kernel carries by itself: from one pod of this node to another, decided at connect()
+ * by maps that the agent has filled, plain TCP afterwards. Works on when there is no agent.
+ *
+ *      connect()              choose_backend: service, endpoint, verdict; the address is rewritten
+ *      SYN about to be sent   the source port is known: the flow is recorded       (sockops.bpf.c)
+ *      SYN at the destination a recorded flow goes to the app, anything else to the agent (sk_lookup.bpf.c)
+ *      close                  counters of the edge, an event for the log           (sockops.bpf.c)
+ */
+#ifndef WEFT_CARRY_H
+#define WEFT_CARRY_H
+
+#include "maps.h"
+
+enum carry_decision {
+  /* Not for the kernel: the agent decides. */
+  CARRY_BY_AGENT = 0,
+  CARRY_BY_KERNEL = 1,
+  CARRY_DENIED = 2,
+};
+
+static __always_inline void record_denial(const struct flow* flow, __u32 policy) {
+  count(STAT_KERNEL_DENIED);
+  struct event* event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+  if (!event) {
+    count(STAT_EVENTS_LOST);
+    return;
+  }
+  __builtin_memset(event, 0, sizeof(*event));
+  event->kind = EVENT_DENIED;
+  event->ended_ns = bpf_ktime_get_ns();
+  event->flow.destination = flow->destination;
+  event->flow.destination_port = flow->destination_port;
+  event->original = flow->original;
+  event->original_port = flow->original_port;
+  event->source_pod = flow->source_pod;
+  event->destination_pod = flow->destination_pod;
+  event->service = flow->service;
+  event->policy = policy;
+  bpf_ringbuf_submit(event, 0);
+}
+
+/* Fills `flow` unless the agent has to decide. */
+static __always_inline enum carry_decision choose_backend(const struct pod* pod,
+                                                          const struct address* address, __u32 port,
+                                                          struct flow* flow) {
+  struct frontend_key frontend_key = {.address = *address, .scope = pod->scope, .port = port};
+  struct frontend* frontend = bpf_map_lookup_elem(&frontends, &frontend_key);
+  if (!frontend || frontend->slots == 0) return CARRY_BY_AGENT;
+  struct backend_key backend_key = {.service = frontend->service,
+                                    .slot = bpf_get_prandom_u32() % frontend->slots};
+  struct backend* backend = bpf_map_lookup_elem(&backends, &backend_key);
+  if (!backend || backend->pod == 0) return CARRY_BY_AGENT;
+  struct verdict_key verdict_key = {.source = pod->id, .destination = backend->pod, .port = backend->port};
+  struct verdict_value* verdict = bpf_map_lookup_elem(&verdicts, &verdict_key);
+  if (!verdict) return CARRY_BY_AGENT;
+  flow->original = *address;
+  flow->original_port = port;
+  flow->destination = backend->address;
+  flow->destination_port = backend->port;
+  flow->source_pod = pod->id;
+  flow->destination_pod = backend->pod;
+  flow->service = frontend->service;
+  if (verdict->verdict == VERDICT_ALLOW) return CARRY_BY_KERNEL;
+  record_denial(flow, verdict->policy);
+  return CARRY_DENIED;
+}
+
+static __always_inline struct edge* edge_of(const struct flow* flow) {
+  struct edge_key key = {
+      .source = flow->source_pod, .destination = flow->destination_pod, .service = flow->service};
+  struct edge* edge = bpf_map_lookup_elem(&edges, &key);
+  if (edge) return edge;
+  struct edge empty = {};
+  bpf_map_update_elem(&edges, &key, &empty, BPF_NOEXIST);
+  edge = bpf_map_lookup_elem(&edges, &key);
+  if (!edge) count(STAT_EDGES_LOST);
+  return edge;
+}
+
+#endif

@@ -1,0 +1,136 @@
+/**
+ * Keeps the kernel's maps in step with the plan of what the kernel carries (carriage-plan.ts). Only differences are
+ * written, in an order in which a connection that is made meanwhile never finds half of a service: slots before the
+ * frontend that counts them, the frontend before slots it no longer counts.
+ */
+import { describeError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
+import type { BackendMap, FrontendMap, Pair, VerdictMap } from '../kernel/carry-maps.ts'
+import { type CarriagePlan, EMPTY_PLAN, type Numbering, type PlannedVerdict } from './carriage-plan.ts'
+
+/** The maps that are kept. */
+export interface CarriageMaps {
+  readonly frontends: FrontendMap
+  readonly backends: BackendMap
+  readonly verdicts: VerdictMap
+}
+
+/** Numbers from 1, given in the order of asking and never taken back: a stale number must not mean something else. */
+export class Numbers implements Numbering {
+  private readonly byName = new Map<string, number>()
+  private readonly names: string[] = ['']
+
+  numberOf(name: string): number {
+    let number = this.byName.get(name)
+    if (number === undefined) {
+      number = this.names.length
+      this.names.push(name)
+      this.byName.set(name, number)
+    }
+    return number
+  }
+
+  /** The name of a number that was given; empty for any other. */
+  nameOf(number: number): string {
+    return this.names[number] ?? ''
+  }
+}
+
+/** The plan in force. */
+export class Carriage {
+  private readonly maps: CarriageMaps
+  private readonly log: Logger
+  /** Connections of these pairs were allowed and are not any more. */
+  private readonly onDenied: (pairs: readonly Pair[]) => void
+  private plan: CarriagePlan = EMPTY_PLAN
+
+  constructor(maps: CarriageMaps, log: Logger, onDenied: (pairs: readonly Pair[]) => void) {
+    this.maps = maps
+    this.log = log
+    this.onDenied = onDenied
+  }
+
+  /**
+   * Puts a plan in force. When a map is full, services that found no room are left to the agent and the log says so; what
+   * was in force before stays as it was.
+   */
+  apply(wanted: CarriagePlan): void {
+    const { plan, maps } = this
+    const verdicts = new Map<string, PlannedVerdict>()
+    const denied: Pair[] = []
+    for (const [key, verdict] of plan.verdicts) {
+      const next = wanted.verdicts.get(key)
+      if (next === undefined) maps.verdicts.delete(verdict.pair)
+      if (verdict.isAllowed && next?.isAllowed !== true) denied.push(verdict.pair)
+    }
+    let refused = 0
+    for (const [key, verdict] of wanted.verdicts) {
+      const before = plan.verdicts.get(key)
+      const isSame = before?.isAllowed === verdict.isAllowed && before.policy === verdict.policy
+      if (isSame || this.isWritten(() => maps.verdicts.insert(verdict.pair, verdict.isAllowed, verdict.policy))) {
+        verdicts.set(key, verdict)
+      } else {
+        // A verdict of before that could not be replaced must not stay: without one the agent decides.
+        maps.verdicts.delete(verdict.pair)
+        refused++
+      }
+    }
+    const { frontends, backends, refusedServices } = this.applyServices(wanted)
+    this.plan = { frontends, backends, verdicts }
+    if (refused + refusedServices > 0) {
+      const fields = { verdicts: refused, services: refusedServices }
+      this.log.error('the kernel has no room for some connections; the proxy carries them', fields)
+    }
+    if (denied.length > 0) this.onDenied(denied)
+  }
+
+  private applyServices(
+    wanted: CarriagePlan,
+  ): Pick<CarriagePlan, 'frontends' | 'backends'> & { refusedServices: number } {
+    const { plan, maps } = this
+    const backends = new Map(plan.backends)
+    const frontends = new Map(plan.frontends)
+    for (const [key, { frontend }] of plan.frontends) {
+      if (wanted.frontends.has(key)) continue
+      maps.frontends.delete(frontend)
+      frontends.delete(key)
+    }
+    const full = new Set<number>()
+    for (const [key, planned] of wanted.backends) {
+      const before = plan.backends.get(key)?.backend
+      const { service, slot, backend } = planned
+      if (before?.address === backend.address && before.port === backend.port && before.pod === backend.pod) continue
+      if (this.isWritten(() => maps.backends.insert(service, slot, backend))) backends.set(key, planned)
+      else full.add(service)
+    }
+    for (const [key, planned] of wanted.frontends) {
+      const before = plan.frontends.get(key)
+      const { frontend, service, slots } = planned
+      if (before?.service === service && before.slots === slots && !full.has(service)) continue
+      if (!full.has(service) && this.isWritten(() => maps.frontends.insert(frontend, service, slots))) {
+        frontends.set(key, planned)
+      } else {
+        full.add(service)
+        maps.frontends.delete(frontend)
+        frontends.delete(key)
+      }
+    }
+    for (const [key, { service, slot }] of plan.backends) {
+      if (wanted.backends.has(key)) continue
+      maps.backends.delete(service, slot)
+      backends.delete(key)
+    }
+    return { frontends, backends, refusedServices: full.size }
+  }
+
+  /** False when the map is full, or the kernel has no memory. */
+  private isWritten(write: () => void): boolean {
+    try {
+      write()
+      return true
+    } catch (error) {
+      this.log.debug('a map of the kernel takes no more', { error: describeError(error) })
+      return false
+    }
+  }
+}

@@ -1,0 +1,168 @@
+/**
+ * Typed views over the maps by which the kernel carries connections without the agent: who may reach whom, where a service
+ * is, and what was carried. Nouns are those of native/bpf/include/weft/maps.h.
+ */
+import { assert } from '../base/assert.ts'
+import {
+  BACKEND,
+  BACKEND_KEY,
+  EDGE,
+  EDGE_KEY,
+  FRONTEND,
+  FRONTEND_KEY,
+  VERDICT_ALLOW,
+  VERDICT_DENY,
+  VERDICT_KEY,
+  VERDICT_VALUE,
+} from './layout.generated.ts'
+import { type BpfMap, encodeAddress, IS_LITTLE_ENDIAN } from './maps.ts'
+
+/** A service address and port as the pods of one scope dial it. */
+export interface Frontend {
+  /** Canonical. */
+  readonly address: string
+  readonly port: number
+  readonly scope: number
+}
+
+/** One slot of a service. */
+export interface Backend {
+  readonly address: string
+  readonly port: number
+  /** The agent's number of the endpoint's pod; 0 when the kernel must leave the connection to the agent. */
+  readonly pod: number
+}
+
+/** Who asks whom. */
+export interface Pair {
+  readonly source: number
+  readonly destination: number
+  readonly port: number
+}
+
+/** What connections of a source to a destination by way of a service came to, since the maps were made. */
+export interface EdgeTotals {
+  readonly opened: number
+  readonly closed: number
+  readonly failed: number
+  /** Bytes of closed connections, as the source counts them. */
+  readonly sent: number
+  readonly received: number
+}
+
+/** Which service an address and port belong to, by scope. */
+export class FrontendMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  /** `slots` are those of BackendMap, 1 to SLOTS_MAX; they must be there first. */
+  insert(frontend: Frontend, service: number, slots: number): void {
+    this.map.update(encodeFrontendKey(frontend), words(FRONTEND, [FRONTEND.service, service], [FRONTEND.slots, slots]))
+  }
+
+  delete(frontend: Frontend): boolean {
+    return this.map.delete(encodeFrontendKey(frontend))
+  }
+}
+
+/** The endpoints of a service, as often as their weights say. */
+export class BackendMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  insert(service: number, slot: number, backend: Backend): void {
+    const value = words(BACKEND, [BACKEND.port, backend.port], [BACKEND.pod, backend.pod])
+    value.set(encodeAddress(backend.address), BACKEND.address)
+    this.map.update(encodeBackendKey(service, slot), value)
+  }
+
+  delete(service: number, slot: number): boolean {
+    return this.map.delete(encodeBackendKey(service, slot))
+  }
+}
+
+/** What policy says; where it says nothing the agent is asked. */
+export class VerdictMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  /** `policy` is the agent's number of the policy that denies, 0 when none allows. */
+  insert(pair: Pair, isAllowed: boolean, policy: number): void {
+    const verdict = isAllowed ? VERDICT_ALLOW : VERDICT_DENY
+    this.map.update(
+      encodePair(pair),
+      words(VERDICT_VALUE, [VERDICT_VALUE.verdict, verdict], [VERDICT_VALUE.policy, policy]),
+    )
+  }
+
+  delete(pair: Pair): boolean {
+    return this.map.delete(encodePair(pair))
+  }
+}
+
+/** Counters of the connections that the kernel carried. */
+export class EdgeMap {
+  private readonly map: BpfMap
+
+  constructor(map: BpfMap) {
+    this.map = map
+  }
+
+  /** Null when there never was such a connection. */
+  read(source: number, destination: number, service: number): EdgeTotals | null {
+    const key = words(
+      EDGE_KEY,
+      [EDGE_KEY.source, source],
+      [EDGE_KEY.destination, destination],
+      [EDGE_KEY.service, service],
+    )
+    const value = this.map.lookup(key)
+    if (value === null) return null
+    const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
+    const at = (offset: number): number => Number(view.getBigUint64(offset, IS_LITTLE_ENDIAN))
+    return {
+      opened: at(EDGE.opened),
+      closed: at(EDGE.closed),
+      failed: at(EDGE.failed),
+      sent: at(EDGE.sent),
+      received: at(EDGE.received),
+    }
+  }
+}
+
+function encodeFrontendKey({ address, port, scope }: Frontend): Uint8Array {
+  const key = words(FRONTEND_KEY, [FRONTEND_KEY.scope, scope], [FRONTEND_KEY.port, port])
+  key.set(encodeAddress(address), FRONTEND_KEY.address)
+  return key
+}
+
+function encodeBackendKey(service: number, slot: number): Uint8Array {
+  return words(BACKEND_KEY, [BACKEND_KEY.service, service], [BACKEND_KEY.slot, slot])
+}
+
+function encodePair({ source, destination, port }: Pair): Uint8Array {
+  assert(source > 0 && destination > 0, 'pods have numbers from 1')
+  return words(
+    VERDICT_KEY,
+    [VERDICT_KEY.source, source],
+    [VERDICT_KEY.destination, destination],
+    [VERDICT_KEY.port, port],
+  )
+}
+
+/** The bytes of a struct of which only these 32-bit fields are not zero. */
+function words(struct: { readonly bytes: number }, ...fields: readonly (readonly [number, number])[]): Uint8Array {
+  const bytes = new Uint8Array(struct.bytes)
+  const view = new DataView(bytes.buffer)
+  for (const [offset, value] of fields) view.setUint32(offset, value, IS_LITTLE_ENDIAN)
+  return bytes
+}

@@ -1,0 +1,91 @@
+/** Connections that the kernel carries without the agent, with the real kernel and real processes. */
+import assert from 'node:assert/strict'
+import { after, before, describe, it } from 'node:test'
+import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
+import { silentLog } from '../../src/base/log.ts'
+import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
+import { STAT_KERNEL_CARRIED, STAT_KERNEL_DENIED } from '../../src/kernel/layout.generated.ts'
+import { AnsweringPod, answerIn, runClient, startApp } from '../support/answering-pod.ts'
+import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
+
+const APP_PORT = 8080
+const VIP4 = '198.19.0.1'
+const VIP6 = 'fd77:99::1'
+
+describe('connections that the kernel carries', needsRoot, () => {
+  let network: TestNetwork
+  let a: TestPod
+  let b: TestPod
+  let capture: EbpfCapture
+  let programs: CapturePrograms
+  let pods: AnsweringPod[]
+
+  before(async () => {
+    network = TestNetwork.create(['a', 'b', 'c'])
+    a = network.pod('a')
+    b = network.pod('b')
+    await startApp(network, b, APP_PORT)
+    await startApp(network, network.pod('c'), APP_PORT)
+    const pinDirectory = `/run/${network.prefix}-carry`
+    capture = EbpfCapture.open({ cgroupPath: network.cgroupPath, pinDirectory, log: silentLog })
+    programs = (capture as unknown as { programs: CapturePrograms }).programs
+    pods = [await AnsweringPod.enrol(capture, a), await AnsweringPod.enrol(capture, b, 1, true)]
+    for (const [service, address, target] of [
+      [1, VIP4, b.ipv4],
+      [2, VIP6, b.ipv6],
+    ] as const) {
+      programs.backends.insert(service, 0, { address: target, port: APP_PORT, pod: 2 })
+      programs.frontends.insert({ address, port: 80, scope: 1 }, service, 1)
+    }
+    programs.verdicts.insert({ source: 1, destination: 2, port: APP_PORT }, true, 0)
+  })
+
+  after(async () => {
+    for (const pod of pods) pod.close()
+    await capture.close()
+    await network.close()
+  })
+
+  for (const [family, vip, address] of [
+    ['4', VIP4, () => a.ipv4],
+    ['6', VIP6, () => a.ipv6],
+  ] as const) {
+    it(`go straight to the app; the app sees the pod, the client sees the service, over IPv${family}`, async () => {
+      for (const pod of pods) pod.answers.length = 0
+      const [connect, read] = await runClient(network, a, [family, 'connect', vip, '80', 'read'])
+      assert.equal(read, `read app b ${address()}`)
+      assert.ok(connect!.endsWith(`remote ${vip}:80`), connect)
+      assert.deepEqual(
+        pods.flatMap(({ answers }) => answers),
+        [],
+      )
+    })
+  }
+
+  it('are counted, bytes in both directions', () => {
+    assert.ok(programs.stats.read(STAT_KERNEL_CARRIED) >= 2)
+    for (const service of [1, 2]) {
+      const totals = programs.edges.read(1, 2, service)
+      assert.ok(totals !== null)
+      assert.deepEqual([totals.opened, totals.failed], [1, 0])
+    }
+  })
+
+  it('work for MPTCP sockets and for IPv4 addresses that are dialled from an IPv6 socket', async () => {
+    const [, multipath] = await runClient(network, a, ['mptcp', 'connect', VIP4, '80', 'read'])
+    assert.equal(multipath, `read app b ${a.ipv4}`)
+    const [mapped, read] = await runClient(network, a, ['6', 'connect', `::ffff:${VIP4}`, '80', 'read'])
+    assert.equal(read, `read app b ${a.ipv4}`)
+    assert.ok(mapped!.includes(VIP4), mapped)
+  })
+
+  it('are refused where policy says so', async () => {
+    programs.verdicts.insert({ source: 1, destination: 2, port: APP_PORT }, false, 3)
+    const [refused] = await runClient(network, a, ['4', 'connect', VIP4, '80', 'read'])
+    assert.equal(refused, 'connect EPERM')
+    assert.equal(programs.stats.read(STAT_KERNEL_DENIED), 1)
+    programs.verdicts.delete({ source: 1, destination: 2, port: APP_PORT })
+    const [, read] = await runClient(network, a, ['4', 'connect', VIP4, '80', 'read'])
+    assert.equal(answerIn(read).pod, 'a')
+  })
+})
