@@ -25,7 +25,7 @@ import {
   type Service,
   serviceKey,
 } from '../../src/model/service.ts'
-import { TUNNEL_HBONE, TUNNEL_NONE, type Workload } from '../../src/model/workload.ts'
+import { FAILURE_BY_POLICY, TUNNEL_HBONE, TUNNEL_NONE, type Workload } from '../../src/model/workload.ts'
 import { LISTEN_HBONE, LISTEN_OUTBOUND, METRICS_FLUSH_MS, MeshProxy } from '../../src/proxy/mesh-proxy.ts'
 import { WorkerRecorder } from '../../src/telemetry/worker-recorder.ts'
 import {
@@ -158,7 +158,7 @@ function mesh(): Delta {
     workloads: [client, server],
     services: [service],
     traffic: [traffic],
-    pods: [{ uid: own.uid, netns: '', scope: SCOPE }],
+    pods: [{ uid: own.uid, netns: '', scope: SCOPE, failureMode: FAILURE_BY_POLICY }],
   }
 }
 

@@ -9,7 +9,7 @@ import type { Logger } from '../base/log.ts'
 import { formatIdentity } from '../model/identity.ts'
 import { isPeerAuthentication } from '../model/policy.ts'
 import type { Snapshot } from '../model/snapshot.ts'
-import type { LocalPod, Workload } from '../model/workload.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED, type LocalPod, type Workload } from '../model/workload.ts'
 import type { Capture, PodToCapture } from './capture.ts'
 import type { Workers } from './workers.ts'
 
@@ -77,7 +77,7 @@ export class Pods {
       if (pod === undefined || workload === undefined) this.enqueue(() => this.withdraw(uid))
       else if (this.enrolments.get(uid)!.fingerprint !== this.fingerprint(this.describe(pod, workload), workload)) {
         this.enqueue(() => this.withdraw(uid))
-      } else this.options.capture.setStrict?.(uid, isStrict(snapshot, workload))
+      } else this.options.capture.setStrict?.(uid, isStrict(snapshot, pod, workload))
     }
     for (const pod of snapshot.pods.values()) this.enqueue(() => this.enrol(pod.uid))
   }
@@ -167,7 +167,7 @@ export class Pods {
       addresses: workload.addresses,
       serviceAddresses,
       inboundPorts: [...inboundPorts],
-      isStrict: isStrict(snapshot, workload),
+      isStrict: isStrict(snapshot, pod, workload),
     }
   }
 
@@ -178,10 +178,11 @@ export class Pods {
 }
 
 /**
- * True when plaintext is forbidden on a port at least. The kernel knows one answer for all ports of a pod whose proxy is
- * dead, and it must not be weaker than the policy.
+ * True when the pod's connections are refused while nobody serves them. By policy that is when plaintext is forbidden on a
+ * port at least: the kernel knows one answer for all ports of a pod, and it must not be weaker than the policy.
  */
-function isStrict(snapshot: Snapshot, workload: Workload): boolean {
+function isStrict(snapshot: Snapshot, { failureMode }: LocalPod, workload: Workload): boolean {
+  if (failureMode !== FAILURE_BY_POLICY) return failureMode === FAILURE_CLOSED
   return snapshot.policiesOf(workload).some(isPeerAuthentication)
 }
 

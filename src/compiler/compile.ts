@@ -9,9 +9,18 @@
 import type { Policy } from '../model/policy.ts'
 import type { Traffic } from '../model/route.ts'
 import type { Service } from '../model/service.ts'
-import type { LocalPod, Workload } from '../model/workload.ts'
+import { FAILURE_BY_POLICY, type FailureMode, type LocalPod, type Workload } from '../model/workload.ts'
 import { readAuthorizationPolicy, selectPolicies } from './authorization-policy.ts'
-import { isMeshNamespace, localityOf, netnsOf, readEndpointSlice, readPod, readService } from './core.ts'
+import {
+  failureModeOf,
+  failureModes,
+  isMeshNamespace,
+  localityOf,
+  netnsOf,
+  readEndpointSlice,
+  readPod,
+  readService,
+} from './core.ts'
 import { type DestinationRule, type MergedRule, mergeRules, readDestinationRule } from './destination-rule.ts'
 import { isWildcard, unknownHostFix, wildcardCovers } from './hosts.ts'
 import { buildInventory, type Inventory } from './inventory.ts'
@@ -74,7 +83,9 @@ export function compile(objects: readonly MeshObject[], settings: CompileSetting
   })
   const policies = [...peerPolicies.policies, ...authorizations.map(({ policy }) => policy)]
   policies.sort((a, b) => compareText(a.key, b.key))
-  const state = { workloads, services: inventory.services, policies, traffic, pods: localPods(inventory, scopeOf, run) }
+  const modes = failureModes(kinds.get('Namespace') ?? [], run)
+  const pods = localPods(inventory, scopeOf, modes, run)
+  const state = { workloads, services: inventory.services, policies, traffic, pods }
   return { state, messages: log.sorted() }
 }
 
@@ -144,13 +155,20 @@ function readInventory(kinds: ObjectsByKind, run: Run): Inventory {
 }
 
 /** What the agents of the enrolled pods' nodes are told. */
-function localPods(inventory: Inventory, scopeOf: ReadonlyMap<string, string>, run: Run): NodePod[] {
+function localPods(
+  inventory: Inventory,
+  scopeOf: ReadonlyMap<string, string>,
+  modes: ReadonlyMap<string, FailureMode>,
+  run: Run,
+): NodePod[] {
   const pods: NodePod[] = []
   for (const member of inventory.members) {
     if (!member.isEnrolled) continue
     // Only pods are ever enrolled, and pods have an object.
     const netns = netnsOf(member.object!, run)
-    pods.push({ node: member.workload.node, pod: { uid: member.uid, netns, scope: scopeOf.get(member.uid)! } })
+    const failureMode = failureModeOf(member.object!, modes.get(member.namespace) ?? FAILURE_BY_POLICY, run)
+    const pod = { uid: member.uid, netns, scope: scopeOf.get(member.uid)!, failureMode }
+    pods.push({ node: member.workload.node, pod })
   }
   return pods
 }

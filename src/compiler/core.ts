@@ -4,7 +4,7 @@
  */
 import { canonicalAddress } from '../base/address.ts'
 import type { Protocol } from '../model/service.ts'
-import type { Locality } from '../model/workload.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED, FAILURE_OPEN, type FailureMode, type Locality } from '../model/workload.ts'
 import { findings, quote } from './messages.ts'
 import type { MeshObject } from './object.ts'
 import { isTree, own } from './object.ts'
@@ -35,6 +35,32 @@ export function isMeshNamespace(object: MeshObject, run: Run): boolean {
     run.log.add(object, ['metadata', 'labels', 'weft.dev/mesh'], findings.badMeshLabel(value, '"enabled"'))
   }
   return value === 'enabled'
+}
+
+const FAILURE_MODE_ANNOTATION = 'weft.dev/failure-mode'
+
+/**
+ * What an annotation of a namespace or pod says about connections while the agent does not serve; `inherited` when it says
+ * nothing, or something unknown (reported).
+ */
+export function failureModeOf(object: MeshObject, inherited: FailureMode, run: Run): FailureMode {
+  const written = object.annotations[FAILURE_MODE_ANNOTATION]
+  if (written === 'open') return FAILURE_OPEN
+  if (written === 'closed') return FAILURE_CLOSED
+  if (written !== undefined) {
+    run.log.add(object, ['metadata', 'annotations', FAILURE_MODE_ANNOTATION], findings.badFailureMode(written))
+  }
+  return inherited
+}
+
+/** The failure modes that namespaces give their pods, by name; those that say nothing are left out. */
+export function failureModes(namespaces: readonly MeshObject[], run: Run): ReadonlyMap<string, FailureMode> {
+  const modes = new Map<string, FailureMode>()
+  for (const object of namespaces) {
+    const mode = failureModeOf(object, FAILURE_BY_POLICY, run)
+    if (mode !== FAILURE_BY_POLICY) modes.set(object.name, mode)
+  }
+  return modes
 }
 
 // --- Node ---

@@ -205,6 +205,12 @@ export const findings = {
       `The annotation weft.dev/netns is ${quote(value)}, which names no network namespace: it is not used.`,
       'Write an absolute path (/var/run/netns/NAME), or loopback:ADDRESS.',
     ),
+  badFailureMode: (value: string) =>
+    warning(
+      'WEFT0111',
+      `The annotation weft.dev/failure-mode is ${quote(value)}, which has no meaning: it is not used.`,
+      'Write "open" (connections are let by while the agent is away) or "closed" (they are refused).',
+    ),
   duplicateAddress: (address: string, other: string) =>
     error('WEFT0103', `The address ${address} already belongs to ${other}.`, 'Give each its own address.'),
   externalName: () =>

@@ -54,6 +54,15 @@ export interface Workload {
   readonly capacity: number
 }
 
+/** Open where the mesh permits plaintext to the pod, else closed. */
+export const FAILURE_BY_POLICY = 0
+/** The pod's connections are let by. */
+export const FAILURE_OPEN = 1
+/** They are refused at once. */
+export const FAILURE_CLOSED = 2
+/** What becomes of a pod's connections, in both directions, while its node's agent does not serve. */
+export type FailureMode = typeof FAILURE_BY_POLICY | typeof FAILURE_OPEN | typeof FAILURE_CLOSED
+
 /**
  * What only the agent of the pod's node is told: where the pod is, and which rules its own traffic follows.
  */
@@ -63,4 +72,5 @@ export interface LocalPod {
   readonly netns: string
   /** Scope whose traffic rules this pod's connections follow. */
   readonly scope: string
+  readonly failureMode: FailureMode
 }

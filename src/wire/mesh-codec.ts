@@ -7,7 +7,7 @@ import { WeftError } from '../base/errors.ts'
 import type { Policy } from '../model/policy.ts'
 import type { Traffic } from '../model/route.ts'
 import type { Service } from '../model/service.ts'
-import type { LocalPod, Workload } from '../model/workload.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED, FAILURE_OPEN, type LocalPod, type Workload } from '../model/workload.ts'
 import { serviceFromMessage, serviceToMessage, workloadFromMessage, workloadToMessage } from './address-codec.ts'
 import { Checks, quote } from './checks.ts'
 import {
@@ -33,6 +33,8 @@ import { trafficFromMessage, trafficToMessage } from './traffic-codec.ts'
  * (see MESSAGE_BYTES_MAX in channel.ts).
  */
 export const RESOURCE_BYTES_MAX = 1_048_576
+
+const FAILURE_MODES = [FAILURE_BY_POLICY, FAILURE_OPEN, FAILURE_CLOSED] as const
 
 /** A resource in the form in which it travels. */
 export interface EncodedResource {
@@ -81,8 +83,8 @@ export function encodeTraffic(traffic: Traffic): EncodedResource {
 /** A pod of an agent's node as a resource. */
 export function encodePod(pod: LocalPod): EncodedResource {
   const checks = new Checks(describe('pod', pod.uid))
-  const { uid, netns, scope } = pod
-  return encoded(TYPE_LOCAL_POD, uid, LOCAL_POD.encode({ uid, netns, scope }), checks)
+  const { uid, netns, scope, failureMode } = pod
+  return encoded(TYPE_LOCAL_POD, uid, LOCAL_POD.encode({ uid, netns, scope, failureMode }), checks)
 }
 
 function encoded(typeUrl: ResourceType, name: string, bytes: Uint8Array, checks: Checks): EncodedResource {
@@ -139,6 +141,7 @@ function decodeByType(typeUrl: ResourceType, name: string, bytes: Uint8Array): R
         // Empty where the agent finds the pod by itself.
         netns: checks.text('netns', message.netns),
         scope: checks.required('scope', message.scope),
+        failureMode: checks.oneOf('failure_mode', message.failureMode, FAILURE_MODES),
       }
       return { kind: 'pod', name: value.uid, value }
     }

@@ -347,6 +347,7 @@ export interface LocalPodMessage {
   readonly uid: string
   readonly netns: string
   readonly scope: string
+  readonly failureMode: number
 }
 
 export const LOCAL_POD = messageType<LocalPodMessage>('weft.v1.LocalPod')

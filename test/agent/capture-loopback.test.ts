@@ -2,11 +2,12 @@ import assert from 'node:assert/strict'
 import test from 'node:test'
 import { type PodToCapture, ROLE_HBONE, ROLE_INBOUND, ROLE_OUTBOUND } from '../../src/agent/capture.ts'
 import { LoopbackCapture } from '../../src/agent/capture-loopback.ts'
+import { FAILURE_BY_POLICY } from '../../src/model/workload.ts'
 
 function podOf(fields: Partial<PodToCapture> & { netns?: string } = {}): PodToCapture {
   const { netns = 'loopback:127.40.1.2', ...rest } = fields
   return {
-    pod: { uid: 'u', netns, scope: 'shop' },
+    pod: { uid: 'u', netns, scope: 'shop', failureMode: FAILURE_BY_POLICY },
     displayName: 'shop/a',
     addresses: ['127.30.1.2'],
     serviceAddresses: [

@@ -16,7 +16,7 @@ import {
   type Service,
 } from '../../src/model/service.ts'
 import { Snapshot } from '../../src/model/snapshot.ts'
-import type { Workload } from '../../src/model/workload.ts'
+import { FAILURE_BY_POLICY, type LocalPod, type Workload } from '../../src/model/workload.ts'
 import { clusterOf, destination, OUTLIER, workloadOf } from '../support/proxy-objects.ts'
 
 const TCP: Service = {
@@ -41,8 +41,8 @@ const CLIENT = pod('client', 1, { services: [] })
 const NEAR = pod('near', 2)
 const FAR = pod('far', 3, { node: 'node2' })
 
-function localPod(workload: Workload) {
-  return { uid: workload.uid, netns: `/var/run/netns/${workload.name}`, scope: SCOPE }
+function localPod(workload: Workload): LocalPod {
+  return { uid: workload.uid, netns: `/var/run/netns/${workload.name}`, scope: SCOPE, failureMode: FAILURE_BY_POLICY }
 }
 
 /** A plan for CLIENT (pod 1) and NEAR (pod 2) on this node, and whatever else `delta` says. */

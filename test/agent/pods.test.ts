@@ -6,6 +6,7 @@ import { silentLog } from '../../src/base/log.ts'
 import { type Delta, EMPTY_DELTA } from '../../src/model/delta.ts'
 import { PEER_AUTHENTICATION_PREFIX, POLICY_SCOPE_NAMESPACE, type Policy } from '../../src/model/policy.ts'
 import { Snapshot } from '../../src/model/snapshot.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED, FAILURE_OPEN, type LocalPod } from '../../src/model/workload.ts'
 import { type CaptureLog, FakeCapture } from '../support/fake-capture.ts'
 import { SERVICE, workloadOf } from '../support/proxy-objects.ts'
 
@@ -14,7 +15,7 @@ const IDENTITY = 'spiffe://cluster.local/ns/shop/sa/reviews'
 /** Longer than any delay between two attempts. */
 const LONG_MS = 60_000
 
-const POD_A = { uid: A.uid, netns: '/var/run/netns/a', scope: 'shop' }
+const POD_A: LocalPod = { uid: A.uid, netns: '/var/run/netns/a', scope: 'shop', failureMode: FAILURE_BY_POLICY }
 const STRICT: Policy = {
   key: `shop/${PEER_AUTHENTICATION_PREFIX}default`,
   name: `${PEER_AUTHENTICATION_PREFIX}default`,
@@ -176,6 +177,22 @@ test('STRICT reaches the capture of a pod that is enrolled already', async () =>
   assert.deepEqual(take(), [`strict ${A.uid} true`])
   await apply({ removedPolicies: [STRICT.key] })
   assert.deepEqual(take(), [`strict ${A.uid} false`])
+})
+
+test('a failure mode of its own overrules STRICT, also of a pod that is enrolled already', async () => {
+  await apply({ workloads: [A], pods: [POD_A] })
+  take()
+  await apply({ pods: [{ ...POD_A, failureMode: FAILURE_CLOSED }] })
+  assert.deepEqual(take(), [`strict ${A.uid} true`])
+  await apply({ policies: [STRICT], pods: [{ ...POD_A, failureMode: FAILURE_OPEN }] })
+  assert.deepEqual(take(), [`strict ${A.uid} false`])
+  await apply({ pods: [POD_A] })
+  assert.deepEqual(take(), [`strict ${A.uid} true`])
+})
+
+test('a pod is enrolled with its failure mode', async () => {
+  await apply({ workloads: [A], pods: [{ ...POD_A, failureMode: FAILURE_CLOSED }] })
+  assert.equal(capture.asked[0]!.isStrict, true)
 })
 
 test('loopback capture is told what to listen on, anew when that changes', async () => {

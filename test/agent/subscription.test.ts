@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { isEmptyDelta } from '../../src/model/delta.ts'
 import { formatControllerIdentity, formatNodeIdentity } from '../../src/model/identity.ts'
-import type { LocalPod } from '../../src/model/workload.ts'
+import { FAILURE_BY_POLICY, type LocalPod } from '../../src/model/workload.ts'
 import { CallError, STATUS_INVALID_ARGUMENT } from '../../src/wire/channel.ts'
 import {
   RESOURCE_TYPES,
@@ -84,7 +84,7 @@ interface Content {
 }
 
 function podResource(name: string, version = '1', scope = 'default'): ResourceMessage {
-  const pod: LocalPod = { uid: name, netns: `/run/netns/${name}`, scope }
+  const pod: LocalPod = { uid: name, netns: `/run/netns/${name}`, scope, failureMode: FAILURE_BY_POLICY }
   return { name, version, aliases: [], resource: { type_url: TYPE_LOCAL_POD, value: encodePod(pod).bytes } }
 }
 
@@ -149,7 +149,7 @@ test('the parts of a generation are put in force together, the last state of eac
   server.send(stream, TYPE_LOCAL_POD, '2+', { resources: [podResource('c', '2', 'other')], removed: ['d'] })
   server.send(stream, TYPE_ADDRESS, '2')
   const delta = await agent.deltas.next()
-  assert.deepEqual(delta.pods, [{ uid: 'c', netns: '/run/netns/c', scope: 'other' }])
+  assert.deepEqual(delta.pods, [{ uid: 'c', netns: '/run/netns/c', scope: 'other', failureMode: FAILURE_BY_POLICY }])
   assert.deepEqual(delta.removedPods, ['a'])
 })
 

@@ -12,7 +12,7 @@ import { Workers } from '../../src/agent/workers.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { type Delta, EMPTY_DELTA } from '../../src/model/delta.ts'
 import { formatIdentity } from '../../src/model/identity.ts'
-import { TUNNEL_HBONE, type Workload } from '../../src/model/workload.ts'
+import { FAILURE_BY_POLICY, TUNNEL_HBONE, type Workload } from '../../src/model/workload.ts'
 import { TestAuthority } from '../support/certificates.ts'
 
 /** Only a failing test waits so long. */
@@ -211,7 +211,7 @@ const WORKLOAD: Workload = {
 const state: Delta = {
   ...EMPTY_DELTA,
   workloads: [WORKLOAD],
-  pods: [{ uid: UID, netns: `loopback:${APP_ADDRESS}`, scope: 'all' }],
+  pods: [{ uid: UID, netns: `loopback:${APP_ADDRESS}`, scope: 'all', failureMode: FAILURE_BY_POLICY }],
 }
 
 function podOf(port: number): CapturedPod {

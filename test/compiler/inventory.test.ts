@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { TUNNEL_HBONE, TUNNEL_NONE } from '../../src/model/workload.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED, FAILURE_OPEN, TUNNEL_HBONE, TUNNEL_NONE } from '../../src/model/workload.ts'
 import {
   assertQuiet,
   CART,
@@ -169,6 +169,41 @@ for (const [annotation, netns, isReported] of [
     const result = compileTrees([namespace('shop'), pod('a', {}, { annotations: { 'weft.dev/netns': annotation } })])
     assert.equal(result.state.pods[0]!.pod.netns, netns)
     assert.equal(messagesWith(result, 'WEFT0110').length, isReported ? 1 : 0)
+  })
+}
+
+const MODE = 'weft.dev/failure-mode'
+
+for (const [ofNamespace, ofPod, mode, reported] of [
+  [undefined, undefined, FAILURE_BY_POLICY, []],
+  ['open', undefined, FAILURE_OPEN, []],
+  ['closed', undefined, FAILURE_CLOSED, []],
+  [undefined, 'closed', FAILURE_CLOSED, []],
+  ['closed', 'open', FAILURE_OPEN, []],
+  ['open', 'closed', FAILURE_CLOSED, []],
+  ['Closed', undefined, FAILURE_BY_POLICY, ['Namespace/shop']],
+  ['closed', 'ajar', FAILURE_CLOSED, ['Pod/shop/a']],
+  ['', '', FAILURE_BY_POLICY, ['Namespace/shop', 'Pod/shop/a']],
+] as const) {
+  test(`with the failure mode ${ofNamespace} of its namespace and ${ofPod} of its own a pod has ${mode}`, () => {
+    const space = namespace('shop')
+    if (ofNamespace !== undefined) (space['metadata'] as Tree)['annotations'] = { [MODE]: ofNamespace }
+    const metadata = ofPod === undefined ? {} : { annotations: { [MODE]: ofPod } }
+    const result = compileTrees([
+      space,
+      pod('a', {}, metadata),
+      namespace('other'),
+      pod('b', {}, { namespace: 'other' }),
+    ])
+    assert.deepEqual(
+      result.state.pods.map((one) => one.pod.failureMode),
+      [FAILURE_BY_POLICY, mode],
+    )
+    const messages = messagesWith(result, 'WEFT0111')
+    assert.deepEqual(
+      messages.map(({ object, field }) => [object, field]),
+      reported.map((object) => [object, `metadata.annotations["${MODE}"]`]),
+    )
   })
 }
 

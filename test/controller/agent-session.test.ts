@@ -5,7 +5,7 @@ import { silentLog } from '../../src/base/log.ts'
 import type { MeshState } from '../../src/compiler/compile.ts'
 import type { AgentSession } from '../../src/controller/agent-session.ts'
 import { Publisher } from '../../src/controller/publisher.ts'
-import type { Workload } from '../../src/model/workload.ts'
+import { FAILURE_BY_POLICY, type LocalPod, type Workload } from '../../src/model/workload.ts'
 import type { CallError } from '../../src/wire/channel.ts'
 import {
   RESOURCE_TYPES,
@@ -167,7 +167,7 @@ test('a push is cut into pieces of bounded size, and only the last one says that
 test('pods go to the agent of their node only, and traffic rules to the nodes whose pods follow them', () => {
   const random = new RandomModel(new SeededRandom(2))
   const traffic = { ...random.traffic(), scope: 'scope-1', key: 'scope-1|a/b|80', service: 'a/b', port: 80 }
-  const pod = (uid: string, scope: string) => ({ uid, netns: '', scope })
+  const pod = (uid: string, scope: string): LocalPod => ({ uid, netns: '', scope, failureMode: FAILURE_BY_POLICY })
   const publisher = new Publisher(silentLog)
   publisher.publish({
     ...NOTHING,

@@ -1,4 +1,5 @@
 /** Beginning and ending capture with the real kernel: what goes on, what is refused, and what must be left behind: nothing. */
+
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -352,9 +353,10 @@ describe('life of an eBPF capture', needsRoot, () => {
   it('refuses pods that share a network namespace, with each other or with the node', async () => {
     const capture = open()
     await enrol(capture, a)
-    const twin = { ...podToCapture(a), pod: { uid: 'twin', netns: a.netns, scope: '' }, displayName: 'test/twin' }
+    const { pod, ...rest } = podToCapture(a)
+    const twin = { ...rest, pod: { ...pod, uid: 'twin' }, displayName: 'test/twin' }
     await assert.rejects(capture.enrol(twin, 1), /pods test\/twin and test\/a share a network namespace/)
-    const host = { ...twin, pod: { uid: 'host', netns: '/proc/self/ns/net', scope: '' }, displayName: 'test/host' }
+    const host = { ...rest, pod: { ...pod, uid: 'host', netns: '/proc/self/ns/net' }, displayName: 'test/host' }
     await assert.rejects(capture.enrol(host, 1), /pod test\/host uses the network namespace of the node/)
   })
 

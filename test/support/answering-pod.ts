@@ -2,6 +2,7 @@
  * A pod enrolled in a capture, with the test in the place of the proxy: every captured connection is answered with one
  * JSON line that says where it came out (`Answer`), then echoed.
  */
+
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type Server, type Socket } from 'node:net'
@@ -11,6 +12,7 @@ import { canonicalAddress, formatHostPort } from '../../src/base/address.ts'
 import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
 import { HEARTBEAT_INTERVAL_MS } from '../../src/kernel/layout.generated.ts'
 import { HeartbeatMap, KernelMap } from '../../src/kernel/maps.ts'
+import { FAILURE_BY_POLICY } from '../../src/model/workload.ts'
 import type { TestNetwork, TestPod } from './netns.ts'
 
 /** Built by `make -C native tests` from native/test/client.c. */
@@ -30,7 +32,7 @@ export interface Answer {
 /** What a capture is told of a test pod. */
 export function podToCapture(pod: TestPod, isStrict = false): PodToCapture {
   return {
-    pod: { uid: `test//Pod/test/${pod.name}`, netns: pod.netns, scope: '' },
+    pod: { uid: `test//Pod/test/${pod.name}`, netns: pod.netns, scope: '', failureMode: FAILURE_BY_POLICY },
     displayName: `test/${pod.name}`,
     addresses: [pod.ipv4, pod.ipv6],
     serviceAddresses: [],

@@ -4,11 +4,13 @@
  *
  * Speaks with who forked it by messages: its ports when it listens, its memory for every question.
  */
+
 import { Logger } from '../../src/base/log.ts'
 import { TimerWheel } from '../../src/base/timers.ts'
 import { EMPTY_DELTA } from '../../src/model/delta.ts'
 import { trafficKey } from '../../src/model/route.ts'
 import { clusterKey } from '../../src/model/service.ts'
+import { FAILURE_BY_POLICY } from '../../src/model/workload.ts'
 import { TunnelClient } from '../../src/proxy/hbone-client.ts'
 import { LISTEN_HBONE, LISTEN_OUTBOUND, MeshProxy } from '../../src/proxy/mesh-proxy.ts'
 import { WorkerRecorder } from '../../src/telemetry/worker-recorder.ts'
@@ -75,7 +77,7 @@ proxy.applyDelta({
       tcpClusters: [],
     },
   ],
-  pods: [pod, client].map(({ uid }) => ({ uid, netns: '', scope: 'all' })),
+  pods: [pod, client].map(({ uid }) => ({ uid, netns: '', scope: 'all', failureMode: FAILURE_BY_POLICY })),
 })
 const context = transport.tlsContext(plan.material)
 proxy.setCredential(context)

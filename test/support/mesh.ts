@@ -12,7 +12,7 @@ import { formatIdentity } from '../../src/model/identity.ts'
 import type { Policy } from '../../src/model/policy.ts'
 import { type Traffic, trafficKey } from '../../src/model/route.ts'
 import { type Protocol, type Service, serviceKey } from '../../src/model/service.ts'
-import { TUNNEL_HBONE, TUNNEL_NONE, type Workload } from '../../src/model/workload.ts'
+import { FAILURE_BY_POLICY, TUNNEL_HBONE, TUNNEL_NONE, type Workload } from '../../src/model/workload.ts'
 import {
   LISTEN_HBONE,
   LISTEN_INBOUND,
@@ -185,7 +185,10 @@ export class TestMesh {
     this.apply({ workloads: [pod.workload] })
     if (isEnrolled && !isForeign) {
       this.issue(pod)
-      this.nodes[node]!.proxy.applyDelta({ ...EMPTY_DELTA, pods: [{ uid: pod.uid, netns: '', scope: 'all' }] })
+      this.nodes[node]!.proxy.applyDelta({
+        ...EMPTY_DELTA,
+        pods: [{ uid: pod.uid, netns: '', scope: 'all', failureMode: FAILURE_BY_POLICY }],
+      })
       const target = { address: pod.address, port: 15_008, isShared: false }
       await this.listen(pod, [{ role: LISTEN_HBONE, target }])
     }

@@ -33,7 +33,13 @@ import {
   type Service,
   serviceKey,
 } from '../../src/model/service.ts'
-import type { LocalPod, Workload } from '../../src/model/workload.ts'
+import {
+  FAILURE_BY_POLICY,
+  FAILURE_CLOSED,
+  FAILURE_OPEN,
+  type LocalPod,
+  type Workload,
+} from '../../src/model/workload.ts'
 import type { SeededRandom } from './seeded-random.ts'
 
 const RETRY_CONDITIONS: readonly RetryCondition[] = [
@@ -145,6 +151,7 @@ export class RandomModel {
       uid: `Kubernetes//Pod/${this.name()}/${this.name()}`,
       netns: `/var/run/netns/${this.name()}`,
       scope: this.name(),
+      failureMode: this.random.pick([FAILURE_BY_POLICY, FAILURE_OPEN, FAILURE_CLOSED]),
     }
   }
 

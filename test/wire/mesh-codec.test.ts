@@ -29,6 +29,7 @@ import {
   type AddressMessage,
   AUTHORIZATION,
   type AuthorizationMessage,
+  LOCAL_POD,
   POLICY,
   TRAFFIC,
   type TrafficMessage,
@@ -110,6 +111,11 @@ test('every local pod comes back as it was', () => {
     const pod = random.pod()
     assert.deepEqual(decoded(encodePod(pod)), pod)
   }
+})
+
+test('a failure mode that this version does not know is refused', () => {
+  const bytes = LOCAL_POD.encode({ uid: 'u', netns: '', scope: 's', failureMode: 3 })
+  assertRefused(() => decodeResource(TYPE_LOCAL_POD, 'u', bytes), /failure_mode is 3, which this version does not know/)
 })
 
 test('the same object is always encoded to the same bytes', () => {
