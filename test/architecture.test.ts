@@ -17,6 +17,7 @@ const RANKS: Readonly<Record<string, number>> = {
   controller: 4,
   cli: 4,
   proxy: 3,
+  dns: 3,
   compiler: 3,
   http: 2,
   transport: 2,
@@ -121,8 +122,8 @@ test('third-party packages and Node modules are imported by their owners only', 
   assert.deepEqual(wrong, [])
 })
 
-test('http/ and proxy/ import no package and nothing of Node', () => {
-  const wrong = imports.filter(({ file, target }) => /^(http|proxy)\//.test(file) && !target.startsWith('.'))
+test('http/, proxy/ and dns/ import no package and nothing of Node', () => {
+  const wrong = imports.filter(({ file, target }) => /^(http|proxy|dns)\//.test(file) && !target.startsWith('.'))
   assert.deepEqual(wrong, [])
 })
 
