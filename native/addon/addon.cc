@@ -58,6 +58,7 @@ static Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   RegisterSockets(env, exports);
   RegisterFiles(env, exports);
   RegisterRing(env, exports);
+  RegisterMapEntries(env, exports);
   return exports;
 }
 

@@ -22,5 +22,6 @@ void RegisterNetns(Napi::Env env, Napi::Object exports);
 void RegisterSockets(Napi::Env env, Napi::Object exports);
 void RegisterFiles(Napi::Env env, Napi::Object exports);
 void RegisterRing(Napi::Env env, Napi::Object exports);
+void RegisterMapEntries(Napi::Env env, Napi::Object exports);
 
 }  // namespace weft

@@ -11,7 +11,7 @@ struct layout {
   enum pod_flags flags;
   enum stat stat;
   enum verdict verdict;
-  enum event_kind event_kind;
+  enum outcome outcome;
   struct address address;
   struct pod pod;
   struct own_address_key own_address_key;

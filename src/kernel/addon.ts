@@ -50,6 +50,15 @@ export interface NetnsInterface {
   readonly address: Uint8Array | null
 }
 
+/** All keys and all values of a map, one after the other, in the same order. */
+export interface MapEntries {
+  readonly keys: Uint8Array
+  readonly values: Uint8Array
+}
+
+/** A reader of a ring buffer; means something only to the addon. */
+export type Ring = object
+
 export interface Addon {
   describeObject(path: string): DescribedObject
   /** Maps named in `sharedMaps` are used instead of new ones. `constants` are the bytes of the object's `.rodata`. */
@@ -62,6 +71,14 @@ export interface Addon {
   mapDelete(mapFd: number, key: Uint8Array): boolean
   /** Null when the key is not there. The values of all CPUs, one after the other, for a per-CPU map. */
   mapLookup(mapFd: number, key: Uint8Array): Uint8Array | null
+  /** Of a hash map that is not per CPU. While it changes, an entry may be missing or come twice. */
+  mapEntries(mapFd: number): MapEntries
+
+  /** A reader of a ring buffer's records, which all have that size; it goes on where the last reader ended. */
+  openRing(mapFd: number, recordBytes: number): Ring
+  /** The oldest records that nobody has read, one after the other. */
+  readRing(ring: Ring, recordsMax: number): Uint8Array
+  closeRing(ring: Ring): void
 
   openNetns(path: string): number
   netnsCookie(netnsFd: number): bigint

@@ -8,7 +8,9 @@ import { closeSync, openSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Addon, kernelError, type LoadedObject, NATIVE_BUILD_DIRECTORY } from './addon.ts'
 import { BpfDirectory } from './bpf-directory.ts'
-import { BackendMap, EdgeMap, FrontendMap, VerdictMap } from './carry-maps.ts'
+import { BackendMap, FrontendMap, VerdictMap } from './carry-maps.ts'
+import { EdgeMap } from './edge-map.ts'
+import { EventRing } from './event-ring.ts'
 import {
   encodeCookie,
   HeartbeatMap,
@@ -44,6 +46,7 @@ const SHARED_MAPS = [
   'flows',
   'carried_sockets',
   'edges',
+  'edges_accounted',
   'events',
   'stats',
 ] as const
@@ -72,6 +75,7 @@ export class CapturePrograms {
   readonly backends: BackendMap
   readonly verdicts: VerdictMap
   readonly edges: EdgeMap
+  readonly accountedEdges: EdgeMap
   readonly stats: StatsMap
   /** Descriptor of the map that exempts sockets, open until `close`. */
   readonly exemptMapFd: number
@@ -105,6 +109,7 @@ export class CapturePrograms {
     this.backends = new BackendMap(new KernelMap(addon, mapFds['backends']!))
     this.verdicts = new VerdictMap(new KernelMap(addon, mapFds['verdicts']!))
     this.edges = new EdgeMap(new KernelMap(addon, mapFds['edges']!))
+    this.accountedEdges = new EdgeMap(new KernelMap(addon, mapFds['edges_accounted']!))
     this.stats = new StatsMap(new KernelMap(addon, mapFds['stats']!))
     this.exemptMapFd = mapFds['exempt_sockets']!
     this.heartbeatMapFd = mapFds['heartbeats']!
@@ -138,6 +143,16 @@ export class CapturePrograms {
       if (loaded !== null) closeAll(Object.values(loaded.programs))
       if (sockops !== null) closeAll([...Object.values(sockops.programs), ...Object.values(sockops.maps)])
     }
+  }
+
+  /** Descriptor of the storage of sockets that are carried; open until `close`. */
+  get carriedSocketsFd(): number {
+    return this.mapFds['carried_sockets']!
+  }
+
+  /** A reader of the events, to be closed by the caller. There must be one at a time, in all processes. */
+  openEvents(): EventRing {
+    return EventRing.open(this.addon, this.mapFds['events']!)
   }
 
   /** Attaches an sk_lookup instance to a pod's netns. Throws WeftError WEFT_BPF naming the pod. */

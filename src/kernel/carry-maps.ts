@@ -1,13 +1,11 @@
 /**
- * Typed views over the maps by which the kernel carries connections without the agent: who may reach whom, where a service
- * is, and what was carried. Nouns are those of native/bpf/include/weft/maps.h.
+ * Typed views over the maps by which the kernel carries connections without the agent: who may reach whom, and where
+ * a service is. Nouns are those of native/bpf/include/weft/maps.h.
  */
 import { assert } from '../base/assert.ts'
 import {
   BACKEND,
   BACKEND_KEY,
-  EDGE,
-  EDGE_KEY,
   FRONTEND,
   FRONTEND_KEY,
   VERDICT_ALLOW,
@@ -38,16 +36,6 @@ export interface Pair {
   readonly source: number
   readonly destination: number
   readonly port: number
-}
-
-/** What connections of a source to a destination by way of a service came to, since the maps were made. */
-export interface EdgeTotals {
-  readonly opened: number
-  readonly closed: number
-  readonly failed: number
-  /** Bytes of closed connections, as the source counts them. */
-  readonly sent: number
-  readonly received: number
 }
 
 /** Which service an address and port belong to, by scope. */
@@ -106,36 +94,6 @@ export class VerdictMap {
 
   delete(pair: Pair): boolean {
     return this.map.delete(encodePair(pair))
-  }
-}
-
-/** Counters of the connections that the kernel carried. */
-export class EdgeMap {
-  private readonly map: BpfMap
-
-  constructor(map: BpfMap) {
-    this.map = map
-  }
-
-  /** Null when there never was such a connection. */
-  read(source: number, destination: number, service: number): EdgeTotals | null {
-    const key = words(
-      EDGE_KEY,
-      [EDGE_KEY.source, source],
-      [EDGE_KEY.destination, destination],
-      [EDGE_KEY.service, service],
-    )
-    const value = this.map.lookup(key)
-    if (value === null) return null
-    const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
-    const at = (offset: number): number => Number(view.getBigUint64(offset, IS_LITTLE_ENDIAN))
-    return {
-      opened: at(EDGE.opened),
-      closed: at(EDGE.closed),
-      failed: at(EDGE.failed),
-      sent: at(EDGE.sent),
-      received: at(EDGE.received),
-    }
   }
 }
 

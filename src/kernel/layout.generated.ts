@@ -21,6 +21,9 @@ export const VERDICTS_MAX = 262144
 export const FLOWS_MAX = 65536
 export const EDGES_MAX = 65536
 export const EVENTS_BYTES = 4194304
+export const ROUND_TRIP_FIRST_US = 16
+export const ROUND_TRIP_BOUNDS = 16
+export const ROUND_TRIP_BUCKETS = 17
 export const POD_INTERFACES_MAX = 4
 
 export const ROLE_OUTBOUND = 0
@@ -45,8 +48,13 @@ export const STATS = 9
 export const VERDICT_ALLOW = 1
 export const VERDICT_DENY = 2
 
-export const EVENT_CLOSED = 1
-export const EVENT_DENIED = 2
+export const OUTCOME_CLOSED = 0
+export const OUTCOME_RESET_BY_SOURCE = 1
+export const OUTCOME_RESET_BY_DESTINATION = 2
+export const OUTCOME_EXPELLED = 3
+export const OUTCOME_FAILED = 4
+export const OUTCOME_DENIED = 5
+export const OUTCOMES = 6
 
 /** struct address */
 export const ADDRESS = {
@@ -149,7 +157,7 @@ export const FLOW_KEY = {
 
 /** struct flow */
 export const FLOW = {
-  bytes: 64,
+  bytes: 80,
   original: 0,
   destination: 16,
   original_port: 32,
@@ -159,6 +167,9 @@ export const FLOW = {
   service: 48,
   is_open: 52,
   opened_ns: 56,
+  is_counted: 64,
+  has_fin: 68,
+  fin_end: 72,
 } as const
 
 /** struct edge_key */
@@ -171,12 +182,14 @@ export const EDGE_KEY = {
 
 /** struct edge */
 export const EDGE = {
-  bytes: 40,
-  opened: 0,
-  closed: 8,
-  failed: 16,
-  sent: 24,
-  received: 32,
+  bytes: 224,
+  attempted: 0,
+  opened: 8,
+  ended: 16,
+  sent: 64,
+  received: 72,
+  round_trip_us: 80,
+  round_trips: 88,
 } as const
 
 /** struct event */
@@ -190,7 +203,7 @@ export const EVENT = {
   source_pod: 72,
   destination_pod: 76,
   service: 80,
-  kind: 84,
+  outcome: 84,
   round_trip_us: 88,
   policy: 92,
   original: 96,

@@ -4,7 +4,7 @@
  */
 import { parseAddress } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
-import type { Addon } from './addon.ts'
+import type { Addon, MapEntries } from './addon.ts'
 import {
   ADDRESS,
   LISTENER_KEY,
@@ -29,8 +29,14 @@ export interface BpfMap {
   lookup(key: Uint8Array): Uint8Array | null
 }
 
+/** A hash map that can be read whole. */
+export interface WalkableMap extends BpfMap {
+  /** While the map changes, an entry may be missing or come twice. */
+  readAll(): MapEntries
+}
+
 /** A map in the kernel. Does not own the descriptor. */
-export class KernelMap implements BpfMap {
+export class KernelMap implements WalkableMap {
   readonly fd: number
   private readonly addon: Addon
 
@@ -49,6 +55,10 @@ export class KernelMap implements BpfMap {
 
   lookup(key: Uint8Array): Uint8Array | null {
     return this.addon.mapLookup(this.fd, key)
+  }
+
+  readAll(): MapEntries {
+    return this.addon.mapEntries(this.fd)
   }
 }
 

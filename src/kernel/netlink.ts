@@ -132,7 +132,7 @@ function routeMessage(type: number, flags: number, route: LocalRoute): Uint8Arra
 const MESSAGE_BYTES_MAX = 128
 
 /** A netlink message while it is written. */
-class Message {
+export class Message {
   private readonly buffer = new Uint8Array(MESSAGE_BYTES_MAX)
   private readonly view = new DataView(this.buffer.buffer)
   private length = HEADER_BYTES

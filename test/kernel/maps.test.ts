@@ -136,6 +136,7 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     flows: [layout.FLOW_KEY.bytes, 4],
     carried_sockets: [4, layout.FLOW.bytes],
     edges: [layout.EDGE_KEY.bytes, layout.EDGE.bytes],
+    edges_accounted: [layout.EDGE_KEY.bytes, layout.EDGE.bytes],
     events: [0, 0],
     stats: [4, 8],
   }

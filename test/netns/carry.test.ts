@@ -4,7 +4,7 @@ import { after, before, describe, it } from 'node:test'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { silentLog } from '../../src/base/log.ts'
 import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
-import { STAT_KERNEL_CARRIED, STAT_KERNEL_DENIED } from '../../src/kernel/layout.generated.ts'
+import { OUTCOME_FAILED, STAT_KERNEL_CARRIED, STAT_KERNEL_DENIED } from '../../src/kernel/layout.generated.ts'
 import { AnsweringPod, answerIn, runClient, startApp } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
@@ -67,7 +67,7 @@ describe('connections that the kernel carries', needsRoot, () => {
     for (const service of [1, 2]) {
       const totals = programs.edges.read(1, 2, service)
       assert.ok(totals !== null)
-      assert.deepEqual([totals.opened, totals.failed], [1, 0])
+      assert.deepEqual([totals.opened, totals.ended[OUTCOME_FAILED]], [1, 0])
     }
   })
 

@@ -1,7 +1,8 @@
 /** A map of the eBPF programs in memory, with the interface and the size checks of the real one. */
-import type { BpfMap } from '../../src/kernel/maps.ts'
+import type { MapEntries } from '../../src/kernel/addon.ts'
+import type { WalkableMap } from '../../src/kernel/maps.ts'
 
-export class MemoryMap implements BpfMap {
+export class MemoryMap implements WalkableMap {
   readonly entries = new Map<string, Uint8Array>()
   private readonly keyBytes: number
   private readonly valueBytes: number
@@ -22,6 +23,11 @@ export class MemoryMap implements BpfMap {
 
   lookup(key: Uint8Array): Uint8Array | null {
     return this.entries.get(this.textOf(key)) ?? null
+  }
+
+  readAll(): MapEntries {
+    const keys = Buffer.concat([...this.entries.keys()].map((key) => Buffer.from(key, 'hex')))
+    return { keys, values: Buffer.concat([...this.entries.values()]) }
   }
 
   private textOf(key: Uint8Array): string {

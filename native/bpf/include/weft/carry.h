@@ -10,7 +10,7 @@
 #ifndef WEFT_CARRY_H
 #define WEFT_CARRY_H
 
-#include "maps.h"
+#include "edge.h"
 
 enum carry_decision {
   /* Not for the kernel: the agent decides. */
@@ -21,13 +21,15 @@ enum carry_decision {
 
 static __always_inline void record_denial(const struct flow* flow, __u32 policy) {
   count(STAT_KERNEL_DENIED);
+  struct edge* edge = edge_of(flow);
+  if (edge) __sync_fetch_and_add(&edge->ended[OUTCOME_DENIED], 1);
   struct event* event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
   if (!event) {
     count(STAT_EVENTS_LOST);
     return;
   }
   __builtin_memset(event, 0, sizeof(*event));
-  event->kind = EVENT_DENIED;
+  event->outcome = OUTCOME_DENIED;
   event->ended_ns = bpf_ktime_get_ns();
   event->flow.destination = flow->destination;
   event->flow.destination_port = flow->destination_port;
@@ -37,7 +39,7 @@ static __always_inline void record_denial(const struct flow* flow, __u32 policy)
   event->destination_pod = flow->destination_pod;
   event->service = flow->service;
   event->policy = policy;
-  bpf_ringbuf_submit(event, 0);
+  bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 }
 
 /* Fills `flow` unless the agent has to decide. */
@@ -64,18 +66,6 @@ static __always_inline enum carry_decision choose_backend(const struct pod* pod,
   if (verdict->verdict == VERDICT_ALLOW) return CARRY_BY_KERNEL;
   record_denial(flow, verdict->policy);
   return CARRY_DENIED;
-}
-
-static __always_inline struct edge* edge_of(const struct flow* flow) {
-  struct edge_key key = {
-      .source = flow->source_pod, .destination = flow->destination_pod, .service = flow->service};
-  struct edge* edge = bpf_map_lookup_elem(&edges, &key);
-  if (edge) return edge;
-  struct edge empty = {};
-  bpf_map_update_elem(&edges, &key, &empty, BPF_NOEXIST);
-  edge = bpf_map_lookup_elem(&edges, &key);
-  if (!edge) count(STAT_EDGES_LOST);
-  return edge;
 }
 
 #endif

@@ -54,6 +54,13 @@ enum capture_constants {
   /* Bytes of the ring of events. A line is some 100 bytes: 40,000 of them, four seconds at 10,000 a second.
    */
   EVENTS_BYTES = 4194304,
+  /*
+   * Histogram of round trips: the first bound in microseconds, each next one is twice as long, and one more
+   * bucket for what is longer. From 16 us (both pods on one idle node) to 524 ms.
+   */
+  ROUND_TRIP_FIRST_US = 16,
+  ROUND_TRIP_BOUNDS = 16,
+  ROUND_TRIP_BUCKETS = 17,
   /* Interfaces per pod to which a socket may be bound (SO_BINDTODEVICE) and still be steered. */
   POD_INTERFACES_MAX = 4,
 };
@@ -87,7 +94,7 @@ enum stat {
   STAT_KERNEL_DENIED = 6,
   /* Events that found the ring full: lines that the access log lacks. */
   STAT_EVENTS_LOST = 7,
-  /* Connections whose edge found no room: bytes and connections that no metric has. */
+  /* Connections and denials whose edge found no room: no other metric has them. */
   STAT_EDGES_LOST = 8,
   STATS = 9,
 };
@@ -98,9 +105,20 @@ enum verdict {
   VERDICT_DENY = 2,
 };
 
-enum event_kind {
-  EVENT_CLOSED = 1,
-  EVENT_DENIED = 2,
+/* How a connection ended. */
+enum outcome {
+  /* In order: both sides have closed. */
+  OUTCOME_CLOSED = 0,
+  /* Broken off by the side that made it, or nobody answered any more. */
+  OUTCOME_RESET_BY_SOURCE = 1,
+  OUTCOME_RESET_BY_DESTINATION = 2,
+  /* Broken off while policy denies it: it had been allowed when it was made. */
+  OUTCOME_EXPELLED = 3,
+  /* The handshake was refused or never answered. */
+  OUTCOME_FAILED = 4,
+  /* Refused by policy at connect(). */
+  OUTCOME_DENIED = 5,
+  OUTCOMES = 6,
 };
 
 struct pod {
@@ -193,7 +211,13 @@ struct flow {
   __u32 service;
   /* 1 once the handshake is done. */
   __u32 is_open;
+  /* When its first packet was sent; 0 before that. */
   __u64 opened_ns;
+  /* 1 when its edge had room for it, so that it is counted there until its end. */
+  __u32 is_counted;
+  /* 1 when the destination's FIN has been seen, and the sequence number after it. */
+  __u32 has_fin;
+  __u32 fin_end;
 };
 
 struct edge_key {
@@ -202,13 +226,20 @@ struct edge_key {
   __u32 service;
 };
 
-/* Counted up for ever. Bytes are added at the end of a connection: those of open ones are with their sockets. */
+/* Counted up for ever. Bytes are added at the end of a connection: those of open ones are with their sockets.
+ */
 struct edge {
+  /* Connections whose first packet was sent: those that ended otherwise than by denial, and those that have
+   * not. */
+  __u64 attempted;
   __u64 opened;
-  __u64 closed;
-  __u64 failed;
+  __u64 ended[OUTCOMES];
+  /* Of the apps' bytes, as the source counts them: acknowledged by the destination, and come from it. */
   __u64 sent;
   __u64 received;
+  /* Smoothed round trips at the end of connections: their sum, and how many were of which length. */
+  __u64 round_trip_us;
+  __u64 round_trips[ROUND_TRIP_BUCKETS];
 };
 
 struct event {
@@ -220,7 +251,7 @@ struct event {
   __u32 source_pod;
   __u32 destination_pod;
   __u32 service;
-  __u32 kind;
+  __u32 outcome;
   /* Microseconds, smoothed; 0 when it was never measured. */
   __u32 round_trip_us;
   /* Of a denial: see verdict_value. */
@@ -339,7 +370,7 @@ struct {
   __uint(type, BPF_MAP_TYPE_LRU_HASH);
   __uint(max_entries, FLOWS_MAX);
   __type(key, struct flow_key);
-  /* The destination's pod. */
+  /* The destination's pod, and DESTINATION_RESET of sockops.bpf.c. */
   __type(value, __u32);
 } flows SEC(".maps");
 
@@ -358,6 +389,19 @@ struct {
   __type(key, struct edge_key);
   __type(value, struct edge);
 } edges SEC(".maps");
+
+/*
+ * What agents have put into their metrics of each edge; written by agents only. The next agent begins here,
+ * so that what happened while there was none is counted once. Of bytes it may be ahead of `edges`: agents
+ * count those of open connections, too.
+ */
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __uint(max_entries, EDGES_MAX);
+  __type(key, struct edge_key);
+  __type(value, struct edge);
+} edges_accounted SEC(".maps");
 
 /* Connections that have ended, and denials: lines of the access log. Counters do not depend on it. */
 struct {
