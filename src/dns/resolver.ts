@@ -1,16 +1,51 @@
 /**
  * The DNS of one data worker: questions of pods in, answers out. It has no sockets: whoever captured a question calls
- * `query`, and what the mesh cannot answer goes on to the pod's own resolver through `Upstream`.
+ * `query`, and what the mesh does not answer goes on to the pod's own resolver through `Upstream`, byte for byte but for
+ * its id. Search lists, ndots and retries are the client's own: a name of the mesh is answered, any other is passed on,
+ * and so a client that goes through its list finds what it would find without us, and the mesh's names besides.
+ *
+ *   readQuery -> name of the mesh? -> cache? -> an equal query in flight? -> Exchange
  */
+import { FAMILY_IPV4, type FAMILY_IPV6, familyOf } from '../base/address.ts'
+import { latin1Slice } from '../base/bytes.ts'
 import type { TimerWheel } from '../base/timers.ts'
+import type { Service } from '../model/service.ts'
 import { Snapshot } from '../model/snapshot.ts'
-import type { Cancellation, ForwardFailure, ReplyHandler, Upstream } from './upstream.ts'
+import type { Workload } from '../model/workload.ts'
+import type { DnsCounts, DnsResult, DnsSource } from '../telemetry/dns-counts.ts'
+import { type Answering, Exchange, type ExchangeOwner } from './exchange.ts'
+import { isClusterService, MeshNames } from './mesh-names.ts'
+import {
+  FLAG_TRUNCATED,
+  flagsOf,
+  RCODE_FORMAT_ERROR,
+  RCODE_MASK,
+  RCODE_NAME_ERROR,
+  RCODE_NO_ERROR,
+  RCODE_SERVER_FAILURE,
+  readUint16,
+  TYPE_A,
+  TYPE_AAAA,
+  TYPE_ANY,
+  TYPE_HTTPS,
+  TYPE_SVCB,
+  writeUint16,
+} from './message.ts'
+import { BAD_QUERY, NO_QUERY, type Query, readQuery } from './query.ts'
+import { errorReply, headerReply, meshReply } from './reply.ts'
+import { cacheKey, ReplyCache } from './reply-cache.ts'
+import type { Upstream } from './upstream.ts'
 
-/** Where the answer to one question goes. */
-export interface Answering {
-  /** Called at most once, perhaps before `query` returns. The bytes are a whole message and the callee's. */
-  answer(bytes: Uint8Array): void
-}
+export type { Answering } from './exchange.ts'
+
+/**
+ * Exchanges in flight of one pod. 256: each is a socket of the worker for up to 5 s, and one pod must not take them all;
+ * a client that asks for IPv4 and IPv6 at once with 128 threads fits.
+ */
+export const POD_EXCHANGES_MAX = 256
+
+/** Exchanges in flight of one worker. 2,048 sockets: below the usual limit of 4,096 descriptors of a process of ours. */
+export const EXCHANGES_MAX = 2_048
 
 /** What a resolver needs of its surroundings. */
 export interface ResolverParts {
@@ -21,21 +56,34 @@ export interface ResolverParts {
   readonly now: () => number
   /** 16 bits that nobody can guess, for the ids of forwarded queries. */
   readonly randomId: () => number
+  readonly counts: DnsCounts
 }
 
 /** Answers the questions of all pods of a node that one worker gets. */
-export class Resolver {
+export class Resolver implements ExchangeOwner {
   private readonly parts: ResolverParts
-  /** What the mesh looks like. */
-  snapshot: Snapshot = Snapshot.empty
+  private readonly cache: ReplyCache
+  private readonly exchanges = new Map<string, Exchange>()
+  /** Exchanges by pod. */
+  private readonly loads = new Map<string, number>()
+  private snapshot: Snapshot = Snapshot.empty
+  private names = new MeshNames([])
 
   constructor(parts: ResolverParts) {
     this.parts = parts
+    this.cache = new ReplyCache(parts.now)
   }
 
   /** What the mesh looks like from now on. */
   applySnapshot(snapshot: Snapshot): void {
+    const isSame = snapshot.services === this.snapshot.services
     this.snapshot = snapshot
+    if (!isSame) this.names = new MeshNames(snapshot.services.values())
+  }
+
+  /** Exchanges in flight. */
+  get exchangeCount(): number {
+    return this.exchanges.size
   }
 
   /**
@@ -43,38 +91,160 @@ export class Resolver {
    * The bytes stay the caller's after the call.
    */
   query(source: string, resolverAddress: string, bytes: Uint8Array, isTcp: boolean, respond: Answering): void {
-    const forwarded = new ForwardedQuery(respond)
-    forwarded.begin(this.parts.upstream.forward(source, resolverAddress, bytes, isTcp, forwarded))
+    const query = readQuery(bytes, isTcp)
+    if (query === NO_QUERY) {
+      this.parts.counts.query('none', 'malformed')
+    } else if (query === BAD_QUERY) {
+      this.parts.counts.query('none', 'malformed')
+      respond.answer(headerReply(bytes, RCODE_FORMAT_ERROR))
+    } else {
+      this.resolve(source, resolverAddress, query, respond)
+    }
   }
 
   /** Ends everything that is under way, unanswered. */
-  close(): void {}
+  close(): void {
+    for (const exchange of [...this.exchanges.values()]) {
+      this.release(exchange)
+      exchange.end()
+    }
+  }
+
+  private resolve(source: string, resolverAddress: string, query: Query, respond: Answering): void {
+    const pod = this.snapshot.workloads.get(source) ?? null
+    const host = query.isPlain ? query.question!.host : null
+    const service = host === null ? null : this.names.find(host, pod === null ? '' : pod.namespace)
+    if (service !== null && this.answersType(service, query.question!.type)) {
+      this.answerName(service, pod, query, respond)
+      return
+    }
+    const key = cacheKey(source, resolverAddress, query)
+    const cached = key === null ? null : this.cache.find(key, query)
+    if (cached !== null) {
+      this.parts.counts.query('cache', resultOf(cached))
+      respond.answer(cached)
+      return
+    }
+    this.forward(source, resolverAddress, query, key, service !== null, respond)
+  }
+
+  // --- names of the mesh ---
+
+  /**
+   * Which types of a name are the mesh's to answer. Of services all; of other hosts those that lead to an address: their
+   * mail servers or certificate rules are on record elsewhere.
+   */
+  private answersType(service: Service, type: number): boolean {
+    if (isClusterService(service)) return true
+    return type === TYPE_A || type === TYPE_AAAA || type === TYPE_ANY || type === TYPE_HTTPS || type === TYPE_SVCB
+  }
+
+  private answerName(service: Service, pod: Workload | null, query: Query, respond: Answering): void {
+    if (!query.isWhole) {
+      this.parts.counts.query('none', 'malformed')
+      respond.answer(errorReply(query, RCODE_FORMAT_ERROR))
+      return
+    }
+    const { type } = query.question!
+    const addresses: string[] = []
+    for (const address of service.addresses) {
+      const family = familyOf(address)
+      const isAsked = type === TYPE_ANY || type === (family === FAMILY_IPV4 ? TYPE_A : TYPE_AAAA)
+      if (isAsked && (pod === null || hasFamily(pod, family))) addresses.push(address)
+    }
+    const reply = meshReply(query, addresses)
+    this.parts.counts.query('mesh', resultOf(reply))
+    respond.answer(reply)
+  }
+
+  // --- everything else ---
+
+  private forward(
+    source: string,
+    resolverAddress: string,
+    query: Query,
+    cacheKeyText: string | null,
+    isMeshName: boolean,
+    respond: Answering,
+  ): void {
+    const { bytes, isTcp, id } = query
+    // All but the id: two queries are one only when the resolver would see the same.
+    const key = `${source}\n${resolverAddress}\n${isTcp ? 't' : 'u'}${latin1Slice(bytes, 2, bytes.length)}`
+    const waiter = { id, respond }
+    const known = this.exchanges.get(key)
+    if (known !== undefined) {
+      if (!known.join(waiter)) this.parts.counts.query('none', 'limited')
+      return
+    }
+    const load = this.loads.get(source) ?? 0
+    if (load >= POD_EXCHANGES_MAX || this.exchanges.size >= EXCHANGES_MAX) {
+      this.parts.counts.query('none', 'limited')
+      respond.answer(errorReply(query, RCODE_SERVER_FAILURE))
+      return
+    }
+    const fields = { key, source, resolverAddress, query, cacheKey: cacheKeyText, isMeshName }
+    const exchange = new Exchange(this, this.parts, fields, this.parts.randomId())
+    exchange.waiters.push(waiter)
+    this.exchanges.set(key, exchange)
+    this.loads.set(source, load + 1)
+    exchange.start()
+  }
+
+  onExchangeReply(exchange: Exchange, reply: Uint8Array): void {
+    this.release(exchange)
+    // The resolver does not know that the mesh has other records of the name: it must not deny the name itself.
+    if (exchange.isMeshName && (flagsOf(reply) & RCODE_MASK) === RCODE_NAME_ERROR) {
+      writeUint16(reply, 2, (flagsOf(reply) & ~RCODE_MASK) | RCODE_NO_ERROR)
+    }
+    if (exchange.cacheKey !== null) this.cache.store(exchange.cacheKey, exchange.query, reply)
+    const result = resultOf(reply)
+    for (const { id, respond } of exchange.waiters) {
+      const answer = exchange.waiters.length === 1 ? reply : reply.slice()
+      writeUint16(answer, 0, id)
+      this.parts.counts.query('forwarded', result)
+      respond.answer(answer)
+    }
+  }
+
+  /**
+   * A resolver that failed at once is reported at once, so that the client asks its next one. After a time-out a client
+   * over UDP is left alone: its own time-out is due, and its retry asks the next resolver as well. Clients over TCP are
+   * told, because many of them wait without end.
+   */
+  onExchangeFailure(exchange: Exchange, isTimeout: boolean): void {
+    this.release(exchange)
+    const { query, waiters } = exchange
+    const result: DnsResult = isTimeout ? 'timeout' : 'error'
+    const source: DnsSource = isTimeout ? 'none' : 'forwarded'
+    for (const { id, respond } of waiters) {
+      this.parts.counts.query(source, result)
+      if (isTimeout && !query.isTcp) continue
+      const answer = errorReply(query, RCODE_SERVER_FAILURE)
+      writeUint16(answer, 0, id)
+      respond.answer(answer)
+    }
+  }
+
+  private release(exchange: Exchange): void {
+    if (!this.exchanges.delete(exchange.key)) return
+    const load = this.loads.get(exchange.source)! - 1
+    if (load === 0) this.loads.delete(exchange.source)
+    else this.loads.set(exchange.source, load)
+  }
 }
 
-class ForwardedQuery implements ReplyHandler {
-  private readonly respond: Answering
-  private isOver = false
-  private cancellation: Cancellation | null = null
+/** A pod without an address of a family cannot reach addresses of it: they would only make its clients wait. */
+function hasFamily({ addresses }: Workload, family: typeof FAMILY_IPV4 | typeof FAMILY_IPV6): boolean {
+  for (const address of addresses) if (familyOf(address) === family) return true
+  return false
+}
 
-  constructor(respond: Answering) {
-    this.respond = respond
-  }
-
-  begin(cancellation: Cancellation): void {
-    this.cancellation = cancellation
-    if (this.isOver) cancellation.cancel()
-  }
-
-  onReply(bytes: Uint8Array): void {
-    if (this.isOver) return
-    this.isOver = true
-    this.cancellation?.cancel()
-    this.respond.answer(bytes)
-  }
-
-  onFailure(_reason: ForwardFailure): void {
-    if (this.isOver) return
-    this.isOver = true
-    this.cancellation?.cancel()
-  }
+/** What a reply says, for the metrics. */
+function resultOf(reply: Uint8Array): DnsResult {
+  const flags = flagsOf(reply)
+  if ((flags & FLAG_TRUNCATED) !== 0) return 'truncated'
+  const rcode = flags & RCODE_MASK
+  if (rcode === RCODE_NAME_ERROR) return 'nxdomain'
+  if (rcode !== RCODE_NO_ERROR) return 'error'
+  return readUint16(reply, 6) > 0 ? 'answered' : 'nodata'
 }

@@ -34,6 +34,8 @@ export interface Service {
   /** Canonical virtual IPs; empty for a headless service. */
   readonly addresses: readonly string[]
   readonly ports: readonly ServicePort[]
+  /** Namespaces whose pods may look the name up; absent for all of them. */
+  readonly exportTo?: readonly string[]
 }
 
 export function serviceKey(namespace: string, hostname: string): string {

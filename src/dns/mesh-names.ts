@@ -1,0 +1,78 @@
+/**
+ * The names that the mesh answers: those of services with virtual IPs, for the pods that may see them.
+ *
+ * A name without a virtual IP is nobody's here and goes on to the pod's resolver: headless services, whose records are
+ * their pods, and hosts of which the mesh only knows a wildcard.
+ */
+import type { Service } from '../model/service.ts'
+
+const NOBODY: readonly Service[] = []
+
+/** Names of one state of the mesh. Built when services change, then only read. */
+export class MeshNames {
+  /** By host name. More than one when several namespaces describe the same host. Sorted by key. */
+  private readonly byHost = new Map<string, Service[]>()
+  /** Kubernetes services by `name.namespace`. */
+  private readonly byShortName = new Map<string, Service>()
+
+  constructor(services: Iterable<Service>) {
+    for (const service of services) {
+      if (service.addresses.length === 0 || service.hostname.startsWith('*')) continue
+      const list = this.byHost.get(service.hostname)
+      if (list === undefined) this.byHost.set(service.hostname, [service])
+      else list.push(service)
+      if (isClusterService(service)) this.byShortName.set(`${service.name}.${service.namespace}`, service)
+    }
+    for (const list of this.byHost.values()) list.sort((a, b) => (a.key < b.key ? -1 : 1))
+  }
+
+  get size(): number {
+    return this.byHost.size
+  }
+
+  /**
+   * The service that `host` (lower case, no last dot) is to a pod of `namespace`; null when the mesh does not answer it.
+   * Besides whole names these are `name`, `name.namespace` and `name.namespace.svc`: a resolver that was told to complete
+   * names asks for the completed ones first, so that what arrives like this was meant like this.
+   */
+  find(host: string, namespace: string): Service | null {
+    let best: Service | null = null
+    for (const service of this.byHost.get(host) ?? NOBODY) {
+      if (!isVisible(service, namespace)) continue
+      if (service.namespace === namespace) return service
+      best ??= service
+    }
+    if (best !== null) return best
+    const short = this.byShortName.get(shortName(host, namespace))
+    return short !== undefined && isVisible(short, namespace) ? short : null
+  }
+
+  /** Services whose names pods of `namespace` may ask for, by host name; at most `limit`. */
+  visibleTo(namespace: string, limit: number): Service[] {
+    const services: Service[] = []
+    for (const host of [...this.byHost.keys()].sort()) {
+      if (services.length >= limit) break
+      const service = this.find(host, namespace)
+      if (service !== null) services.push(service)
+    }
+    return services
+  }
+}
+
+/** `name.namespace` of a host that may be a short name; else a text that no service has. */
+function shortName(host: string, namespace: string): string {
+  const first = host.indexOf('.')
+  if (first < 0) return `${host}.${namespace}`
+  const second = host.indexOf('.', first + 1)
+  if (second < 0) return host
+  return host.slice(second) === '.svc' ? host.slice(0, second) : ''
+}
+
+/** True for services of Kubernetes, whose host names are made of name and namespace. */
+export function isClusterService({ name, namespace, hostname }: Service): boolean {
+  return hostname.startsWith(`${name}.${namespace}.svc.`)
+}
+
+function isVisible({ exportTo }: Service, namespace: string): boolean {
+  return exportTo === undefined || exportTo.includes(namespace)
+}
