@@ -1,9 +1,12 @@
 /*
- * The few file system calls that Node does not have: mounting a bpf file system, and locking a directory.
+ * The few calls on files that Node does not have: mounting a bpf file system, locking a directory, and
+ * writing only what need not wait.
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <string>
@@ -40,10 +43,24 @@ static Napi::Value LockDirectory(const Napi::CallbackInfo& info) {
   return Napi::Number::New(env, directory.release());
 }
 
+/*
+ * writeNow(fd, bytes): boolean. False when writing would wait, or fails: a pipe whose reader hangs must not
+ * hold the caller as well. For at most PIPE_BUF (4096) bytes, for which poll() tells the truth.
+ */
+static Napi::Value WriteNow(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Napi::Uint8Array bytes = BytesArgument(info, 1);
+  pollfd writable = {IntArgument(info, 0), POLLOUT, 0};
+  if (poll(&writable, 1, 0) != 1 || (writable.revents & POLLOUT) == 0) return Napi::Boolean::New(env, false);
+  ssize_t written = write(writable.fd, bytes.Data(), bytes.ByteLength());
+  return Napi::Boolean::New(env, written == static_cast<ssize_t>(bytes.ByteLength()));
+}
+
 void RegisterFiles(Napi::Env env, Napi::Object exports) {
   exports.Set("mountBpfFilesystem", Napi::Function::New(env, MountBpfFilesystem));
   exports.Set("unmount", Napi::Function::New(env, Unmount));
   exports.Set("lockDirectory", Napi::Function::New(env, LockDirectory));
+  exports.Set("writeNow", Napi::Function::New(env, WriteNow));
 }
 
 }  // namespace weft

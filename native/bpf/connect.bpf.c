@@ -9,6 +9,7 @@
  */
 #include "include/weft/carry.h"
 #include "include/weft/flow.h"
+#include "include/weft/unserved.h"
 
 #define SOL_SOCKET 1
 #define SO_MARK 36
@@ -94,12 +95,9 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
 
   struct bpf_sock* listener = find_listener(netns_cookie, ROLE_OUTBOUND, 0);
   if (!listener) {
-    if (pod->flags & POD_STRICT) {
-      count(STAT_REFUSED);
-      return REFUSE;
-    }
-    count(STAT_BYPASSED);
-    return pass(ctx);
+    int is_refused = (pod->flags & POD_STRICT) != 0;
+    count_unserved(netns_cookie, 0, is_refused);
+    return is_refused ? REFUSE : pass(ctx);
   }
   bpf_sk_release(listener);
 

@@ -3,6 +3,7 @@
  * src/kernel/layout.generated.ts.
  */
 #include "include/weft/maps.h"
+#include "include/weft/unserved.h"
 
 /* A type is in the BTF when something uses it. */
 struct layout {
@@ -29,4 +30,6 @@ struct layout {
   struct edge_key edge_key;
   struct edge edge;
   struct event event;
+  struct unserved unserved;
+  struct absence_journal absence_journal;
 } layout;

@@ -13,6 +13,7 @@
  * later).
  */
 #include "include/weft/flow.h"
+#include "include/weft/unserved.h"
 
 const volatile __u64 netns_cookie = 0;
 
@@ -33,7 +34,7 @@ static __always_inline int assign(struct bpf_sk_lookup* ctx, enum listener_role 
                                   int is_refused_without) {
   struct bpf_sock* listener = find_listener(netns_cookie, role, hash_of(ctx));
   if (!listener) {
-    count(is_refused_without ? STAT_REFUSED : STAT_BYPASSED);
+    count_unserved(netns_cookie, role != ROLE_OUTBOUND, is_refused_without);
     return is_refused_without ? SK_DROP : SK_PASS;
   }
   long error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_NO_REUSEPORT);

@@ -25,6 +25,7 @@ import type { AgentConfig } from './config.ts'
 import { ControllerLink } from './controller-link.ts'
 import { CredentialGate } from './credential-gate.ts'
 import { Pods } from './pods.ts'
+import { Presence } from './presence.ts'
 import { Subscription } from './subscription.ts'
 import { chooseTransport } from './worker-transport.ts'
 import { Workers } from './workers.ts'
@@ -40,6 +41,8 @@ export interface AgentHost {
   readonly accessLog: (lines: string) => void
   /** Log lines of the workers, as the logger's sink takes them. */
   readonly logLine: (line: string) => void
+  /** Descriptor to which a data worker may write what `logLine` cannot while the main thread stands still; -1 for none. */
+  readonly alarmFd: number
 }
 
 /** One agent of this process. */
@@ -49,6 +52,7 @@ export class Agent {
   private readonly certificates: Certificates
   private readonly link: ControllerLink
   private readonly capture: Capture
+  private readonly presence: Presence
   private readonly workers: Workers
   private readonly pods: Pods
   private readonly subscription: Subscription
@@ -75,6 +79,11 @@ export class Agent {
     this.capture = capture
     this.gate = gate
     this.registry = new MetricsRegistry({ component: 'proxy', version: host.version, now: systemClock.now })
+    this.presence = new Presence({
+      counts: capture.unserved ?? null,
+      log: log.child('presence'),
+      isServingAll: () => this.subscription.status().isReady && this.pods.pendingCount === 0,
+    })
     const addon = capture.kind === 'ebpf' ? loadAddon() : null
     this.workers = new Workers({
       count: config.workers,
@@ -84,6 +93,8 @@ export class Agent {
         isLogging: config.accessLog,
         transport: chooseTransport(config.transport, log),
         heartbeatMapFd: capture.heartbeatMapFd ?? -1,
+        vitals: this.presence.vitals.buffer,
+        alarmFd: addon === null ? -1 : host.alarmFd,
       },
       logLevel: config.logLevel,
       log: log.child('workers'),
@@ -169,6 +180,7 @@ export class Agent {
     await this.listen('metrics', config.metrics, this.metricsRoutes())
     await this.listen('readiness', config.readiness, { '/healthz/ready': () => this.readiness() })
     await this.listen('admin', config.admin, this.adminRoutes())
+    this.presence.start()
     await this.workers.start()
     this.certificates.start()
     await this.subscription.start()
@@ -193,6 +205,7 @@ export class Agent {
     // Capture first: new connections go as if there were no mesh. The routes of the open ones stay until these are done.
     await this.capture.drain?.()
     await this.workers.stop(this.config.drain)
+    this.presence.stop()
     await this.capture.close()
     for (const endpoint of this.endpoints) await endpoint.close()
   }
@@ -261,6 +274,7 @@ export class Agent {
     }
     const body = await this.registry.render({
       ...this.capture.stats(),
+      ...this.presence.totals(),
       enrolledPods: this.pods.enrolledCount,
       silentWorkers: this.workers.silentCount,
       openConnections,

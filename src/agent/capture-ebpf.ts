@@ -32,6 +32,7 @@ import {
   removeSteering,
   type SteeringPlan,
 } from '../kernel/steering.ts'
+import type { UnservedCounts } from './absence-watch.ts'
 import {
   type Capture,
   type CapturedListener,
@@ -44,6 +45,7 @@ import {
   ROLE_INBOUND,
   ROLE_OUTBOUND,
 } from './capture.ts'
+import { KernelUnserved } from './kernel-unserved.ts'
 
 export interface EbpfCaptureOptions {
   /** Processes in this cgroup (v2) are captured if their netns is enrolled. The root of the hierarchy on a real node. */
@@ -154,6 +156,12 @@ export class EbpfCapture implements Capture {
 
   setServing(workers: readonly number[]): void {
     this.programs.servingWorkers.set(workers)
+  }
+
+  get unserved(): UnservedCounts {
+    return new KernelUnserved(this.programs, () =>
+      [...this.enrolled.values()].map(({ netnsCookie, displayName }) => [netnsCookie, displayName]),
+    )
   }
 
   stats(): CaptureStats {

@@ -5,6 +5,7 @@
  * where pods are loopback addresses and source identity by address is no identity).
  */
 import type { LocalPod } from '../model/workload.ts'
+import type { UnservedCounts } from './absence-watch.ts'
 
 export const ROLE_OUTBOUND = 0
 export const ROLE_INBOUND = 1
@@ -88,6 +89,8 @@ export interface Capture {
   setStrict?(uid: string, isStrict: boolean): void
   /** Descriptor of the map in which data workers show that they are alive; their number is the key. Loopback has none. */
   readonly heartbeatMapFd?: number
+  /** What the kernel counts while nobody serves. Loopback has none. */
+  readonly unserved?: UnservedCounts
   /** The data workers, by number, that take connections from now on; nobody does before the first call. */
   setServing?(workers: readonly number[]): void
   /**

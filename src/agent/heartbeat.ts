@@ -3,23 +3,28 @@
  * connections, and for the main thread, which says so and in the end replaces it. See worker-watch.ts.
  */
 import type { HeartbeatMap } from '../kernel/maps.ts'
+import type { VitalSigns } from './vital-signs.ts'
 
 /** Beats of one worker. */
 export class Heartbeat {
   private readonly beats: Int32Array
   private readonly index: number
   private readonly map: HeartbeatMap | null
+  private readonly vitals: VitalSigns
 
   /** `beats` is shared with the main thread, one count per worker; `map` is the kernel's, if there is one. */
-  constructor(beats: Int32Array, index: number, map: HeartbeatMap | null) {
+  constructor(beats: Int32Array, index: number, map: HeartbeatMap | null, vitals: VitalSigns) {
     this.beats = beats
     this.index = index
     this.map = map
+    this.vitals = vitals
   }
 
   beat(): void {
     Atomics.add(this.beats, this.index, 1)
     // CLOCK_MONOTONIC, which is what the programs compare it with.
-    this.map?.beat(this.index, process.hrtime.bigint())
+    const nowNs = process.hrtime.bigint()
+    this.map?.beat(this.index, nowNs)
+    this.vitals.workerBeat(nowNs)
   }
 }

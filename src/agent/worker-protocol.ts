@@ -21,6 +21,10 @@ export interface WorkerStart {
   readonly beats: SharedArrayBuffer
   /** The same for the kernel's programs; -1 when nothing is captured there. */
   readonly heartbeatMapFd: number
+  /** What vital-signs.ts shares. */
+  readonly vitals: SharedArrayBuffer
+  /** Where a worker writes what the main thread cannot, standard error as a rule; -1 for nowhere. */
+  readonly alarmFd: number
 }
 
 /** Main thread to worker. */

@@ -13,7 +13,9 @@ import { METRICS_FLUSH_MS, MeshProxy } from '../proxy/mesh-proxy.ts'
 import { AccessLog } from '../telemetry/access-log.ts'
 import { WorkerRecorder } from '../telemetry/worker-recorder.ts'
 import { Heartbeat } from './heartbeat.ts'
+import { MAIN_SILENT_MS, MainWatch } from './main-watch.ts'
 import { PodSocketTable } from './pod-sockets.ts'
+import { VitalSigns } from './vital-signs.ts'
 import type { FromWorker, ToWorker, WorkerStart } from './worker-protocol.ts'
 import { openTransport } from './worker-transport.ts'
 
@@ -47,10 +49,15 @@ const proxy = new MeshProxy({
 
 const heartbeatMap =
   start.heartbeatMapFd < 0 ? null : new HeartbeatMap(new KernelMap(loadAddon(), start.heartbeatMapFd))
-const heartbeat = new Heartbeat(new Int32Array(start.beats), start.index, heartbeatMap)
+const vitals = new VitalSigns(start.vitals)
+const heartbeat = new Heartbeat(new Int32Array(start.beats), start.index, heartbeatMap, vitals)
+const mainWatch = new MainWatch(vitals, reportMain)
 
 heartbeat.beat()
-setInterval(() => heartbeat.beat(), HEARTBEAT_INTERVAL_MS).unref()
+setInterval(() => {
+  heartbeat.beat()
+  mainWatch.check()
+}, HEARTBEAT_INTERVAL_MS).unref()
 setInterval(() => proxy.flushMetrics(), METRICS_FLUSH_MS).unref()
 setInterval(() => proxy.sweep(), SWEEP_MS).unref()
 
@@ -86,6 +93,17 @@ port.on('message', (message: ToWorker) => {
   }
 })
 send({ kind: 'ready' })
+
+/** Past the main thread, through which every other line goes. */
+function reportMain(): void {
+  if (start.alarmFd < 0) return
+  const alarm = new Logger(log.component, start.logLevel, (line) => {
+    loadAddon().writeNow(start.alarmFd, Buffer.from(`${line}\n`))
+  })
+  alarm.error('the main thread does not respond; data workers go on with the configuration they have', {
+    silentMs: MAIN_SILENT_MS,
+  })
+}
 
 /** Never rejects: the outcome is the answer. */
 async function addPod(message: Extract<ToWorker, { kind: 'add-pod' }>): Promise<void> {

@@ -98,6 +98,9 @@ export interface Addon {
   unmount(path: string): void
   /** Fails with EAGAIN while another program holds the lock; closing the descriptor unlocks. */
   lockDirectory(path: string): number
+
+  /** Writes at most 4096 bytes; false when it would have to wait, or fails. */
+  writeNow(fd: number, bytes: Uint8Array): boolean
 }
 
 /** Where `make -C native` puts the addon and the programs. */

@@ -21,6 +21,7 @@ import {
   ServingWorkersMap,
   StatsMap,
 } from './maps.ts'
+import { AbsenceJournalMap, lastBeatNs, UnservedMap } from './unserved.ts'
 
 // Numbers of `enum bpf_attach_type` in linux/bpf.h.
 const BPF_CGROUP_INET4_CONNECT = 10
@@ -49,6 +50,8 @@ const SHARED_MAPS = [
   'edges_accounted',
   'events',
   'stats',
+  'unserved',
+  'absences',
 ] as const
 
 export interface CaptureProgramsOptions {
@@ -77,6 +80,10 @@ export class CapturePrograms {
   readonly edges: EdgeMap
   readonly accountedEdges: EdgeMap
   readonly stats: StatsMap
+  readonly unserved: UnservedMap
+  readonly absences: AbsenceJournalMap
+  /** The latest heartbeat before these programs were opened; 0 when there was none. */
+  readonly beatBeforeNs: bigint
   /** Descriptor of the map that exempts sockets, open until `close`. */
   readonly exemptMapFd: number
   /** Descriptor of the heartbeats, for the data workers; open until `close`. */
@@ -111,6 +118,9 @@ export class CapturePrograms {
     this.edges = new EdgeMap(new KernelMap(addon, mapFds['edges']!))
     this.accountedEdges = new EdgeMap(new KernelMap(addon, mapFds['edges_accounted']!))
     this.stats = new StatsMap(new KernelMap(addon, mapFds['stats']!))
+    this.unserved = new UnservedMap(new KernelMap(addon, mapFds['unserved']!))
+    this.absences = new AbsenceJournalMap(new KernelMap(addon, mapFds['absences']!))
+    this.beatBeforeNs = lastBeatNs(new KernelMap(addon, mapFds['heartbeats']!))
     this.exemptMapFd = mapFds['exempt_sockets']!
     this.heartbeatMapFd = mapFds['heartbeats']!
   }

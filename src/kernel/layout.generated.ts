@@ -211,3 +211,21 @@ export const EVENT = {
   is_open: 116,
 } as const
 
+/** struct unserved */
+export const UNSERVED = {
+  bytes: 32,
+  bypassed_outbound: 0,
+  bypassed_inbound: 8,
+  refused_outbound: 16,
+  refused_inbound: 24,
+} as const
+
+/** struct absence_journal */
+export const ABSENCE_JOURNAL = {
+  bytes: 32,
+  bypassed: 0,
+  refused: 8,
+  absences: 16,
+  absent_ns: 24,
+} as const
+

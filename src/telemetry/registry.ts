@@ -49,6 +49,12 @@ export interface AgentState {
   /** Data workers that do not respond now. */
   readonly silentWorkers: number
   readonly refused: number
+  /** Times and seconds that nobody served this node, over all agents since it was booted. */
+  readonly absences: number
+  readonly absentSeconds: number
+  /** Times and seconds that the agent's main thread stood still while its data workers went on. */
+  readonly mainStalls: number
+  readonly mainStalledSeconds: number
   /** Open proxied connections by pod (`namespace/name`). */
   readonly openConnections: ReadonlyMap<string, number>
   /** Times of expiry by identity. */
@@ -214,6 +220,10 @@ class AgentGauges {
   private readonly bypassed: Counter
   private readonly refused: Counter
   private readonly silentWorkers: Gauge
+  private readonly absences: Counter
+  private readonly absentSeconds: Counter
+  private readonly mainStalls: Counter
+  private readonly mainStalledSeconds: Counter
   private readonly openConnections: Gauge<'pod'>
   private readonly certificateExpiry: Gauge<'identity'>
   private readonly configVersion: Gauge
@@ -242,6 +252,26 @@ class AgentGauges {
     this.silentWorkers = new Gauge({
       name: 'weft_silent_workers',
       help: 'Data workers that do not respond and therefore get no connections.',
+      registers,
+    })
+    this.absences = new Counter({
+      name: 'weft_agent_absences_total',
+      help: 'Times that this node was without its agent: none ran, or none of its data workers did.',
+      registers,
+    })
+    this.absentSeconds = new Counter({
+      name: 'weft_agent_absence_seconds_total',
+      help: 'Seconds that this node was without its agent.',
+      registers,
+    })
+    this.mainStalls = new Counter({
+      name: 'weft_main_thread_stalls_total',
+      help: 'Times that the main thread did not respond while data workers went on with the configuration they had.',
+      registers,
+    })
+    this.mainStalledSeconds = new Counter({
+      name: 'weft_main_thread_stalled_seconds_total',
+      help: 'Seconds that the main thread did not respond.',
       registers,
     })
     this.openConnections = new Gauge({
@@ -276,6 +306,10 @@ class AgentGauges {
     setCounter(this.bypassed, state.bypassed)
     setCounter(this.refused, state.refused)
     this.silentWorkers.set(state.silentWorkers)
+    setCounter(this.absences, state.absences)
+    setCounter(this.absentSeconds, state.absentSeconds)
+    setCounter(this.mainStalls, state.mainStalls)
+    setCounter(this.mainStalledSeconds, state.mainStalledSeconds)
     this.openConnections.reset()
     for (const [pod, count] of state.openConnections) this.openConnections.set({ pod }, count)
     this.certificateExpiry.reset()

@@ -8,6 +8,7 @@ import { type AddressInfo, connect, createServer, type Server, type Socket } fro
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test'
 import type { Worker } from 'node:worker_threads'
 import { type CapturedPod, ROLE_INBOUND } from '../../src/agent/capture.ts'
+import { VitalSigns } from '../../src/agent/vital-signs.ts'
 import { Workers } from '../../src/agent/workers.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { type Delta, EMPTY_DELTA } from '../../src/model/delta.ts'
@@ -58,7 +59,15 @@ describe('data workers', () => {
     process.on('worker', onWorker)
     workers = new Workers({
       count: 2,
-      start: { node: 'node1', trustDomain: 'cluster.local', isLogging: false, transport: 'node', heartbeatMapFd: -1 },
+      start: {
+        node: 'node1',
+        trustDomain: 'cluster.local',
+        isLogging: false,
+        transport: 'node',
+        heartbeatMapFd: -1,
+        vitals: new VitalSigns().buffer,
+        alarmFd: -1,
+      },
       logLevel: 'error',
       log: silentLog,
       wholeState: () => state,

@@ -107,11 +107,28 @@ describe('heartbeats of data workers', needsRoot, () => {
 
     it('let a permissive pod by, and refuse a strict one, when all workers are silent, and serve again at once', async () => {
       beat()
+      const { takePods, totals } = { takePods: () => capture.unserved.takePods(), totals: capture.unserved.totals() }
+      takePods()
       for (const family of ['4', '6'] as const) assert.match(await readFromB(family), /^read app b /)
       for (const pod of [inA, inB]) capture.setStrict(pod.uid, true)
-      assert.equal(await readFromB(), 'connect EPERM')
+      for (const family of ['4', '6'] as const) assert.equal(await readFromB(family), 'connect EPERM')
       const node = { ...a, netns: `/var/run/netns/${network.nodeNetns}` }
-      assert.deepEqual(await runClient(network, node, ['4', 'connect', b.ipv4, APP_PORT]), ['connect ECONNREFUSED'])
+      for (const [family, address] of [
+        ['4', b.ipv4],
+        ['6', b.ipv6],
+      ] as const) {
+        assert.deepEqual(await runClient(network, node, [family, 'connect', address, APP_PORT]), [
+          'connect ECONNREFUSED',
+        ])
+      }
+      // What came out of a went into b, past both.
+      assert.deepEqual(Object.fromEntries(takePods()), {
+        'test/a': { bypassedOutbound: 2, bypassedInbound: 0, refusedOutbound: 2, refusedInbound: 0 },
+        'test/b': { bypassedOutbound: 0, bypassedInbound: 2, refusedOutbound: 0, refusedInbound: 2 },
+      })
+      assert.equal(takePods().size, 0)
+      const { bypassed, refused } = capture.unserved.totals()
+      assert.deepEqual([bypassed - totals.bypassed, refused - totals.refused], [4, 4])
       beat(1)
       assert.equal(answerIn(await readFromB()).worker, 1)
       for (const pod of [inA, inB]) capture.setStrict(pod.uid, false)

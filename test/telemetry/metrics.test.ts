@@ -41,6 +41,10 @@ const IDLE: AgentState = {
   inboundCaptured: 0,
   bypassed: 0,
   silentWorkers: 0,
+  absences: 0,
+  absentSeconds: 0,
+  mainStalls: 0,
+  mainStalledSeconds: 0,
   refused: 0,
   openConnections: new Map(),
   certificateExpiryMs: new Map(),
@@ -391,6 +395,10 @@ describe('the text', () => {
       inboundCaptured: 20,
       bypassed: 1,
       silentWorkers: 2,
+      absences: 3,
+      absentSeconds: 4.5,
+      mainStalls: 5,
+      mainStalledSeconds: 6.5,
       refused: 2,
       openConnections: new Map([
         ['shop/reviews-1', 4],
@@ -406,6 +414,10 @@ describe('the text', () => {
     assert.equal(first.value('weft_captured_connections_total', { direction: 'inbound' }), 20)
     assert.equal(first.value('weft_bypassed_connections_total'), 1)
     assert.equal(first.value('weft_refused_connections_total'), 2)
+    assert.equal(first.value('weft_agent_absences_total'), 3)
+    assert.equal(first.value('weft_agent_absence_seconds_total'), 4.5)
+    assert.equal(first.value('weft_main_thread_stalls_total'), 5)
+    assert.equal(first.value('weft_main_thread_stalled_seconds_total'), 6.5)
     assert.equal(first.value('weft_open_connections', { pod: 'shop/reviews-1' }), 4)
     assert.equal(first.value('weft_certificate_expiry_seconds'), 60)
     assert.equal(first.value('weft_config_version'), 7)

@@ -7,6 +7,9 @@ import { type Command, EXIT_OK, helpText } from '../command.ts'
 import { endSignal } from '../signals.ts'
 import { weftVersion } from './version.ts'
 
+/** Where `streams.err` leads. */
+const STANDARD_ERROR = 2
+
 export const agentCommand: Command = {
   help() {
     return helpText({
@@ -27,7 +30,8 @@ export const agentCommand: Command = {
     const config = parseAgentConfig(args, environment)
     const logLine = (line: string): void => streams.err(`${line}\n`)
     const log = new Logger('agent', config.logLevel, logLine)
-    const agent = await Agent.start(config, log, { version: weftVersion(), accessLog: streams.out, logLine })
+    const host = { version: weftVersion(), accessLog: streams.out, logLine, alarmFd: STANDARD_ERROR }
+    const agent = await Agent.start(config, log, host)
     const quit = new Promise<void>((resolve) => {
       agent.quitListener = resolve
     })
