@@ -56,6 +56,7 @@ static Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   RegisterBpfObjects(env, exports);
   RegisterNetns(env, exports);
   RegisterSockets(env, exports);
+  RegisterDatagrams(env, exports);
   RegisterFiles(env, exports);
   RegisterRing(env, exports);
   RegisterMapEntries(env, exports);

@@ -20,6 +20,7 @@ struct State {
 void RegisterBpfObjects(Napi::Env env, Napi::Object exports);
 void RegisterNetns(Napi::Env env, Napi::Object exports);
 void RegisterSockets(Napi::Env env, Napi::Object exports);
+void RegisterDatagrams(Napi::Env env, Napi::Object exports);
 void RegisterFiles(Napi::Env env, Napi::Object exports);
 void RegisterRing(Napi::Env env, Napi::Object exports);
 void RegisterMapEntries(Napi::Env env, Napi::Object exports);

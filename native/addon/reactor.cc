@@ -220,7 +220,7 @@ void Reactor::Remove(Connection* connection) {
   // Closing takes a socket out of the epoll set, unless another descriptor of it exists: workers share
   // listeners. (A child process between fork and exec has one too; what is then still reported belongs to no
   // id.)
-  if (connection->phase == Phase::kListening) epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, connection->fd, nullptr);
+  if (connection->phase <= Phase::kDatagram) epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, connection->fd, nullptr);
   close(connection->fd);
   DropUnsent(connection);
   delete connection;
@@ -276,6 +276,10 @@ void Reactor::React(int32_t id, uint32_t ready) {
   if (connection == nullptr || connection->phase == Phase::kBroken) return;
   if (connection->phase == Phase::kListening) {
     Accept(id);
+    return;
+  }
+  if (connection->phase == Phase::kDatagram) {
+    ReceiveDatagrams(id);
     return;
   }
   if (connection->phase == Phase::kConnecting) {
@@ -365,6 +369,7 @@ bool Reactor::CallBack(size_t count) {
 }
 
 void Reactor::Flush() {
+  if (!replies_.empty()) SendReplies();
   if (unflushed_.empty()) return;
   // Flushing makes events and queues reads, and never output: the list does not grow meanwhile.
   for (int32_t id : unflushed_) {

@@ -29,15 +29,17 @@ namespace weft {
 
 /* Kinds of events; mirrored in src/transport/reactor-addon.ts. An event is four int32: id, kind, a, b. */
 enum EventKind : int32_t {
-  kEventAccepted = 1,     /* on a listener; a: id of the connection */
-  kEventConnected = 2,    /* TCP is there; with TLS the handshake begins */
-  kEventSecured = 3,      /* the peer's chain is verified; a: protocol agreed on, by number, or -1 */
-  kEventBytes = 4,        /* a: offset in the arena, b: length */
-  kEventEnded = 5,        /* the peer's end: FIN, with TLS close_notify */
-  kEventFinished = 6,     /* our end, and all before it, is with the kernel */
-  kEventDrained = 7,      /* the backlog is gone after it was above the limit */
-  kEventFailed = 8,       /* nothing more will come; a: Failure, b: errno or OpenSSL's error */
-  kEventAcceptFailed = 9, /* on a listener, which pauses; a: errno */
+  kEventAccepted = 1,        /* on a listener; a: id of the connection */
+  kEventConnected = 2,       /* TCP is there; with TLS the handshake begins */
+  kEventSecured = 3,         /* the peer's chain is verified; a: protocol agreed on, by number, or -1 */
+  kEventBytes = 4,           /* a: offset in the arena, b: length */
+  kEventEnded = 5,           /* the peer's end: FIN, with TLS close_notify */
+  kEventFinished = 6,        /* our end, and all before it, is with the kernel */
+  kEventDrained = 7,         /* the backlog is gone after it was above the limit */
+  kEventFailed = 8,          /* nothing more will come; a: Failure, b: errno or OpenSSL's error */
+  kEventAcceptFailed = 9,    /* on a listener, which pauses; a: errno */
+  kEventDatagram = 10,       /* a: offset in the arena of its DatagramEnds, b: length with them */
+  kEventDatagramFailed = 11, /* a: errno; the socket goes on */
 };
 
 /* Lowest byte of a kEventFailed's a; the bits above are X509_V_* of a refused certificate. */
@@ -50,6 +52,7 @@ enum Failure : int32_t {
 
 enum class Phase : uint8_t {
   kListening,
+  kDatagram,
   kConnecting,
   kAwaitingTls, /* accepted; JavaScript chooses the credentials */
   kHandshaking,
@@ -76,6 +79,24 @@ constexpr size_t kRecordRoom = 32768;
  * than this pay an allocation per batch; idle ones have none.
  */
 constexpr size_t kWarmMax = 16;
+
+/*
+ * Both ends of a datagram: in the arena before its bytes, and given back with an answer. Mirrored in
+ * src/transport/reactor-datagrams.ts.
+ */
+struct DatagramEnds {
+  /* IPv4 in its IPv6-mapped form. */
+  uint8_t peer[16];
+  uint8_t local[16];
+  /* In network order. */
+  uint8_t peer_port[2];
+  uint8_t unused[2];
+  /* The interface of a link-local peer. */
+  uint32_t peer_scope;
+  /* Datagrams that the kernel had no room for, since the socket was made; in network order. */
+  uint32_t drops;
+};
+static_assert(sizeof(DatagramEnds) == 44, "what the transport reads");
 
 /* No connection has it. */
 constexpr int32_t kNobody = -1;
@@ -130,6 +151,13 @@ struct Connection {
   ~Connection() { SSL_CTX_free(client_context); }
 };
 
+/* An answer that waits for the end of the batch; its bytes are in a queue of their own. */
+struct Reply {
+  int32_t id;
+  size_t length;
+  DatagramEnds ends;
+};
+
 class Reactor {
  public:
   struct Options {
@@ -153,6 +181,13 @@ class Reactor {
   int Listen(int fd, const std::string& address, int port, bool is_shared, bool is_tls, int backlog);
   int Connect(int fd, const std::string& address, int port, const std::string& local_address, SSL_CTX* tls);
   void ResumeAccept(Connection* listener);
+
+  // --- datagrams (reactor_udp.cc) ---
+  int OpenDatagram(int fd, const std::string& address, int port);
+  int SendDatagram(Connection* connection, const uint8_t* bytes, size_t length);
+  void ReplyDatagram(Connection* connection, const uint8_t* ends, const uint8_t* bytes, size_t length);
+  /* Datagrams that the kernel did not take. */
+  uint32_t dropped_replies() const { return dropped_replies_; }
 
   // --- input (reactor_input.cc) and output (reactor_output.cc) ---
   bool StartTls(Connection* connection, SSL_CTX* context);
@@ -195,6 +230,11 @@ class Reactor {
   // --- reactor_sockets.cc ---
   void Accept(int32_t id);
   void FinishConnect(Connection* connection);
+
+  // --- reactor_udp.cc ---
+  void ReceiveDatagrams(int32_t id);
+  void SendReplies();
+  void SendSome(int fd, const Reply* replies, int count, const uint8_t* bytes);
 
   // --- reactor_input.cc ---
   void QueueRead(Connection* connection);
@@ -262,7 +302,15 @@ class Reactor {
   size_t warm_next_ = 0;
   ArenaPieces pieces_;
   std::unique_ptr<uint8_t[]> ciphertext_;
+  /* For one call that receives datagrams; null until there is a datagram socket. */
+  std::unique_ptr<uint8_t[]> datagram_room_;
+  std::vector<Reply> replies_;
+  ByteQueue reply_bytes_;
+  uint32_t dropped_replies_ = 0;
 };
+
+/* Connects a UDP socket, of any family that reaches the address. 0 or errno. */
+int ConnectSocket(int fd, const std::string& address, int port);
 
 /* Empty when not known; an IPv4-mapped address in its IPv4 form. */
 struct Endpoint {

@@ -30,6 +30,9 @@ static napi_value BacklogNumber(napi_env env, size_t backlog) {
   return Number(env, static_cast<int64_t>(backlog));
 }
 
+/* False for what has no bytes in order: listeners and datagram sockets. */
+static bool IsStream(const Connection* connection) { return connection->phase > Phase::kDatagram; }
+
 // --- methods of a reactor ---
 
 /* listen(fd, address, port, isShared, isTls, backlog): id or negative errno */
@@ -80,7 +83,7 @@ static napi_value StartTls(napi_env env, napi_callback_info info) {
 static napi_value Approve(napi_env env, napi_callback_info info) {
   Call call(env, info, 1);
   Connection* connection = call.Find(0);
-  if (connection != nullptr) call.reactor->Approve(connection);
+  if (connection != nullptr && IsStream(connection)) call.reactor->Approve(connection);
   return nullptr;
 }
 
@@ -91,7 +94,7 @@ static napi_value Write(napi_env env, napi_callback_info info) {
   int32_t length = call.Int(3);
   const uint8_t* bytes = call.Bytes(1, call.Int(2), length);
   if (!call.is_valid) return nullptr;
-  if (connection == nullptr || connection->phase == Phase::kListening) return Number(env, 0);
+  if (connection == nullptr || !IsStream(connection)) return Number(env, 0);
   return BacklogNumber(env, call.reactor->Write(connection, bytes, static_cast<size_t>(length)));
 }
 
@@ -103,7 +106,7 @@ static napi_value WriteArena(napi_env env, napi_callback_info info) {
   int32_t length = call.Int(2);
   const uint8_t* bytes = call.Within(call.reactor->arena(), call.reactor->arena_size(), offset, length);
   if (!call.is_valid) return nullptr;
-  if (connection == nullptr || connection->phase == Phase::kListening) return Number(env, 0);
+  if (connection == nullptr || !IsStream(connection)) return Number(env, 0);
   return BacklogNumber(env, call.reactor->Write(connection, bytes, static_cast<size_t>(length)));
 }
 
@@ -118,7 +121,7 @@ static napi_value Backlog(napi_env env, napi_callback_info info) {
 static napi_value End(napi_env env, napi_callback_info info) {
   Call call(env, info, 1);
   Connection* connection = call.Find(0);
-  if (connection != nullptr) call.reactor->End(connection);
+  if (connection != nullptr && IsStream(connection)) call.reactor->End(connection);
   return nullptr;
 }
 
@@ -134,7 +137,7 @@ static napi_value Pause(napi_env env, napi_callback_info info) {
 static napi_value Resume(napi_env env, napi_callback_info info) {
   Call call(env, info, 1);
   Connection* connection = call.Find(0);
-  if (connection != nullptr) call.reactor->Resume(connection);
+  if (connection != nullptr && IsStream(connection)) call.reactor->Resume(connection);
   return nullptr;
 }
 
@@ -142,11 +145,50 @@ static napi_value Resume(napi_env env, napi_callback_info info) {
 static napi_value Discard(napi_env env, napi_callback_info info) {
   Call call(env, info, 1);
   Connection* connection = call.Find(0);
-  if (connection != nullptr && connection->phase != Phase::kListening) call.reactor->Discard(connection);
+  if (connection != nullptr && IsStream(connection)) call.reactor->Discard(connection);
   return nullptr;
 }
 
-/* close(id, isReset): of listeners too */
+/* openDatagram(fd, address, port): id or negative errno */
+static napi_value OpenDatagram(napi_env env, napi_callback_info info) {
+  Call call(env, info, 3);
+  int fd = call.Int(0);
+  std::string address = call.Text(1);
+  int port = call.Int(2);
+  if (!call.is_valid) return nullptr;
+  return Number(env, call.reactor->OpenDatagram(fd, address, port));
+}
+
+/* sendDatagram(id, bytes, offset, length): 0 or negative errno */
+static napi_value SendDatagram(napi_env env, napi_callback_info info) {
+  Call call(env, info, 4);
+  Connection* connection = call.Find(0);
+  int32_t length = call.Int(3);
+  const uint8_t* bytes = call.Bytes(1, call.Int(2), length);
+  if (!call.is_valid) return nullptr;
+  if (connection == nullptr || connection->phase != Phase::kDatagram) return Number(env, 0);
+  return Number(env, -call.reactor->SendDatagram(connection, bytes, static_cast<size_t>(length)));
+}
+
+/* replyDatagram(id, ends, bytes, offset, length) */
+static napi_value ReplyDatagram(napi_env env, napi_callback_info info) {
+  Call call(env, info, 5);
+  Connection* connection = call.Find(0);
+  const uint8_t* ends = call.Bytes(1, 0, sizeof(DatagramEnds));
+  int32_t length = call.Int(4);
+  const uint8_t* bytes = call.Bytes(2, call.Int(3), length);
+  if (!call.is_valid || connection == nullptr || connection->phase != Phase::kDatagram) return nullptr;
+  call.reactor->ReplyDatagram(connection, ends, bytes, static_cast<size_t>(length));
+  return nullptr;
+}
+
+/* droppedDatagrams(): those that the kernel did not take */
+static napi_value DroppedDatagrams(napi_env env, napi_callback_info info) {
+  Call call(env, info, 0);
+  return Number(env, call.reactor->dropped_replies());
+}
+
+/* close(id, isReset): of listeners and datagram sockets too */
 static napi_value Close(napi_env env, napi_callback_info info) {
   Call call(env, info, 2);
   Connection* connection = call.Find(0);
@@ -223,6 +265,10 @@ static const Method kReactorMethods[] = {
     {"pause", Pause},
     {"resume", Resume},
     {"discard", Discard},
+    {"openDatagram", OpenDatagram},
+    {"sendDatagram", SendDatagram},
+    {"replyDatagram", ReplyDatagram},
+    {"droppedDatagrams", DroppedDatagrams},
     {"close", Close},
     {"endBatch", EndBatch},
     {"endpoints", Endpoints},
@@ -334,7 +380,7 @@ static const Method kAddonFunctions[] = {
 static constexpr unsigned long kOpensslMin = 0x30000000UL;
 
 /* As REACTOR_REVISION in src/transport/reactor-addon.ts: both count up when functions or events change. */
-static constexpr uint32_t kRevision = 1;
+static constexpr uint32_t kRevision = 2;
 
 static napi_value Initialize(napi_env env, napi_value exports) {
   if (OpenSSL_version_num() < kOpensslMin || std::string(uv_handle_type_name(kUvPoll)) != "poll") {

@@ -84,6 +84,13 @@ static Endpoint FormatAddress(const sockaddr_storage& address) {
   return endpoint;
 }
 
+int ConnectSocket(int fd, const std::string& text, int port) {
+  sockaddr_storage address;
+  socklen_t length = ParseAddress(text, port, &address);
+  if (length == 0) return EINVAL;
+  return connect(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 ? 0 : errno;
+}
+
 Endpoint LocalEndpoint(int fd) {
   sockaddr_storage address = {};
   socklen_t length = sizeof(address);

@@ -8,6 +8,7 @@
  * kernel, 5.17).
  */
 #include "include/weft/carry.h"
+#include "include/weft/dns.h"
 #include "include/weft/flow.h"
 #include "include/weft/unserved.h"
 
@@ -59,6 +60,15 @@ static __always_inline int steer(struct bpf_sock_addr* ctx, struct bpf_sock* sk)
 /* What on_connect leaves to the hook of the family, which alone can rewrite the address. */
 #define REWRITE 2
 
+/* A UDP socket that names its resolver by connect(): see dns.h. */
+static __always_inline int on_connect_datagram(struct bpf_sock_addr* ctx, __u64 netns_cookie,
+                                               const struct address* destination, struct flow* flow) {
+  if (ctx->user_port != bpf_htons(PORT_DOMAIN)) return PROCEED;
+  flow->destination = *destination;
+  flow->destination_port = PORT_DNS;
+  return capture_resolver(ctx, netns_cookie, &flow->destination) ? REWRITE : PROCEED;
+}
+
 /*
  * `flow` says where the connection goes when the result is REWRITE.
  */
@@ -69,6 +79,7 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
   if (!pod) return pass(ctx);
 
   struct bpf_sock* sk = ctx->sk;
+  if (ctx->protocol == WEFT_IPPROTO_UDP) return on_connect_datagram(ctx, netns_cookie, destination, flow);
   if (!sk || ctx->protocol != WEFT_IPPROTO_TCP) return PROCEED;
   if (is_own_address(netns_cookie, destination)) return pass(ctx);
   /* A link-local destination names its interface itself, which overrules the mark; no service has such an
@@ -82,7 +93,10 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
 
   /* A socket may be connected anew: the last decision must not stay with it. */
   if (bpf_sk_storage_get(&carried_sockets, sk, 0, 0)) bpf_sk_storage_delete(&carried_sockets, sk);
-  switch (choose_backend(pod, destination, bpf_ntohs((__u16)ctx->user_port), flow)) {
+  /* Questions over TCP are answered by the agent, whatever the kernel could do with them. */
+  int is_dns = ctx->user_port == bpf_htons(PORT_DOMAIN) && find_dns_pod(netns_cookie) != NULL;
+  switch (is_dns ? CARRY_BY_AGENT
+                 : choose_backend(pod, destination, bpf_ntohs((__u16)ctx->user_port), flow)) {
     case CARRY_DENIED:
       return REFUSE;
     case CARRY_BY_KERNEL:
@@ -93,13 +107,11 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
       break;
   }
 
-  struct bpf_sock* listener = find_listener(netns_cookie, ROLE_OUTBOUND, 0);
-  if (!listener) {
+  if (find_worker(netns_cookie, ROLE_OUTBOUND, 0) < 0) {
     int is_refused = (pod->flags & POD_STRICT) != 0;
     count_unserved(netns_cookie, 0, is_refused);
     return is_refused ? REFUSE : pass(ctx);
   }
-  bpf_sk_release(listener);
 
   if (!can_steer_from(pod, sk->bound_dev_if)) {
     count(STAT_ESCAPES_REFUSED);
@@ -143,6 +155,15 @@ static __always_inline struct flow* flow_of(struct bpf_sock_addr* ctx) {
 
 SEC("cgroup/getpeername4")
 int weft_getpeername4(struct bpf_sock_addr* ctx) {
+  if (ctx->user_port == bpf_htons(PORT_DNS)) {
+    struct address shown = address_from_ipv4(ctx->user_ip4);
+    struct address* resolver = resolver_of(ctx, &shown);
+    if (resolver) {
+      STORE(ctx->user_ip4, resolver->words[3]);
+      STORE(ctx->user_port, bpf_htons(PORT_DOMAIN));
+      return PROCEED;
+    }
+  }
   struct flow* flow = flow_of(ctx);
   if (!flow) return PROCEED;
   STORE(ctx->user_ip4, flow->original.words[3]);
@@ -152,6 +173,16 @@ int weft_getpeername4(struct bpf_sock_addr* ctx) {
 
 SEC("cgroup/getpeername6")
 int weft_getpeername6(struct bpf_sock_addr* ctx) {
+  if (ctx->user_port == bpf_htons(PORT_DNS)) {
+    struct address shown = {
+        .words = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
+    struct address* resolver = resolver_of(ctx, &shown);
+    if (resolver) {
+      for (int i = 0; i < 4; i++) STORE(ctx->user_ip6[i], resolver->words[i]);
+      STORE(ctx->user_port, bpf_htons(PORT_DOMAIN));
+      return PROCEED;
+    }
+  }
   struct flow* flow = flow_of(ctx);
   if (!flow) return PROCEED;
   for (int i = 0; i < 4; i++) STORE(ctx->user_ip6[i], flow->original.words[i]);

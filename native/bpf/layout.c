@@ -2,6 +2,7 @@
  * Names every type that kernel and agent share. Compiled for its BTF only: print_layout turns that into
  * src/kernel/layout.generated.ts.
  */
+#include "include/weft/dns.h"
 #include "include/weft/maps.h"
 #include "include/weft/unserved.h"
 
@@ -32,4 +33,10 @@ struct layout {
   struct event event;
   struct unserved unserved;
   struct absence_journal absence_journal;
+  enum dns_constants dns_constants;
+  enum dns_pod_flags dns_pod_flags;
+  enum dns_stat dns_stat;
+  struct dns_pod dns_pod;
+  struct resolver_key resolver_key;
+  struct resolver_index_key resolver_index_key;
 } layout;

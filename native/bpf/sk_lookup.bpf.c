@@ -12,6 +12,7 @@
  * this hook, and addresses do not name a pod (several per pod, link-local ones, one the pod gives itself
  * later).
  */
+#include "include/weft/dns.h"
 #include "include/weft/flow.h"
 #include "include/weft/unserved.h"
 
@@ -72,9 +73,25 @@ static __always_inline int pass_within_pod(struct bpf_sk_lookup* ctx) {
   return port == PORT_OUTBOUND || port == PORT_INBOUND || port == PORT_HBONE ? SK_DROP : SK_PASS;
 }
 
+/*
+ * A datagram to the agent's DNS port. Connected sockets are found by the kernel before it asks here. With no
+ * live worker the app is told at once that nobody listens, and asks anew: then it is let by.
+ */
+static __always_inline int assign_datagram(struct bpf_sk_lookup* ctx, const struct address* local,
+                                           const struct address* remote) {
+  if (ctx->local_port != PORT_DNS || !find_dns_pod(netns_cookie)) return SK_PASS;
+  if (dns_index_of(local) == 0) return SK_DROP;
+  if (ctx->ingress_ifindex != LOOPBACK_IFINDEX && !is_own_address(netns_cookie, remote)) return SK_DROP;
+  struct bpf_sock* listener = find_listener(netns_cookie, ROLE_DNS, hash_of(ctx));
+  if (!listener) return SK_DROP;
+  long error = bpf_sk_assign(ctx, listener, BPF_SK_LOOKUP_F_NO_REUSEPORT);
+  bpf_sk_release(listener);
+  return error ? SK_DROP : SK_PASS;
+}
+
 SEC("sk_lookup")
 int weft_sk_lookup(struct bpf_sk_lookup* ctx) {
-  if (ctx->protocol != WEFT_IPPROTO_TCP) return SK_PASS;
+  if (ctx->protocol != WEFT_IPPROTO_TCP && ctx->local_port != PORT_DNS) return SK_PASS;
   struct address local, remote;
   if (ctx->family == WEFT_AF_INET) {
     local = address_from_ipv4(ctx->local_ip4);
@@ -87,6 +104,7 @@ int weft_sk_lookup(struct bpf_sk_lookup* ctx) {
       remote.words[i] = ctx->remote_ip6[i];
     }
   }
+  if (ctx->protocol != WEFT_IPPROTO_TCP) return assign_datagram(ctx, &local, &remote);
   /*
    * Traffic to the pod's own address travels over lo although ingress_ifindex is eth0's, hence the look at
    * the source. From outside nobody can connect with such a source: the replies would stay in the pod.

@@ -45,6 +45,7 @@ import {
   ROLE_INBOUND,
   ROLE_OUTBOUND,
 } from './capture.ts'
+import { DnsEnrolments } from './dns-enrolment.ts'
 import { KernelUnserved } from './kernel-unserved.ts'
 
 export interface EbpfCaptureOptions {
@@ -97,6 +98,7 @@ export class EbpfCapture implements Capture {
   private readonly programs: CapturePrograms
   private readonly ownNetnsCookie: bigint
   private readonly log: Logger
+  private readonly dns: DnsEnrolments
   private readonly enrolled = new Map<string, EnrolledPod>()
   /** Withdrawn pods with steered connections that are still open. */
   private lingering: EnrolledPod[] = []
@@ -108,6 +110,7 @@ export class EbpfCapture implements Capture {
     this.programs = programs
     this.ownNetnsCookie = ownNetnsCookie
     this.log = log
+    this.dns = new DnsEnrolments(addon, programs, log)
   }
 
   /**
@@ -131,6 +134,7 @@ export class EbpfCapture implements Capture {
     assert(pod !== undefined, `pod ${uid} is enrolled`)
     pod.isCaptured = true
     this.switchOn(pod)
+    this.dns.begin(pod.netnsCookie)
   }
 
   /** Changes what happens to a pod's connections when no data worker is alive: refused (strict) or let by. */
@@ -145,7 +149,7 @@ export class EbpfCapture implements Capture {
     const pod = this.enrolled.get(uid)
     if (pod === undefined) return
     this.enrolled.delete(uid)
-    this.programs.pods.delete(pod.netnsCookie)
+    this.switchOff(pod)
     await delay(WITHDRAW_GRACE_MS)
     this.release(pod)
   }
@@ -176,14 +180,14 @@ export class EbpfCapture implements Capture {
   }
 
   async drain(): Promise<void> {
-    for (const pod of this.enrolled.values()) this.programs.pods.delete(pod.netnsCookie)
+    for (const pod of this.enrolled.values()) this.switchOff(pod)
     await delay(WITHDRAW_GRACE_MS)
   }
 
   async close(): Promise<void> {
     const pods = [...this.enrolled.values()]
     this.enrolled.clear()
-    for (const pod of pods) this.programs.pods.delete(pod.netnsCookie)
+    for (const pod of pods) this.switchOff(pod)
     if (pods.length > 0) await delay(WITHDRAW_GRACE_MS)
     for (const pod of pods) this.release(pod)
     if (this.lingerCheck !== null) clearInterval(this.lingerCheck)
@@ -231,12 +235,17 @@ export class EbpfCapture implements Capture {
     }
     const link = this.programs.attachPod(netnsFd, netnsCookie, displayName)
     undo.push(() => this.programs.detachPod(link))
+    // Last, because it does not fail: nobody would close its sockets.
+    const slots = Array.from({ length: workerCount }, (_, slot) => slot)
+    const dns = pod.isDnsCaptured === true ? this.dns.prepare({ displayName, netnsFd, netnsCookie, plan, slots }) : null
+    if (dns !== null) listeners.push(dns)
 
     const isStrict = pod.isStrict ?? false
     const dialing: PodDialing = {
       netnsFd,
       netnsCookie,
       exemptMapFd: this.programs.exemptMapFd,
+      resolverMapFd: dns === null ? -1 : this.programs.resolverMapFd,
       localAddress: null,
       appAddress: null,
     }
@@ -305,6 +314,11 @@ export class EbpfCapture implements Capture {
     }
   }
 
+  private switchOff(pod: EnrolledPod): void {
+    this.programs.pods.delete(pod.netnsCookie)
+    this.dns.end(pod.netnsCookie)
+  }
+
   private switchOn(pod: EnrolledPod): void {
     this.programs.pods.insert(pod.netnsCookie, {
       id: pod.id,
@@ -321,6 +335,7 @@ export class EbpfCapture implements Capture {
   /** Removes what captured a pod that is switched off. The netns may be gone; our descriptor keeps it usable. */
   private release(pod: EnrolledPod): void {
     this.programs.detachPod(pod.link)
+    this.dns.release(pod.netnsCookie)
     for (const [role] of ROLE_PORTS) {
       for (let slot = 0; slot < pod.workerCount; slot++) this.programs.listeners.delete(pod.netnsCookie, role, slot)
     }

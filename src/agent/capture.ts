@@ -10,8 +10,10 @@ import type { UnservedCounts } from './absence-watch.ts'
 export const ROLE_OUTBOUND = 0
 export const ROLE_INBOUND = 1
 export const ROLE_HBONE = 2
+/** A datagram socket, not a listener. */
+export const ROLE_DNS = 3
 /** What a listener of a pod is for. */
-export type ListenerRole = typeof ROLE_OUTBOUND | typeof ROLE_INBOUND | typeof ROLE_HBONE
+export type ListenerRole = typeof ROLE_OUTBOUND | typeof ROLE_INBOUND | typeof ROLE_HBONE | typeof ROLE_DNS
 
 /** What the capture must know of a pod to enrol it. */
 export interface PodToCapture {
@@ -25,6 +27,8 @@ export interface PodToCapture {
   readonly inboundPorts: readonly number[]
   /** With no data worker alive, the pod's connections are refused, not let by. False when left out. */
   readonly isStrict?: boolean
+  /** Its questions to DNS resolvers are answered by the data workers. False when left out; not in loopback capture. */
+  readonly isDnsCaptured?: boolean
 }
 
 /**
@@ -50,6 +54,8 @@ export interface PodDialing {
   /** Open descriptor of the pod's netns, and of the map that exempts the agent's sockets; -1 in loopback capture. */
   readonly netnsFd: number
   readonly exemptMapFd: number
+  /** The map that tells which resolver was asked; -1, or left out, when the pod's DNS is not captured. */
+  readonly resolverMapFd?: number
   /** Proves that `netnsFd` is still this pod's when a socket is opened; 0 in loopback capture. */
   readonly netnsCookie: bigint
   /** Address to bind for outgoing connections in loopback capture; null with a netns. */

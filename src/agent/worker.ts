@@ -12,6 +12,7 @@ import { HeartbeatMap, KernelMap } from '../kernel/maps.ts'
 import { METRICS_FLUSH_MS, MeshProxy } from '../proxy/mesh-proxy.ts'
 import { AccessLog } from '../telemetry/access-log.ts'
 import { WorkerRecorder } from '../telemetry/worker-recorder.ts'
+import { ROLE_DNS } from './capture.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { MAIN_SILENT_MS, MainWatch } from './main-watch.ts'
 import { PodSocketTable } from './pod-sockets.ts'
@@ -110,10 +111,10 @@ async function addPod(message: Extract<ToWorker, { kind: 'add-pod' }>): Promise<
   const { pod, identity, request } = message
   sockets.add(pod)
   try {
-    const listeners = pod.listeners.map(({ role, fds, address, port: number }) => ({
-      role,
-      target: fds === null ? { address, port: number, isShared: true } : { fd: fds[0]! },
-    }))
+    const listeners = pod.listeners.flatMap(({ role, fds, address, port: number }) => {
+      if (role === ROLE_DNS) return []
+      return [{ role, target: fds === null ? { address, port: number, isShared: true } : { fd: fds[0]! } }]
+    })
     await proxy.addPod({ uid: pod.uid, identity }, listeners)
     send({ kind: 'pod-added', request, error: null })
   } catch (error) {

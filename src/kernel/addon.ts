@@ -91,6 +91,12 @@ export interface Addon {
   /** An unconnected socket that the capture lets by. ESTALE when the descriptor is not of the netns with that cookie. */
   socketInNetns(netnsFd: number, netnsCookie: bigint, family: number, exemptMapFd: number): number
 
+  /**
+   * A UDP socket that the capture lets by: on the wildcard address of `port`, with family IPv6 that of both, telling where
+   * datagrams were sent to; or with port 0 not bound. ESTALE as above.
+   */
+  datagramInNetns(netnsFd: number, netnsCookie: bigint, family: number, port: number, exemptMapFd: number): number
+
   /** Another descriptor of the same socket. */
   duplicateFd(fd: number): number
 

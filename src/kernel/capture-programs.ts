@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { type Addon, kernelError, type LoadedObject, NATIVE_BUILD_DIRECTORY } from './addon.ts'
 import { BpfDirectory } from './bpf-directory.ts'
 import { BackendMap, FrontendMap, VerdictMap } from './carry-maps.ts'
+import { DnsPodMap, DnsStatsMap, ResolverMap } from './dns-maps.ts'
 import { EdgeMap } from './edge-map.ts'
 import { EventRing } from './event-ring.ts'
 import {
@@ -27,6 +28,10 @@ import { AbsenceJournalMap, lastBeatNs, UnservedMap } from './unserved.ts'
 const BPF_CGROUP_INET4_CONNECT = 10
 const BPF_CGROUP_INET6_CONNECT = 11
 const BPF_CGROUP_SOCK_OPS = 3
+const BPF_CGROUP_UDP4_SENDMSG = 14
+const BPF_CGROUP_UDP6_SENDMSG = 15
+const BPF_CGROUP_UDP4_RECVMSG = 19
+const BPF_CGROUP_UDP6_RECVMSG = 20
 const BPF_CGROUP_INET4_GETPEERNAME = 29
 const BPF_CGROUP_INET6_GETPEERNAME = 30
 const BPF_SK_LOOKUP = 36
@@ -49,6 +54,10 @@ const SHARED_MAPS = [
   'edges',
   'edges_accounted',
   'events',
+  'dns_pods',
+  'resolvers',
+  'resolver_addresses',
+  'dns_stats',
   'stats',
   'unserved',
   'absences',
@@ -84,6 +93,11 @@ export class CapturePrograms {
   readonly absences: AbsenceJournalMap
   /** The latest heartbeat before these programs were opened; 0 when there was none. */
   readonly beatBeforeNs: bigint
+  readonly dnsPods: DnsPodMap
+  readonly resolvers: ResolverMap
+  readonly dnsStats: DnsStatsMap
+  /** Descriptor of the addresses of resolvers, for the data workers; open until `close`. */
+  readonly resolverMapFd: number
   /** Descriptor of the map that exempts sockets, open until `close`. */
   readonly exemptMapFd: number
   /** Descriptor of the heartbeats, for the data workers; open until `close`. */
@@ -121,6 +135,11 @@ export class CapturePrograms {
     this.unserved = new UnservedMap(new KernelMap(addon, mapFds['unserved']!))
     this.absences = new AbsenceJournalMap(new KernelMap(addon, mapFds['absences']!))
     this.beatBeforeNs = lastBeatNs(new KernelMap(addon, mapFds['heartbeats']!))
+    const resolverAddresses = new KernelMap(addon, mapFds['resolver_addresses']!)
+    this.dnsPods = new DnsPodMap(new KernelMap(addon, mapFds['dns_pods']!))
+    this.resolvers = new ResolverMap(new KernelMap(addon, mapFds['resolvers']!), resolverAddresses)
+    this.dnsStats = new DnsStatsMap(new KernelMap(addon, mapFds['dns_stats']!))
+    this.resolverMapFd = resolverAddresses.fd
     this.exemptMapFd = mapFds['exempt_sockets']!
     this.heartbeatMapFd = mapFds['heartbeats']!
   }
@@ -131,6 +150,7 @@ export class CapturePrograms {
     const directory = BpfDirectory.open(addon, options.pinDirectory)
     let loaded: LoadedObject | null = null
     let sockops: LoadedObject | null = null
+    let dns: LoadedObject | null = null
     const linkFds: number[] = []
     try {
       loaded = loadObject(addon, join(build, 'connect.bpf.o'), {}, null)
@@ -140,7 +160,8 @@ export class CapturePrograms {
         pin(addon, mapFds[name], join(directory.path, 'maps', name))
       }
       sockops = loadObject(addon, join(build, 'sockops.bpf.o'), mapFds, null)
-      const programs = { ...loaded.programs, ...sockops.programs }
+      dns = loadObject(addon, join(build, 'dns.bpf.o'), mapFds, null)
+      const programs = { ...loaded.programs, ...sockops.programs, ...dns.programs }
       attachToCgroup(addon, programs, options.cgroupPath, join(directory.path, 'links'), linkFds)
       return new CapturePrograms(addon, directory, join(build, 'sk_lookup.bpf.o'), mapFds, linkFds)
     } catch (error) {
@@ -151,7 +172,9 @@ export class CapturePrograms {
     } finally {
       // Links hold the programs.
       if (loaded !== null) closeAll(Object.values(loaded.programs))
-      if (sockops !== null) closeAll([...Object.values(sockops.programs), ...Object.values(sockops.maps)])
+      for (const object of [sockops, dns]) {
+        if (object !== null) closeAll([...Object.values(object.programs), ...Object.values(object.maps)])
+      }
     }
   }
 
@@ -233,6 +256,10 @@ function attachToCgroup(
       ['weft_getpeername4', BPF_CGROUP_INET4_GETPEERNAME],
       ['weft_getpeername6', BPF_CGROUP_INET6_GETPEERNAME],
       ['weft_sockops', BPF_CGROUP_SOCK_OPS],
+      ['weft_sendmsg4', BPF_CGROUP_UDP4_SENDMSG],
+      ['weft_sendmsg6', BPF_CGROUP_UDP6_SENDMSG],
+      ['weft_recvmsg4', BPF_CGROUP_UDP4_RECVMSG],
+      ['weft_recvmsg6', BPF_CGROUP_UDP6_RECVMSG],
     ]
     for (const [name, attachType] of hooks) {
       try {

@@ -10,7 +10,7 @@ export const PODS_MAX = 1024
 export const OWN_ADDRESSES_MAX = 8192
 export const WORKERS_MAX = 64
 export const WORKER_SLOTS_MAX = 128
-export const LISTENERS_MAX = 24576
+export const LISTENERS_MAX = 32768
 export const HEARTBEAT_MS_MAX = 1500
 export const HEARTBEAT_INTERVAL_MS = 250
 export const BOUND_SYNS_MAX = 4096
@@ -29,6 +29,7 @@ export const POD_INTERFACES_MAX = 4
 export const ROLE_OUTBOUND = 0
 export const ROLE_INBOUND = 1
 export const ROLE_HBONE = 2
+export const ROLE_DNS = 3
 
 export const POD_STRICT = 1
 export const POD_STEER_IPV4 = 2
@@ -227,5 +228,44 @@ export const ABSENCE_JOURNAL = {
   refused: 8,
   absences: 16,
   absent_ns: 24,
+} as const
+
+export const PORT_DNS = 15053
+export const PORT_DOMAIN = 53
+export const DNS_IPV4_BLOCK = 2136145920
+export const DNS_INDEX_MASK = 65535
+export const DNS_IPV6_0 = 64829
+export const DNS_IPV6_1 = 39452
+export const DNS_IPV6_2 = 28226
+export const DNS_IPV6_3 = 83
+export const RESOLVERS_PER_POD_MAX = 64
+export const RESOLVERS_MAX = 65536
+
+export const DNS_POD_IPV4 = 1
+export const DNS_POD_IPV6 = 2
+
+export const DNS_STAT_BYPASSED = 0
+export const DNS_STAT_RESOLVERS_FULL = 1
+export const DNS_STATS = 2
+
+/** struct dns_pod */
+export const DNS_POD = {
+  bytes: 8,
+  flags: 0,
+  resolver_count: 4,
+} as const
+
+/** struct resolver_key */
+export const RESOLVER_KEY = {
+  bytes: 24,
+  netns_cookie: 0,
+  address: 8,
+} as const
+
+/** struct resolver_index_key */
+export const RESOLVER_INDEX_KEY = {
+  bytes: 16,
+  netns_cookie: 0,
+  index: 8,
 } as const
 

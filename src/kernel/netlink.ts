@@ -27,6 +27,7 @@ const FRA_FWMARK = 10
 const FRA_TABLE = 15
 const FR_ACT_TO_TBL = 1
 
+const RTA_DST = 1
 const RTA_OIF = 4
 const RTA_PRIORITY = 6
 const RTA_PREFSRC = 7
@@ -55,7 +56,7 @@ export interface Rule {
   readonly priority: number
 }
 
-/** `local default dev <interface> src <source> table <table> metric <metric>` */
+/** `local <destination> dev <interface> src <source> table <table> metric <metric>` */
 export interface LocalRoute {
   readonly family: Family
   readonly table: number
@@ -63,6 +64,8 @@ export interface LocalRoute {
   readonly metric: number
   /** 4 or 16 bytes: the address that unbound sockets get. */
   readonly source: Uint8Array
+  /** The addresses that it is for: all of them when left out. */
+  readonly destination?: { readonly address: Uint8Array; readonly length: number }
 }
 
 /** Adds a rule; answered with EEXIST when it is there. */
@@ -118,10 +121,11 @@ function ruleMessage(type: number, flags: number, rule: Rule): Uint8Array {
 
 function routeMessage(type: number, flags: number, route: LocalRoute): Uint8Array {
   const message = new Message(type, NLM_F_REQUEST | NLM_F_ACK | flags)
-  // struct rtmsg. No destination: the default route.
-  message.bytes(route.family, 0, 0, 0)
+  // struct rtmsg. Without a destination it is the default route.
+  message.bytes(route.family, route.destination?.length ?? 0, 0, 0)
   message.bytes(route.table, RTPROT_STATIC, RT_SCOPE_HOST, RTN_LOCAL)
   message.u32(0)
+  if (route.destination !== undefined) message.attribute(RTA_DST, route.destination.address)
   message.attributeU32(RTA_OIF, route.interfaceIndex)
   message.attributeU32(RTA_PRIORITY, route.metric)
   message.attribute(RTA_PREFSRC, route.source)

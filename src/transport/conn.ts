@@ -20,6 +20,7 @@
  *      any  --peer's reset--> onClose(error)
  */
 import type { WeftError } from '../base/errors.ts'
+import type { Datagrams } from './datagram.ts'
 
 /** A connection: TCP, TLS or a tunnel. See the head of the file. */
 export interface Conn {
@@ -155,6 +156,8 @@ export interface Transport {
   connect(options: ConnectOptions, handler: Handler): Conn
   /** For tunnels, unless told otherwise. Throws WeftError WEFT_CERTIFICATE when key, chain or bundle are not usable. */
   tlsContext(material: TlsMaterial, options?: TlsOptions): TlsContext
+  /** UDP sockets, where the transport has them. */
+  readonly datagrams?: Datagrams
   /** Runs `flushable.flush()` once at the end of the current batch of events (coalesced output). */
   atBatchEnd(flushable: Flushable): void
 }

@@ -48,7 +48,7 @@ export interface ReactorAddon {
  * What this file declares, counted up (with kRevision of reactor_api.cc) whenever a function or an event changes: an addon
  * of another revision would take its arguments for something else.
  */
-export const REACTOR_REVISION = 1
+export const REACTOR_REVISION = 2
 
 /** What kernel/reactor-addon.ts has loaded. Throws WeftError WEFT_UNSUPPORTED when it was built from other sources. */
 export function asReactorAddon(loaded: unknown): ReactorAddon {
@@ -82,6 +82,17 @@ export interface Reactor {
   resume(id: number): void
   /** Sends nothing more and drops what arrives; EVENT_ENDED (or a failure) when there will be no more of it. */
   discard(id: number): void
+  /**
+   * Id or negative errno; owns `fd` in every case. With an address it is connected to it, and hears from it alone; else
+   * it is bound already.
+   */
+  openDatagram(fd: number, address: string, port: number): number
+  /** From a connected datagram socket, at once. 0 or negative errno. */
+  sendDatagram(id: number, bytes: Uint8Array, offset: number, length: number): number
+  /** Answers a datagram with these ends (see datagram.ts), at the end of the batch. */
+  replyDatagram(id: number, ends: Uint8Array, bytes: Uint8Array, offset: number, length: number): void
+  /** Datagrams that the kernel did not take, of all sockets. */
+  droppedDatagrams(): number
   /** Gives the descriptor back to the kernel, with a reset if asked for. No event of the id follows. */
   close(id: number, isReset: boolean): void
   /** To be called at the end of a turn in which anything else was called outside of `onBatch`. */
@@ -98,7 +109,7 @@ export interface Reactor {
    * asked once: what else the peer had sent with its certificate is given back.
    */
   takePeerNames(id: number): string
-  /** Open descriptors, those of listeners among them. */
+  /** Open descriptors, those of listeners and datagram sockets among them. */
   connectionCount(): number
 }
 
@@ -117,6 +128,10 @@ export const EVENT_DRAINED = 7
 export const EVENT_FAILED = 8
 /** On a listener, which accepts no more until `resumeAccept`; a: errno. */
 export const EVENT_ACCEPT_FAILED = 9
+/** On a datagram socket. a: offset of its ends in the arena, b: length of ends and datagram. */
+export const EVENT_DATAGRAM = 10
+/** On a datagram socket; a: errno. */
+export const EVENT_DATAGRAM_FAILED = 11
 
 export const FAILURE_ERRNO = 1
 export const FAILURE_TLS = 2

@@ -31,6 +31,8 @@ import {
   EVENT_ACCEPTED,
   EVENT_BYTES,
   EVENT_CONNECTED,
+  EVENT_DATAGRAM,
+  EVENT_DATAGRAM_FAILED,
   EVENT_DRAINED,
   EVENT_ENDED,
   EVENT_FAILED,
@@ -40,6 +42,7 @@ import {
   type ReactorAddon,
 } from './reactor-addon.ts'
 import { NO_ID, ReactorConn } from './reactor-conn.ts'
+import { ReactorDatagram, type ReactorDatagramOwner, ReactorDatagrams } from './reactor-datagrams.ts'
 import { errnoError } from './reactor-failure.ts'
 import { ReactorListener, type ReactorListenerOwner } from './reactor-listener.ts'
 import { ReactorTlsContext } from './reactor-tls.ts'
@@ -60,15 +63,16 @@ export interface ReactorTransportOptions {
   readonly isPoisoning?: boolean
 }
 
-export class ReactorTransport implements Transport, ReactorListenerOwner {
+export class ReactorTransport implements Transport, ReactorListenerOwner, ReactorDatagramOwner {
   readonly addon: ReactorAddon
   readonly reactor: Reactor
   readonly settings: NodeTransportSettings
   readonly arena: Uint8Array
   readonly timers: TimerWheel = new TimerWheel()
+  readonly datagrams: ReactorDatagrams = new ReactorDatagrams(this)
   private readonly events: Int32Array
   /** By slot; who is there must have the whole id. */
-  private readonly targets: (ReactorConn | ReactorListener | null)[] = []
+  private readonly targets: (ReactorConn | ReactorListener | ReactorDatagram | null)[] = []
   private readonly ids: number[] = []
   private flushables: Flushable[] = []
   private flushablesSpare: Flushable[] = []
@@ -153,6 +157,11 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
       else if (kind === EVENT_ACCEPT_FAILED) target.acceptFailed(a)
       return
     }
+    if (target instanceof ReactorDatagram) {
+      if (kind === EVENT_DATAGRAM) target.received(a, b)
+      else if (kind === EVENT_DATAGRAM_FAILED) target.failed(a)
+      return
+    }
     switch (kind) {
       case EVENT_BYTES:
         target.received(a, b)
@@ -211,7 +220,7 @@ export class ReactorTransport implements Transport, ReactorListenerOwner {
 
   // --- who is who ---
 
-  register(id: number, target: ReactorConn | ReactorListener): void {
+  register(id: number, target: ReactorConn | ReactorListener | ReactorDatagram): void {
     const slot = id & SLOT_MASK
     // Filled in order, so that the arrays stay dense: the reactor hands out the lowest slots first.
     while (this.targets.length <= slot) {

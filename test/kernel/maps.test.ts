@@ -145,11 +145,24 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     unserved: [8, layout.UNSERVED.bytes],
     absences: [4, layout.ABSENCE_JOURNAL.bytes],
   }
-  for (const object of ['connect', 'sk_lookup', 'sockops']) {
+  // Of those that meet questions to DNS resolvers.
+  const dns: Record<string, [number, number]> = {
+    dns_pods: [8, layout.DNS_POD.bytes],
+    resolvers: [layout.RESOLVER_KEY.bytes, 4],
+    resolver_addresses: [layout.RESOLVER_INDEX_KEY.bytes, layout.ADDRESS.bytes],
+    dns_stats: [4, 8],
+  }
+  const more: Record<string, Record<string, [number, number]>> = {
+    connect: { ...unserved, ...dns },
+    sk_lookup: { ...unserved, ...dns },
+    sockops: {},
+    dns,
+  }
+  for (const object of ['connect', 'sk_lookup', 'sockops', 'dns']) {
     const { maps } = addon.describeObject(`${NATIVE_BUILD_DIRECTORY}${object}.bpf.o`)
     const shared = maps.filter(({ name }) => !name.includes('.rodata'))
     const found = Object.fromEntries(shared.map((map) => [map.name, [map.keyBytes, map.valueBytes]]))
-    assert.deepEqual(found, object === 'sockops' ? expected : { ...expected, ...unserved }, object)
+    assert.deepEqual(found, { ...expected, ...more[object] }, object)
   }
   const { programs } = addon.describeObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`)
   assert.deepEqual(programs.map(({ section }) => section).sort(), [

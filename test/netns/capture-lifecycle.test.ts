@@ -287,6 +287,10 @@ describe('life of an eBPF capture', needsRoot, () => {
       'weft_connect6',
       'weft_getpeername4',
       'weft_getpeername6',
+      'weft_recvmsg4',
+      'weft_recvmsg6',
+      'weft_sendmsg4',
+      'weft_sendmsg6',
       'weft_sockops',
     ])
     assert.equal(readdirSync(`${pinDirectory('agent')}/pods`).length, 2)

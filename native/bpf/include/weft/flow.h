@@ -22,29 +22,43 @@ static __always_inline int is_alive(__u32 slot, __u64 now) {
 }
 
 /*
- * The listener of `role` of a live data worker, or NULL when there is none. Connections spread by `hash`;
- * those of a worker that is silent go to the next. The caller must release it.
+ * The slot of a live data worker that has a listener of `role` in the netns, or -1. Connections spread by
+ * `hash`; those of a worker that is silent go to the next.
+ *
+ * Not inlined and not static: the verifier looks at its loop once, and not in every state of every caller,
+ * which would be more than it is willing to look at.
  */
-static __always_inline struct bpf_sock* find_listener(__u64 netns_cookie, enum listener_role role,
-                                                      __u32 hash) {
+__attribute__((noinline)) int find_worker(__u64 netns_cookie, __u32 role, __u32 hash) {
   __u32 zero = 0;
   struct worker_set* serving = bpf_map_lookup_elem(&serving_workers, &zero);
-  if (!serving) return NULL;
+  if (!serving) return -1;
   __u32 count = serving->count;
-  if (count == 0 || count > WORKERS_MAX) return NULL;
+  if (count == 0 || count > WORKERS_MAX) return -1;
   __u64 now = bpf_ktime_get_ns();
-  __u32 at = hash % count;
+  __u32 first = hash % count;
   for (__u32 tried = 0; tried < WORKERS_MAX; tried++) {
     if (tried >= count) break;
-    /* The count may change while we look: the bound is what the verifier wants to see. */
-    if (at >= count || at >= WORKERS_MAX) at = 0;
+    __u32 at = (first + tried) % count;
+    /* A bound that clang cannot remove; a reset to 0 would give the verifier states without number. */
+    barrier_var(at);
+    if (at >= WORKERS_MAX) break;
     struct listener_key key = {.netns_cookie = netns_cookie, .role = role, .slot = serving->slots[at]};
-    at++;
     if (!is_alive(key.slot, now)) continue;
     struct bpf_sock* listener = bpf_map_lookup_elem(&listeners, &key);
-    if (listener) return listener;
+    if (!listener) continue;
+    bpf_sk_release(listener);
+    return (int)key.slot;
   }
-  return NULL;
+  return -1;
+}
+
+/* The listener of that worker, or NULL when there is none. The caller must release it. */
+static __always_inline struct bpf_sock* find_listener(__u64 netns_cookie, enum listener_role role,
+                                                      __u32 hash) {
+  int slot = find_worker(netns_cookie, role, hash);
+  if (slot < 0) return NULL;
+  struct listener_key key = {.netns_cookie = netns_cookie, .role = role, .slot = (__u32)slot};
+  return bpf_map_lookup_elem(&listeners, &key);
 }
 
 /*

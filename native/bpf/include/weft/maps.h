@@ -29,8 +29,8 @@ enum capture_constants {
   WORKERS_MAX = 64,
   /* Slots of data workers: those of two agents, while one hands over to the next. */
   WORKER_SLOTS_MAX = 128,
-  /* Three roles a pod for eight workers each; with more workers there is room for fewer pods. */
-  LISTENERS_MAX = 24576,
+  /* Four roles a pod for eight workers each; with more workers there is room for fewer pods. */
+  LISTENERS_MAX = 32768,
   /*
    * A data worker that has not been heard of for so long gets no connections. Four missed beats: a shorter
    * time would take a long garbage collection for a hang.
@@ -69,6 +69,8 @@ enum listener_role {
   ROLE_OUTBOUND = 0,
   ROLE_INBOUND = 1,
   ROLE_HBONE = 2,
+  /* A UDP socket: see dns.h. */
+  ROLE_DNS = 3,
 };
 
 enum pod_flags {

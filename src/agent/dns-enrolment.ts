@@ -1,0 +1,105 @@
+/**
+ * The DNS part of enrolling a pod in the eBPF capture: sockets, routes and map entries, in the order in which nothing is
+ * lost. A pod whose DNS cannot be captured is enrolled all the same: it asks its resolvers as if there were no mesh.
+ */
+import { closeSync } from 'node:fs'
+import { describeError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
+import type { Addon } from '../kernel/addon.ts'
+import type { CapturePrograms } from '../kernel/capture-programs.ts'
+import {
+  type DnsNetns,
+  installDnsRoutes,
+  openDnsSocket,
+  planDnsRoutes,
+  removeDnsRoutes,
+} from '../kernel/dns-capture.ts'
+import { PORT_DNS } from '../kernel/layout.generated.ts'
+import type { LocalRoute } from '../kernel/netlink.ts'
+import type { SteeringPlan } from '../kernel/steering.ts'
+import { type CapturedListener, ROLE_DNS } from './capture.ts'
+
+interface DnsPod {
+  readonly netnsFd: number
+  readonly routes: readonly LocalRoute[]
+  readonly slots: readonly number[]
+  readonly isIpv4: boolean
+  readonly isIpv6: boolean
+}
+
+/** What the capture says of a pod. */
+export interface PodToAnswer {
+  readonly displayName: string
+  readonly netnsFd: number
+  readonly netnsCookie: bigint
+  readonly plan: SteeringPlan
+  /** Slots of the data workers, one socket each. */
+  readonly slots: readonly number[]
+}
+
+/** The pods of one capture whose DNS is captured, by netns cookie. */
+export class DnsEnrolments {
+  private readonly addon: Addon
+  private readonly programs: CapturePrograms
+  private readonly log: Logger
+  private readonly pods = new Map<bigint, DnsPod>()
+
+  constructor(addon: Addon, programs: CapturePrograms, log: Logger) {
+    this.addon = addon
+    this.programs = programs
+    this.log = log
+  }
+
+  /**
+   * Prepares a pod: nothing is captured before `begin`. Null, and a line in the log, when it cannot be; then nothing of
+   * it is left behind. The descriptors are the caller's.
+   */
+  prepare(pod: PodToAnswer): CapturedListener | null {
+    const { netnsFd, netnsCookie, plan, slots, displayName } = pod
+    const netns: DnsNetns = { netnsFd, netnsCookie, exemptMapFd: this.programs.exemptMapFd }
+    const routes = planDnsRoutes(plan)
+    const fds: number[] = []
+    try {
+      for (const slot of slots) {
+        const fd = openDnsSocket(this.addon, netns, displayName)
+        fds.push(fd)
+        this.programs.listeners.insert(netnsCookie, ROLE_DNS, slot, fd)
+      }
+      installDnsRoutes(this.addon, netnsFd, routes)
+    } catch (error) {
+      // A socket leaves the map of listeners when it is closed.
+      for (const fd of fds) closeSync(fd)
+      removeDnsRoutes(this.addon, netnsFd, routes)
+      this.log.warn('DNS of a pod is not captured', { pod: displayName, error: describeError(error) })
+      return null
+    }
+    const { isSteeringIpv4: isIpv4, isSteeringIpv6: isIpv6 } = plan
+    this.pods.set(netnsCookie, { netnsFd, routes, slots, isIpv4, isIpv6 })
+    return { role: ROLE_DNS, fds, address: '::', port: PORT_DNS }
+  }
+
+  /** Captures from now on, if the pod was prepared. */
+  begin(netnsCookie: bigint): void {
+    const pod = this.pods.get(netnsCookie)
+    if (pod !== undefined) this.programs.dnsPods.insert(netnsCookie, pod)
+  }
+
+  /** New questions go to the resolvers; answers that are on their way still come. */
+  end(netnsCookie: bigint): void {
+    if (this.pods.has(netnsCookie)) this.programs.dnsPods.delete(netnsCookie)
+  }
+
+  /** Removes everything of a pod that was ended. Its sockets may live on; the netns may be gone. */
+  release(netnsCookie: bigint): void {
+    const pod = this.pods.get(netnsCookie)
+    if (pod === undefined) return
+    this.pods.delete(netnsCookie)
+    for (const slot of pod.slots) this.programs.listeners.delete(netnsCookie, ROLE_DNS, slot)
+    this.programs.resolvers.forget(netnsCookie)
+    try {
+      removeDnsRoutes(this.addon, pod.netnsFd, pod.routes)
+    } catch (error) {
+      this.log.warn('routes of captured DNS cannot be removed', { error: describeError(error) })
+    }
+  }
+}
