@@ -11,6 +11,7 @@ struct layout {
   enum capture_constants constants;
   enum listener_role role;
   enum pod_flags flags;
+  enum frontend_flags frontend_flags;
   enum stat stat;
   enum verdict verdict;
   enum outcome outcome;

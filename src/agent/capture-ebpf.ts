@@ -38,6 +38,7 @@ import {
   type CapturedListener,
   type CapturedPod,
   type CaptureStats,
+  type Carrier,
   type ListenerRole,
   type PodDialing,
   type PodToCapture,
@@ -78,7 +79,7 @@ interface EnrolledPod {
   readonly displayName: string
   /** The programs' number of the pod. */
   readonly id: number
-  readonly scope: number
+  scope: number
   readonly netnsFd: number
   readonly netnsCookie: bigint
   readonly workerCount: number
@@ -143,6 +144,19 @@ export class EbpfCapture implements Capture {
     if (pod === undefined || pod.isStrict === isStrict) return
     pod.isStrict = isStrict
     if (pod.isCaptured) this.switchOn(pod)
+  }
+
+  get carrier(): Carrier {
+    return {
+      maps: this.programs,
+      numberOf: (uid) => this.enrolled.get(uid)?.id ?? null,
+      setScope: (uid, scope) => {
+        const pod = this.enrolled.get(uid)
+        if (pod === undefined || pod.scope === scope) return
+        pod.scope = scope
+        if (pod.isCaptured) this.switchOn(pod)
+      },
+    }
   }
 
   async withdraw(uid: string): Promise<void> {

@@ -6,6 +6,7 @@
  */
 import type { LocalPod } from '../model/workload.ts'
 import type { UnservedCounts } from './absence-watch.ts'
+import type { CarriageMaps } from './carriage.ts'
 
 export const ROLE_OUTBOUND = 0
 export const ROLE_INBOUND = 1
@@ -75,6 +76,15 @@ export interface CaptureStats {
   readonly refused: number
 }
 
+/** What the kernel needs to carry connections between pods without the proxy (carriage.ts), and who the pods are to it. */
+export interface Carrier {
+  readonly maps: CarriageMaps
+  /** Number of an enrolled pod; null for any other. */
+  numberOf(uid: string): number | null
+  /** Says which scope's frontends an enrolled pod's connections find. */
+  setScope(uid: string, scope: number): void
+}
+
 /** How connections come to the proxy; see the head of the file. */
 export interface Capture {
   readonly kind: 'ebpf' | 'loopback'
@@ -97,6 +107,8 @@ export interface Capture {
   readonly heartbeatMapFd?: number
   /** What the kernel counts while nobody serves. Loopback has none. */
   readonly unserved?: UnservedCounts
+  /** Loopback has none: there the proxy carries everything. */
+  readonly carrier?: Carrier
   /** The data workers, by number, that take connections from now on; nobody does before the first call. */
   setServing?(workers: readonly number[]): void
   /**

@@ -3,13 +3,14 @@
  *
  * A port is for the kernel when its protocol is opaque (tcp, tls) and nothing is asked of it that only the proxy can do:
  * no limits on connections, no outlier detection, no time-outs of the user's. Its endpoints get slots by weight; an
- * endpoint that is not a captured pod of this node has slots too, which send the connection to the agent. Every pair of a
- * local source and a local destination gets a verdict, unless policies judge addresses that tell the pod's own apart.
+ * endpoint that is no captured pod of this node, or that somebody's connections to cannot be judged beforehand, has slots
+ * too, which send the connection to the agent. A service without such an endpoint, and one that only the proxy can serve,
+ * gets slots for the time when nobody serves.
+ *
+ * What holds for every client is planned once, in scope 0; scopes with rules of their own have frontends of their own.
  */
 import { type Family, familyOf } from '../base/address.ts'
-import type { Backend, Frontend, Pair } from '../kernel/carry-maps.ts'
-import { SLOTS_MAX } from '../kernel/layout.generated.ts'
-import { formatIdentity, principalOf } from '../model/identity.ts'
+import type { Backend, Frontend } from '../kernel/carry-maps.ts'
 import type { Traffic } from '../model/route.ts'
 import {
   type Cluster,
@@ -17,16 +18,20 @@ import {
   PROTOCOL_DETECT,
   PROTOCOL_TCP,
   PROTOCOL_TLS,
+  PROTOCOL_UDP,
   type Protocol,
   type Service,
   type ServicePort,
 } from '../model/service.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
-import type { ConnectionFacts } from '../proxy/authorize.ts'
-import { Authorizer } from '../proxy/authorize.ts'
+import { carriedKey } from '../proxy/carried-endpoints.ts'
 import { resolveTargetPort } from '../proxy/destination.ts'
-import { addressBytes } from '../proxy/local-pods.ts'
+import { type Share, slotsOf } from './carriage-slots.ts'
+import { type PlannedVerdict, Verdicts } from './carriage-verdicts.ts'
+import { nameOfAddress, nameOfPort } from './carried-names.ts'
+
+export type { PlannedVerdict } from './carriage-verdicts.ts'
 
 /** Numbers for names, given once and kept: the kernel's maps know numbers only. */
 export interface Numbering {
@@ -45,17 +50,21 @@ export interface CarriageInput {
   readonly mustEncrypt: (workload: Workload) => boolean
 }
 
-/** The wanted contents of the kernel's maps, by keys that say the same as theirs. */
+/** The wanted contents of the kernel's maps, by keys that say the same as theirs; what matters most comes first. */
 export interface CarriagePlan {
   readonly frontends: ReadonlyMap<string, PlannedFrontend>
   readonly backends: ReadonlyMap<string, PlannedBackend>
   readonly verdicts: ReadonlyMap<string, PlannedVerdict>
+  /** The endpoints (uids) of service ports that the kernel carries connections to, by `carriedKey`. */
+  readonly carried: ReadonlyMap<string, readonly string[]>
 }
 
 export interface PlannedFrontend {
   readonly frontend: Frontend
   readonly service: number
   readonly slots: number
+  /** Only for the time when nobody serves. */
+  readonly isFallback: boolean
 }
 
 export interface PlannedBackend {
@@ -64,95 +73,114 @@ export interface PlannedBackend {
   readonly backend: Backend
 }
 
-export interface PlannedVerdict {
-  readonly pair: Pair
-  readonly isAllowed: boolean
-  /** Number of the policy that denies; 0 when none allows. */
-  readonly policy: number
+export const EMPTY_PLAN: CarriagePlan = {
+  frontends: new Map(),
+  backends: new Map(),
+  verdicts: new Map(),
+  carried: new Map(),
 }
 
-export const EMPTY_PLAN: CarriagePlan = { frontends: new Map(), backends: new Map(), verdicts: new Map() }
+/** The scope of what holds for every client that has no rules of its own. Scopes with rules have numbers from 1. */
+const SCOPE_EVERYONE = 0
 
-/** Makes the plan. Cost: services times scopes, and pairs of local pods that a service connects. */
+/** Makes the plan. Cost: ports of services and their endpoints, rules of scopes, and pairs of pods of this node. */
 export function planCarriage(input: CarriageInput): CarriagePlan {
   return new Planning(input).run()
 }
 
-/** An endpoint and its share of a service's connections. */
-interface Share {
-  readonly backend: Backend
+interface WeightedCluster {
+  readonly cluster: Cluster
   readonly weight: number
+}
+
+/** The endpoints of a service port in one family. */
+interface Balanced {
+  readonly slots: readonly Backend[]
+  /** Uids of those that the kernel carries connections to. */
+  readonly carried: readonly string[]
 }
 
 /** One run over a snapshot. */
 class Planning {
   private readonly input: CarriageInput
+  private readonly verdicts: Verdicts
   private readonly frontends = new Map<string, PlannedFrontend>()
+  private readonly fallbacks = new Map<string, PlannedFrontend>()
   private readonly backends = new Map<string, PlannedBackend>()
-  private readonly verdicts = new Map<string, PlannedVerdict>()
-  private readonly authorizers = new Map<string, Authorizer>()
+  private readonly fallbackBackends = new Map<string, PlannedBackend>()
+  private readonly carried = new Map<string, readonly string[]>()
 
   constructor(input: CarriageInput) {
     this.input = input
+    this.verdicts = new Verdicts(input.snapshot, input.pods, input.policies)
   }
 
   run(): CarriagePlan {
-    for (const [scope, sources] of this.sourcesByScope()) this.planScope(scope, sources)
-    const { frontends, backends, verdicts } = this
-    return { frontends, backends, verdicts }
-  }
-
-  private sourcesByScope(): Map<string, Workload[]> {
     const { snapshot, pods } = this.input
-    const sources = new Map<string, Workload[]>()
+    const local: Workload[] = []
+    const scopes = new Set<string>()
     for (const uid of pods.keys()) {
-      const pod = snapshot.pods.get(uid)
-      const workload = snapshot.workloads.get(uid)
-      if (pod === undefined || workload === undefined) continue
-      const known = sources.get(pod.scope)
-      if (known === undefined) sources.set(pod.scope, [workload])
-      else known.push(workload)
-    }
-    return sources
-  }
-
-  private planScope(scope: string, sources: readonly Workload[]): void {
-    const { snapshot, pods } = this.input
-    const targets = new Map<string, { readonly workload: Workload; readonly port: number }>()
-    const aim = (workload: Workload, port: number): void => {
-      targets.set(`${workload.uid} ${port}`, { workload, port })
+      const [pod, workload] = [snapshot.pods.get(uid), snapshot.workloads.get(uid)]
+      if (pod !== undefined) scopes.add(pod.scope)
+      if (workload !== undefined) local.push(workload)
     }
     for (const service of snapshot.services.values()) {
-      for (const port of service.ports) this.planPort(scope, service, port, aim)
+      for (const port of service.ports) this.planPort('', service, port, null)
     }
-    for (const uid of pods.keys()) {
-      const workload = snapshot.workloads.get(uid)
-      if (workload !== undefined) this.planAddresses(scope, workload, aim)
+    for (const traffic of snapshot.traffic.values()) {
+      if (!scopes.has(traffic.scope)) continue
+      const service = snapshot.services.get(traffic.service)
+      const port = service?.ports.find(({ number }) => number === traffic.port)
+      if (port !== undefined) this.planPort(traffic.scope, service!, port, traffic)
     }
-    for (const { workload, port } of targets.values()) {
-      for (const source of sources) if (source.uid !== workload.uid) this.judge(source, workload, port)
+    for (const workload of local) this.planAddresses(workload)
+    return {
+      frontends: joined(this.frontends, this.fallbacks),
+      backends: joined(this.backends, this.fallbackBackends),
+      verdicts: this.verdicts.planned,
+      carried: this.carried,
     }
   }
 
   // --- services ---
 
-  private planPort(scope: string, service: Service, port: ServicePort, aim: Aim): void {
-    const { snapshot, scopes, services } = this.input
-    const traffic = snapshot.trafficOf(scope, service.key, port.number)
+  /** `scope` is empty, and `traffic` null, for what holds for everyone. */
+  private planPort(scope: string, service: Service, port: ServicePort, traffic: Traffic | null): void {
+    if (port.protocol === PROTOCOL_UDP || service.addresses.length === 0) return
     const clusters = clustersFor(service, port, traffic)
-    if (clusters === null) return
+    const balanced = new Map<Family, Balanced>()
     for (const address of service.addresses) {
       const family = familyOf(address)
-      const shares: Share[] = []
-      for (const { cluster, weight } of clusters) shares.push(...this.sharesOf(cluster, weight, family, aim))
-      // With no endpoint on this node there is nothing to carry, and nothing to choose.
-      if (!shares.some(({ backend }) => backend.pod !== 0)) continue
-      const name = `${scope}|${service.key}|${port.number}|${family}`
-      this.add({ address, port: port.number, scope: scopes.numberOf(scope) }, services.numberOf(name), slotsOf(shares))
+      let found = balanced.get(family)
+      if (found === undefined) {
+        found = this.balance(clusters ?? [fallbackFor(service, port, traffic)], family, clusters !== null)
+        balanced.set(family, found)
+        if (found.carried.length > 0)
+          this.carried.set(carriedKey(scope, service.key, port.number, family), found.carried)
+      }
+      // A scope of its own hides what everyone gets, also when it has no endpoints.
+      if (found.slots.length === 0 && scope === '') continue
+      const number = this.input.services.numberOf(nameOfPort(scope, service.key, port.number, family))
+      const frontend = { address, port: port.number, scope: this.scopeNumber(scope) }
+      this.add(frontend, number, found.slots, found.carried.length === 0)
     }
   }
 
-  private sharesOf(cluster: Cluster, weight: number, family: Family, aim: Aim): Share[] {
+  private balance(clusters: readonly WeightedCluster[], family: Family, isForKernel: boolean): Balanced {
+    const shares: Share[] = []
+    const carried: string[] = []
+    for (const { cluster, weight } of clusters) this.addShares(cluster, weight, family, isForKernel, shares, carried)
+    return { slots: slotsOf(shares), carried: [...new Set(carried)] }
+  }
+
+  private addShares(
+    cluster: Cluster,
+    weight: number,
+    family: Family,
+    isForKernel: boolean,
+    shares: Share[],
+    carried: string[],
+  ): void {
     const { snapshot } = this.input
     const service = snapshot.services.get(cluster.service) ?? null
     const members = cluster.members === null ? null : new Set(cluster.members)
@@ -166,99 +194,81 @@ class Planning {
       found.push({ workload, address, port })
       capacity += workload.capacity
     }
-    return found.map(({ workload, address, port }) => {
+    for (const { workload, address, port } of found) {
       // The socket has the family of what was dialled: an endpoint of the other family is the agent's.
-      const pod = familyOf(address) === family ? this.podOf(workload) : 0
-      if (pod !== 0) aim(workload, port)
-      return { backend: { address, port, pod }, weight: (weight * workload.capacity) / capacity }
-    })
+      const isReachable = familyOf(address) === family
+      if (!isForKernel && !isReachable) continue
+      const pod = isForKernel && isReachable ? this.podOf(workload, port) : 0
+      if (pod !== 0) carried.push(workload.uid)
+      shares.push({ backend: { address, port, pod }, weight: (weight * workload.capacity) / capacity })
+    }
   }
 
   // --- pods dialled by their own address ---
 
-  private planAddresses(scope: string, workload: Workload, aim: Aim): void {
-    const { snapshot, scopes, services } = this.input
-    const pod = this.podOf(workload)
-    if (pod === 0) return
+  private planAddresses(workload: Workload): void {
+    const { snapshot, services } = this.input
     const ports = new Set(workload.services.flatMap((service) => service.ports.map(({ targetPort }) => targetPort)))
     for (const port of ports) {
       if (!isOpaque(resolveTargetPort(snapshot, workload, port, '').protocol)) continue
-      aim(workload, port)
+      const pod = this.podOf(workload, port)
+      if (pod === 0) continue
       for (const address of workload.addresses) {
-        const service = services.numberOf(`${workload.uid}|${address}|${port}`)
-        this.add({ address, port, scope: scopes.numberOf(scope) }, service, [{ address, port, pod }])
+        const number = services.numberOf(nameOfAddress(workload.uid, port, address))
+        this.add({ address, port, scope: SCOPE_EVERYONE }, number, [{ address, port, pod }], false)
       }
     }
   }
 
-  /** The number of a pod to which the kernel may carry connections; 0 for any other workload. */
-  private podOf(workload: Workload): number {
-    return this.input.mustEncrypt(workload) ? 0 : (this.input.pods.get(workload.uid) ?? 0)
+  /** The number of a pod to a port of which the kernel may carry connections; 0 for any other workload. */
+  private podOf(workload: Workload, port: number): number {
+    const { snapshot, pods } = this.input
+    const number = pods.get(workload.uid)
+    if (number === undefined || !snapshot.pods.has(workload.uid) || this.input.mustEncrypt(workload)) return 0
+    return this.verdicts.isJudged(workload, number, port) ? number : 0
   }
 
-  private add(frontend: Frontend, service: number, slots: readonly Backend[]): void {
+  private scopeNumber(scope: string): number {
+    return scope === '' ? SCOPE_EVERYONE : this.input.scopes.numberOf(scope)
+  }
+
+  private add(frontend: Frontend, service: number, slots: readonly Backend[], isFallback: boolean): void {
     const key = `${frontend.scope} ${frontend.address} ${frontend.port}`
-    this.frontends.set(key, { frontend, service, slots: slots.length })
-    for (const [slot, backend] of slots.entries()) {
-      this.backends.set(`${service} ${slot}`, { service, slot, backend })
-    }
-  }
-
-  // --- policy ---
-
-  private judge(source: Workload, destination: Workload, port: number): void {
-    const { pods, policies } = this.input
-    const pair = { source: pods.get(source.uid)!, destination: pods.get(destination.uid)!, port }
-    const authorizer = this.authorizerOf(destination)
-    let verdict: { readonly isAllowed: boolean; readonly policy: string } | null = null
-    for (const sourceIp of source.addresses) {
-      for (const destinationIp of destination.addresses) {
-        const decision = authorizer.authorizeConnection(factsOf(source, sourceIp, destinationIp, port))
-        // What a dry-run policy would have done is told by the proxy.
-        if (decision.isDryRunDenied || decision.isDryRunAllowed) return
-        if (verdict !== null && (verdict.isAllowed !== decision.isAllowed || verdict.policy !== decision.policy)) return
-        verdict = decision
-      }
-    }
-    if (verdict === null) return
-    const policy = verdict.isAllowed || verdict.policy === '' ? 0 : policies.numberOf(verdict.policy)
-    this.verdicts.set(`${pair.source} ${pair.destination} ${port}`, { pair, isAllowed: verdict.isAllowed, policy })
-  }
-
-  private authorizerOf(workload: Workload): Authorizer {
-    let authorizer = this.authorizers.get(workload.uid)
-    if (authorizer === undefined) {
-      authorizer = Authorizer.compile(this.input.snapshot.policiesOf(workload))
-      this.authorizers.set(workload.uid, authorizer)
-    }
-    return authorizer
+    const [frontends, backends] = isFallback ? [this.fallbacks, this.fallbackBackends] : [this.frontends, this.backends]
+    frontends.set(key, { frontend, service, slots: slots.length, isFallback })
+    for (const [slot, backend] of slots.entries()) backends.set(`${service} ${slot}`, { service, slot, backend })
   }
 }
 
-type Aim = (workload: Workload, port: number) => void
+function joined<T>(first: Map<string, T>, second: ReadonlyMap<string, T>): Map<string, T> {
+  for (const [key, value] of second) first.set(key, value)
+  return first
+}
 
 function isOpaque(protocol: Protocol): boolean {
   return protocol === PROTOCOL_TCP || protocol === PROTOCOL_TLS
 }
 
 /** Where connections to a port go, by weight; null when the proxy has to carry them. */
-function clustersFor(
-  service: Service,
-  port: ServicePort,
-  traffic: Traffic | null,
-): readonly { readonly cluster: Cluster; readonly weight: number }[] | null {
+function clustersFor(service: Service, port: ServicePort, traffic: Traffic | null): readonly WeightedCluster[] | null {
   const declared = traffic !== null && traffic.protocol !== PROTOCOL_DETECT ? traffic.protocol : port.protocol
   if (!isOpaque(declared)) return null
   if (traffic === null) return [{ cluster: plainCluster(service, port), weight: 1 }]
   const weighted =
     traffic.tcpClusters.length > 0 ? traffic.tcpClusters : [{ cluster: traffic.defaultCluster, weight: 1 }]
-  const clusters: { cluster: Cluster; weight: number }[] = []
+  const clusters: WeightedCluster[] = []
   for (const { cluster: key, weight } of weighted) {
     const cluster = traffic.clusters.find((candidate) => candidate.key === key)
     if (cluster === undefined || !isSimple(cluster)) return null
     if (weight > 0) clusters.push({ cluster, weight })
   }
   return clusters
+}
+
+/** Where connections to a port go that only the proxy understands, when it is not there. */
+function fallbackFor(service: Service, port: ServicePort, traffic: Traffic | null): WeightedCluster {
+  const cluster = traffic?.clusters.find(({ key }) => key === traffic.defaultCluster)
+  return { cluster: cluster ?? plainCluster(service, port), weight: 1 }
 }
 
 /** True when nothing is asked that needs somebody who watches the connection. */
@@ -294,52 +304,4 @@ function targetPortOf(workload: Workload, cluster: Cluster, service: Service | n
     for (const { servicePort, targetPort } of ports) if (servicePort === cluster.port) return targetPort
   }
   return service?.ports.find(({ number }) => number === cluster.port)?.targetPort ?? null
-}
-
-function factsOf(source: Workload, sourceIp: string, destinationIp: string, port: number): ConnectionFacts {
-  return {
-    principal: principalOf(formatIdentity(source.trustDomain, source.namespace, source.serviceAccount)),
-    namespace: source.namespace,
-    sourceIp: addressBytes(sourceIp),
-    destinationIp: addressBytes(destinationIp),
-    destinationPort: port,
-  }
-}
-
-/** As few slots as give every endpoint its exact share, or SLOTS_MAX that come close; each endpoint has one at least. */
-export function slotsOf(shares: readonly Share[]): Backend[] {
-  const kept = shares.slice(0, SLOTS_MAX)
-  let total = 0
-  for (const { weight } of kept) total += weight
-  const counts = countsFor(
-    kept.map(({ weight }) => weight / total),
-    kept.length,
-  )
-  return kept.flatMap(({ backend }, index) => Array<Backend>(counts[index]!).fill(backend))
-}
-
-/** How often each of these parts of 1 stands in a list that is as short as it can be. */
-function countsFor(parts: readonly number[], least: number): number[] {
-  for (let slots = least; slots < SLOTS_MAX; slots++) {
-    if (parts.every((part) => isWhole(part * slots))) return parts.map((part) => Math.round(part * slots))
-  }
-  const counts = parts.map((part) => Math.max(1, Math.floor(part * SLOTS_MAX)))
-  // What is left (or too much) goes to those who have lost (or won) most by rounding.
-  let rest = SLOTS_MAX - counts.reduce((sum, count) => sum + count, 0)
-  while (rest !== 0) {
-    const step = Math.sign(rest)
-    let best = -1
-    for (const [index, part] of parts.entries()) {
-      if (step < 0 && counts[index]! <= 1) continue
-      const gap = (part * SLOTS_MAX - counts[index]!) * step
-      if (best < 0 || gap > (parts[best]! * SLOTS_MAX - counts[best]!) * step) best = index
-    }
-    counts[best]! += step
-    rest -= step
-  }
-  return counts
-}
-
-function isWhole(value: number): boolean {
-  return value > 0.5 && Math.abs(value - Math.round(value)) < 1e-9
 }

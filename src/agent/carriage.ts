@@ -5,7 +5,7 @@
  */
 import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
-import type { BackendMap, FrontendMap, Pair, VerdictMap } from '../kernel/carry-maps.ts'
+import type { BackendMap, FrontendMap, VerdictMap } from '../kernel/carry-maps.ts'
 import { type CarriagePlan, EMPTY_PLAN, type Numbering, type PlannedVerdict } from './carriage-plan.ts'
 
 /** The maps that are kept. */
@@ -40,11 +40,11 @@ export class Numbers implements Numbering {
 export class Carriage {
   private readonly maps: CarriageMaps
   private readonly log: Logger
-  /** Connections of these pairs were allowed and are not any more. */
-  private readonly onDenied: (pairs: readonly Pair[]) => void
+  /** Some connections of these pods were allowed and are not any more, or cannot be judged beforehand any more. */
+  private readonly onDenied: (sources: ReadonlySet<number>) => void
   private plan: CarriagePlan = EMPTY_PLAN
 
-  constructor(maps: CarriageMaps, log: Logger, onDenied: (pairs: readonly Pair[]) => void) {
+  constructor(maps: CarriageMaps, log: Logger, onDenied: (sources: ReadonlySet<number>) => void) {
     this.maps = maps
     this.log = log
     this.onDenied = onDenied
@@ -57,11 +57,11 @@ export class Carriage {
   apply(wanted: CarriagePlan): void {
     const { plan, maps } = this
     const verdicts = new Map<string, PlannedVerdict>()
-    const denied: Pair[] = []
+    const denied = new Set<number>()
     for (const [key, verdict] of plan.verdicts) {
       const next = wanted.verdicts.get(key)
       if (next === undefined) maps.verdicts.delete(verdict.pair)
-      if (verdict.isAllowed && next?.isAllowed !== true) denied.push(verdict.pair)
+      if (verdict.isAllowed && next?.isAllowed !== true) denied.add(verdict.pair.source)
     }
     let refused = 0
     for (const [key, verdict] of wanted.verdicts) {
@@ -76,12 +76,33 @@ export class Carriage {
       }
     }
     const { frontends, backends, refusedServices } = this.applyServices(wanted)
-    this.plan = { frontends, backends, verdicts }
+    this.plan = { ...wanted, frontends, backends, verdicts }
     if (refused + refusedServices > 0) {
       const fields = { verdicts: refused, services: refusedServices }
       this.log.error('the kernel has no room for some connections; the proxy carries them', fields)
     }
-    if (denied.length > 0) this.onDenied(denied)
+    if (denied.size > 0) this.onDenied(denied)
+  }
+
+  /** A pod is going to be captured no more: no connection is carried to or from it from now on; open ones stay. */
+  leave(pod: number): void {
+    const { plan, maps } = this
+    const [backends, verdicts] = [new Map(plan.backends), new Map(plan.verdicts)]
+    for (const [key, planned] of plan.backends) {
+      if (planned.backend.pod !== pod) continue
+      const backend = { ...planned.backend, pod: 0 }
+      // Replacing an entry can fail for want of memory only; a slot that is not there is the agent's as well.
+      if (!this.isWritten(() => maps.backends.insert(planned.service, planned.slot, backend))) {
+        maps.backends.delete(planned.service, planned.slot)
+      }
+      backends.set(key, { ...planned, backend })
+    }
+    for (const [key, { pair }] of plan.verdicts) {
+      if (pair.source !== pod && pair.destination !== pod) continue
+      maps.verdicts.delete(pair)
+      verdicts.delete(key)
+    }
+    this.plan = { ...plan, backends, verdicts }
   }
 
   private applyServices(
@@ -105,9 +126,10 @@ export class Carriage {
     }
     for (const [key, planned] of wanted.frontends) {
       const before = plan.frontends.get(key)
-      const { frontend, service, slots } = planned
-      if (before?.service === service && before.slots === slots && !full.has(service)) continue
-      if (!full.has(service) && this.isWritten(() => maps.frontends.insert(frontend, service, slots))) {
+      const { frontend, service, slots, isFallback } = planned
+      const isSame = before?.service === service && before.slots === slots && before.isFallback === isFallback
+      if (isSame && !full.has(service)) continue
+      if (!full.has(service) && this.isWritten(() => maps.frontends.insert(frontend, service, slots, isFallback))) {
         frontends.set(key, planned)
       } else {
         full.add(service)

@@ -11,12 +11,15 @@ import { isPeerAuthentication } from '../model/policy.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import { FAILURE_BY_POLICY, FAILURE_CLOSED, type LocalPod, type Workload } from '../model/workload.ts'
 import type { Capture, PodToCapture } from './capture.ts'
+import type { KernelCarriage } from './kernel-carriage.ts'
 import type { Workers } from './workers.ts'
 
 /** What the pods need of the agent. */
 export interface PodsOptions {
   readonly capture: Capture
   readonly workers: Pick<Workers, 'addPod' | 'removePod' | 'count'>
+  /** Who is told just before a pod is captured, and just before it is captured no more. */
+  readonly carriage?: Pick<KernelCarriage, 'adopt' | 'drop'> | null
   readonly log: Logger
   /** Resolves when a credential of `identity` is with the workers. */
   readonly credentialReady: (identity: string) => Promise<void>
@@ -113,8 +116,10 @@ export class Pods {
         throw error
       }
       try {
+        this.options.carriage?.adopt(uid)
         capture.begin?.(uid)
       } catch (error) {
+        this.options.carriage?.drop(uid)
         await capture.withdraw(uid)
         workers.removePod(uid)
         throw error
@@ -139,6 +144,7 @@ export class Pods {
   private async withdraw(uid: string): Promise<void> {
     if (!this.enrolments.delete(uid)) return
     const { capture, workers, log } = this.options
+    this.options.carriage?.drop(uid)
     try {
       // Capture first: a connection that is steered to a closed listener would be refused.
       await capture.withdraw(uid)

@@ -7,6 +7,7 @@ import {
   BACKEND,
   BACKEND_KEY,
   FRONTEND,
+  FRONTEND_FALLBACK,
   FRONTEND_KEY,
   VERDICT_ALLOW,
   VERDICT_DENY,
@@ -46,9 +47,14 @@ export class FrontendMap {
     this.map = map
   }
 
-  /** `slots` are those of BackendMap, 1 to SLOTS_MAX; they must be there first. */
-  insert(frontend: Frontend, service: number, slots: number): void {
-    this.map.update(encodeFrontendKey(frontend), words(FRONTEND, [FRONTEND.service, service], [FRONTEND.slots, slots]))
+  /**
+   * `slots` are those of BackendMap, at most SLOTS_MAX; they must be there first. With none the agent decides. A fallback
+   * is for the time when nobody serves.
+   */
+  insert(frontend: Frontend, service: number, slots: number, isFallback = false): void {
+    const flags = isFallback ? FRONTEND_FALLBACK : 0
+    const value = words(FRONTEND, [FRONTEND.service, service], [FRONTEND.slots, slots], [FRONTEND.flags, flags])
+    this.map.update(encodeFrontendKey(frontend), value)
   }
 
   delete(frontend: Frontend): boolean {

@@ -35,6 +35,8 @@ export const POD_STRICT = 1
 export const POD_STEER_IPV4 = 2
 export const POD_STEER_IPV6 = 4
 
+export const FRONTEND_FALLBACK = 1
+
 export const STAT_OUTBOUND_CAPTURED = 0
 export const STAT_INBOUND_CAPTURED = 1
 export const STAT_BYPASSED = 2
@@ -112,9 +114,10 @@ export const FRONTEND_KEY = {
 
 /** struct frontend */
 export const FRONTEND = {
-  bytes: 8,
+  bytes: 12,
   service: 0,
   slots: 4,
+  flags: 8,
 } as const
 
 /** struct backend_key */

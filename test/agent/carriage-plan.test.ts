@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { Numbers } from '../../src/agent/carriage.ts'
-import { type CarriagePlan, planCarriage, slotsOf } from '../../src/agent/carriage-plan.ts'
+import { type CarriagePlan, planCarriage } from '../../src/agent/carriage-plan.ts'
+import { slotsOf } from '../../src/agent/carriage-slots.ts'
+import { FAMILY_IPV4 } from '../../src/base/address.ts'
 import type { Delta } from '../../src/model/delta.ts'
 import { EMPTY_DELTA } from '../../src/model/delta.ts'
 import { ACTION_DENY, EMPTY_POLICY_MATCH, POLICY_SCOPE_NAMESPACE, type Policy } from '../../src/model/policy.ts'
@@ -17,6 +19,7 @@ import {
 } from '../../src/model/service.ts'
 import { Snapshot } from '../../src/model/snapshot.ts'
 import { FAILURE_BY_POLICY, type LocalPod, type Workload } from '../../src/model/workload.ts'
+import { carriedKey } from '../../src/proxy/carried-endpoints.ts'
 import { clusterOf, destination, OUTLIER, workloadOf } from '../support/proxy-objects.ts'
 
 const TCP: Service = {
@@ -62,16 +65,17 @@ function plan(delta: Partial<Delta> = {}, mustEncrypt: (workload: Workload) => b
   return planCarriage({ snapshot, pods, mustEncrypt, ...numbers })
 }
 
-/** `address:port -> pod pod pod` for the frontends of services; those of pods' own addresses are left out. */
-function servicesIn({ frontends, backends }: CarriagePlan): Record<string, string> {
+/** `address port -> pod, pod` as the kernel finds it for the only scope: its own frontend, else everyone's. */
+function servicesIn({ frontends, backends }: CarriagePlan, wantsFallbacks = false): Record<string, string> {
   const found: Record<string, string> = {}
-  for (const { frontend, service, slots } of frontends.values()) {
-    if (!TCP.addresses.includes(frontend.address)) continue
-    const pods = Array.from({ length: slots }, (_, slot) => {
-      const { address, port, pod: number } = backends.get(`${service} ${slot}`)!.backend
-      return number === 0 ? 'agent' : `${number}=${address} ${port}`
+  for (const address of TCP.addresses) {
+    const frontend = frontends.get(`1 ${address} 5432`) ?? frontends.get(`0 ${address} 5432`)
+    if (frontend === undefined || frontend.isFallback !== wantsFallbacks) continue
+    const pods = Array.from({ length: frontend.slots }, (_, slot) => {
+      const { address: target, port, pod: number } = backends.get(`${frontend.service} ${slot}`)!.backend
+      return number === 0 ? 'agent' : `${number}=${target} ${port}`
     })
-    found[`${frontend.address} ${frontend.port}`] = pods.join(', ')
+    found[`${address} 5432`] = pods.join(', ')
   }
   return found
 }
@@ -125,8 +129,10 @@ describe('the plan of what the kernel carries', () => {
   ] as const) {
     it(`leaves ${name} ports to the agent, by the service and by the pod's own address`, () => {
       const service = { ...TCP, ports: [{ ...TCP.ports[0]!, protocol }] } as Service
-      const { frontends, backends, verdicts } = plan({ services: [service] })
-      assert.deepEqual([frontends.size, backends.size, verdicts.size], [0, 0, 0])
+      const made = plan({ services: [service] })
+      assert.deepEqual([servicesIn(made), made.verdicts.size, made.carried.size], [{}, 0, 0])
+      assert.ok([...made.frontends.values()].every(({ isFallback }) => isFallback))
+      assert.deepEqual(servicesIn(made, true), { '198.19.0.9 5432': 'agent', 'fd77:9::9 5432': 'agent' })
     })
   }
 
@@ -144,7 +150,7 @@ describe('the plan of what the kernel carries', () => {
   })
 
   it('leaves what must be encrypted, and what has limits that need watching, to the agent', () => {
-    assert.equal(plan({}, () => true).frontends.size, 0)
+    assert.deepEqual(servicesIn(plan({}, () => true)), {})
     for (const fields of [
       { limits: { ...DEFAULT_POOL_LIMITS, connectionsMax: 5 } },
       { limits: { ...DEFAULT_POOL_LIMITS, connectTimeoutMs: 100 } },
@@ -188,12 +194,24 @@ describe('the plan of what the kernel carries', () => {
   it('judges every pair by policy, by identity and port', () => {
     assert.deepEqual(
       [...plan().verdicts.values()],
-      [{ pair: { source: 1, destination: 2, port: 15432 }, isAllowed: true, policy: 0 }],
+      [1, 2].map((source) => ({ pair: { source, destination: 2, port: 15432 }, isAllowed: true, policy: 0 })),
     )
     const match = { ...EMPTY_POLICY_MATCH, namespaces: [{ kind: 'exact', value: 'shop' }] } as const
     const denied = plan({ policies: [policy('no', { rules: [{ clauses: [{ matches: [match] }] }] })] })
     const [verdict] = [...denied.verdicts.values()]
     assert.deepEqual([verdict!.isAllowed, verdict!.policy], [false, 1])
+  })
+
+  it('leaves a port to the agent for everyone when somebody cannot be judged beforehand', () => {
+    const match = { ...EMPTY_POLICY_MATCH, sourceIps: ['198.18.1.1/32'] }
+    const one = policy('one-family', { rules: [{ clauses: [{ matches: [match] }] }] })
+    const made = plan({ policies: [one] })
+    assert.deepEqual([servicesIn(made), made.carried.size], [{}, 0])
+  })
+
+  it('tells which endpoints the kernel carries connections to, by family', () => {
+    const single = plan({ workloads: [CLIENT, FAR, { ...NEAR, addresses: ['198.18.1.2'] }] })
+    assert.deepEqual([...single.carried], [[carriedKey('', TCP.key, 5432, FAMILY_IPV4), [NEAR.uid]]])
   })
 
   it('leaves a pair to the agent when policies tell its addresses apart, or one is rehearsed', () => {

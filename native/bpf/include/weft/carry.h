@@ -42,13 +42,22 @@ static __always_inline void record_denial(const struct flow* flow, __u32 policy)
   bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 }
 
+/* What the pod's own scope says, or else what holds for everyone. */
+static __always_inline struct frontend* find_frontend(const struct pod* pod, const struct address* address,
+                                                      __u32 port) {
+  struct frontend_key key = {.address = *address, .scope = pod->scope, .port = port};
+  struct frontend* frontend = bpf_map_lookup_elem(&frontends, &key);
+  if (frontend) return frontend;
+  key.scope = 0;
+  return bpf_map_lookup_elem(&frontends, &key);
+}
+
 /* Fills `flow` unless the agent has to decide. */
 static __always_inline enum carry_decision choose_backend(const struct pod* pod,
                                                           const struct address* address, __u32 port,
                                                           struct flow* flow) {
-  struct frontend_key frontend_key = {.address = *address, .scope = pod->scope, .port = port};
-  struct frontend* frontend = bpf_map_lookup_elem(&frontends, &frontend_key);
-  if (!frontend || frontend->slots == 0) return CARRY_BY_AGENT;
+  struct frontend* frontend = find_frontend(pod, address, port);
+  if (!frontend || frontend->slots == 0 || frontend->flags & FRONTEND_FALLBACK) return CARRY_BY_AGENT;
   struct backend_key backend_key = {.service = frontend->service,
                                     .slot = bpf_get_prandom_u32() % frontend->slots};
   struct backend* backend = bpf_map_lookup_elem(&backends, &backend_key);

@@ -156,7 +156,15 @@ struct bound_syn_key {
   __u64 port;
 };
 
-/* A service as one scope sees it. Ports are in host order everywhere. */
+enum frontend_flags {
+  /* Only while nobody serves: then any endpoint is better than none. */
+  FRONTEND_FALLBACK = 1,
+};
+
+/*
+ * A service as one scope sees it; scope 0 is what everyone sees who has no rules of his own. Ports are in
+ * host order everywhere.
+ */
 struct frontend_key {
   struct address address;
   __u32 scope;
@@ -166,6 +174,7 @@ struct frontend_key {
 struct frontend {
   __u32 service;
   __u32 slots;
+  __u32 flags;
 };
 
 struct backend_key {

@@ -1,0 +1,99 @@
+/**
+ * Keeps what the kernel carries in step with the configuration and with the pods that are captured: plans anew when one of
+ * them has changed, and puts the differences into the kernel's maps (carriage-plan.ts, carriage.ts).
+ *
+ * A pod that leaves goes at once, before its capture does: nothing is carried to a pod that may be gone. All else may come
+ * a moment later, because what the kernel does not know is the agent's.
+ */
+import { performance } from 'node:perf_hooks'
+import type { Logger } from '../base/log.ts'
+import { Snapshot } from '../model/snapshot.ts'
+import type { Carrier } from './capture.ts'
+import { Carriage, Numbers } from './carriage.ts'
+import { planCarriage } from './carriage-plan.ts'
+import { type CarriedNames, KnownNames } from './carried-names.ts'
+
+/** A plan takes at most one part in so many of the main thread's time, however fast things change. */
+const SHARE_OF_TIME = 5
+
+/** What the kernel carries for the pods of this agent. */
+export class KernelCarriage {
+  private readonly carrier: Carrier
+  private readonly carriage: Carriage
+  private readonly scopes = new Numbers()
+  private readonly services = new Numbers()
+  private readonly policies = new Numbers()
+  private readonly known: KnownNames
+  private readonly pods = new Map<string, number>()
+  private snapshot = Snapshot.empty
+  private timer: NodeJS.Timeout | null = null
+  /** Not before this moment is planned again. */
+  private nextPlanMs = 0
+  private isStopped = false
+
+  constructor(carrier: Carrier, log: Logger) {
+    this.carrier = carrier
+    this.carriage = new Carriage(carrier.maps, log, () => {})
+    this.known = new KnownNames(this.snapshot, this.services, this.policies)
+  }
+
+  /** What the numbers in the kernel's maps and events stand for. */
+  get names(): CarriedNames {
+    return this.known
+  }
+
+  update(snapshot: Snapshot): void {
+    this.snapshot = snapshot
+    this.known.snapshot = snapshot
+    for (const [uid, number] of this.pods) this.acquaint(uid, number)
+    this.planSoon()
+  }
+
+  /** A pod is about to be captured. */
+  adopt(uid: string): void {
+    const number = this.carrier.numberOf(uid)
+    if (number === null) return
+    this.pods.set(uid, number)
+    this.acquaint(uid, number)
+    this.planSoon()
+  }
+
+  /** A pod is going to be captured no more. Its connections that the kernel carries live on. */
+  drop(uid: string): void {
+    const number = this.pods.get(uid)
+    if (number === undefined) return
+    this.pods.delete(uid)
+    this.carriage.leave(number)
+    this.planSoon()
+  }
+
+  /** Nothing changes any more: what is in the maps stays in force. */
+  stop(): void {
+    this.isStopped = true
+    if (this.timer !== null) clearTimeout(this.timer)
+    this.timer = null
+  }
+
+  private acquaint(uid: string, number: number): void {
+    const workload = this.snapshot.workloads.get(uid)
+    if (workload !== undefined) this.known.remember(number, workload)
+    const scope = this.snapshot.pods.get(uid)?.scope
+    if (scope !== undefined) this.carrier.setScope(uid, this.scopes.numberOf(scope))
+  }
+
+  /** Changes that come in one go make one plan. */
+  private planSoon(): void {
+    if (this.timer !== null || this.isStopped) return
+    this.timer = setTimeout(() => this.plan(), Math.max(0, this.nextPlanMs - performance.now()))
+  }
+
+  private plan(): void {
+    this.timer = null
+    const startedMs = performance.now()
+    const { snapshot, pods, scopes, services, policies } = this
+    const plan = planCarriage({ snapshot, pods, scopes, services, policies, mustEncrypt: () => false })
+    this.carriage.apply(plan)
+    const nowMs = performance.now()
+    this.nextPlanMs = nowMs + (nowMs - startedMs) * (SHARE_OF_TIME - 1)
+  }
+}
