@@ -100,7 +100,8 @@ export class Exchange implements ReplyHandler, TimerTarget {
     this.resolverAddress = fields.resolverAddress
     this.cacheKey = fields.cacheKey
     this.isMeshName = fields.isMeshName
-    const bytes = fields.query.bytes.slice()
+    // Not slice(): that of a Buffer copies nothing.
+    const bytes = new Uint8Array(fields.query.bytes)
     writeUint16(bytes, 0, id)
     this.query = { ...fields.query, bytes }
     this.owner = owner

@@ -110,9 +110,10 @@ export function readQuestion(bytes: Uint8Array): Question | null {
   for (;;) {
     if (at >= bytes.length) return null
     const length = bytes[at]!
-    if (length > LABEL_BYTES_MAX || at + 1 + length - HEADER_BYTES >= NAME_BYTES_MAX) return null
     at++
     if (length === 0) break
+    // The root's byte is still to come.
+    if (length > LABEL_BYTES_MAX || at + length + 1 - HEADER_BYTES > NAME_BYTES_MAX) return null
     if (at + length > bytes.length) return null
     const label = latin1Slice(bytes, at, at + length)
     if (isHost && isHostLabel(label)) host = host === '' ? label : `${host}.${label}`

@@ -68,7 +68,7 @@ export class ReplyCache {
     this.replies.set(key, cached)
     // A reply that came over TCP may be more than this client takes over UDP: the resolver decides what to leave out.
     if (cached.bytes.length > answerBytesMax(query)) return null
-    const reply = cached.bytes.slice()
+    const reply = new Uint8Array(cached.bytes)
     const end = query.question!.end
     reply.set(query.bytes.subarray(0, 2))
     reply.set(query.bytes.subarray(HEADER_BYTES, end), HEADER_BYTES)
@@ -95,7 +95,8 @@ export class ReplyCache {
       }
     }
     this.replies.set(key, {
-      bytes: reply.slice(),
+      // Not slice(): that of a Buffer copies nothing.
+      bytes: new Uint8Array(reply),
       ttlOffsets: records.ttlOffsets,
       storedAtMs: nowMs,
       expiresAtMs: nowMs + ttlS * 1_000,

@@ -199,7 +199,7 @@ export class Resolver implements ExchangeOwner {
     if (exchange.cacheKey !== null) this.cache.store(exchange.cacheKey, exchange.query, reply)
     const result = resultOf(reply)
     for (const { id, respond } of exchange.waiters) {
-      const answer = exchange.waiters.length === 1 ? reply : reply.slice()
+      const answer = exchange.waiters.length === 1 ? reply : new Uint8Array(reply)
       writeUint16(answer, 0, id)
       this.parts.counts.query('forwarded', result)
       respond.answer(answer)
