@@ -22,6 +22,7 @@ import {
   TCP_LABELS,
   TCP_WIDTH,
 } from './catalogue.ts'
+import { DnsFamilies } from './dns-families.ts'
 import {
   type MetricsReport,
   SERIES_HTTP,
@@ -98,6 +99,7 @@ export class MetricsRegistry {
   private readonly foldedOutcomes: Counter
   private readonly droppedLogLines: Counter
   private readonly violations: Counter<'side' | 'reason'>
+  private readonly dns: DnsFamilies
 
   constructor(settings: RegistrySettings) {
     this.now = settings.now
@@ -130,6 +132,7 @@ export class MetricsRegistry {
       labelNames: ['side', 'reason'],
       registers,
     })
+    this.dns = new DnsFamilies(this.own)
   }
 
   /** Adds what a worker counted. A successor may take over the number `worker` once `forgetWorker` was called. */
@@ -152,6 +155,7 @@ export class MetricsRegistry {
     this.foldedOutcomes.inc(report.foldedOutcomes)
     this.droppedLogLines.inc(report.droppedLogLines)
     for (const { side, reason, count } of report.violations) this.violations.inc({ side, reason }, count)
+    this.dns.add(report.dns)
   }
 
   /** A worker is gone. What it counted stays: counters never go back while their series lives. */

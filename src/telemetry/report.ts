@@ -3,6 +3,8 @@
  * be posted between threads. Increments, so that a worker that dies takes nothing back that was counted.
  */
 
+import type { DnsReport } from './dns-counts.ts'
+
 /** What a series counts. */
 export const SERIES_HTTP = 0
 export const SERIES_TCP = 1
@@ -43,4 +45,5 @@ export interface MetricsReport {
   readonly foldedOutcomes: number
   readonly droppedLogLines: number
   readonly violations: readonly ViolationCount[]
+  readonly dns: DnsReport
 }

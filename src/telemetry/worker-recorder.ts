@@ -43,6 +43,7 @@ import {
   TCP_SENT,
   TCP_WIDTH,
 } from './catalogue.ts'
+import { DnsCounts } from './dns-counts.ts'
 import { edgeLabels, overflowLabels } from './labels.ts'
 import type { AccessRecord, EdgeKey, EdgeMetrics, Recorder, ViolationSide } from './recorder.ts'
 import {
@@ -214,6 +215,8 @@ class RecordedEdge implements EdgeMetrics {
 /** The recorder of one worker: edges in slots of typed arrays. */
 export class WorkerRecorder implements Recorder {
   readonly isLogging: boolean
+  /** Counted on by the worker's resolver. */
+  readonly dns = new DnsCounts()
   private readonly accessLog: AccessLog | null
   private readonly now: () => number
   private readonly edges = new Map<string, RecordedEdge>()
@@ -346,6 +349,7 @@ export class WorkerRecorder implements Recorder {
       foldedOutcomes: this.foldedOutcomes,
       droppedLogLines: this.accessLog?.takeDroppedCount() ?? 0,
       violations: this.violations.take(),
+      dns: this.dns.take(),
     }
     this.droppedEdges = 0
     this.foldedOutcomes = 0

@@ -335,6 +335,25 @@ describe('edges', () => {
 })
 
 describe('the text', () => {
+  test('counts DNS queries by who answered and how, over all workers', async () => {
+    const node = new Node()
+    const [first, second] = [node.worker(), node.worker()]
+    for (let i = 0; i < 3; i++) first.dns.query('mesh', 'answered')
+    first.dns.query('cache', 'nxdomain')
+    second.dns.query('mesh', 'answered')
+    second.dns.failure('timeout')
+    node.registry.merge(1, first.collect())
+    node.registry.merge(1, first.collect())
+    node.registry.merge(2, second.collect())
+    const scrape = await node.scrape()
+    const counts = scrape
+      .find('weft_dns_queries_total')
+      .map(({ labels, value }) => `${labels['source']}/${labels['result']} ${value}`)
+    assert.deepEqual(counts.sort(), ['cache/nxdomain 1', 'mesh/answered 4'])
+    assert.equal(scrape.value('weft_dns_upstream_failures_total'), 1)
+    assert.equal(scrape.find('weft_dns_upstream_failures_total')[0]!.labels['reason'], 'timeout')
+  })
+
   test('counts breaches of the rules of HTTP by side and reason, over all workers, with a bound on reasons', async () => {
     const node = new Node()
     const [first, second] = [node.worker(), node.worker()]
