@@ -10,7 +10,7 @@ import { silentLog } from '../../src/base/log.ts'
 import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
 import { HEARTBEAT_INTERVAL_MS, HEARTBEAT_MS_MAX } from '../../src/kernel/layout.generated.ts'
 import { HeartbeatMap, KernelMap } from '../../src/kernel/maps.ts'
-import { AnsweringPod, answerIn, runClient, startApp } from '../support/answering-pod.ts'
+import { AnsweringPod, answerIn, runClient, startApp, TestClient } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
 const APP_PORT = '8080'
@@ -151,6 +151,84 @@ describe('heartbeats of data workers', needsRoot, () => {
       capture.setServing([])
       assert.match(await readFromB(), /^read app b /)
       capture.setServing([0, 1])
+    })
+  })
+
+  describe('of an agent in a process of its own', () => {
+    let agent: ChildProcess
+    const node = (): TestPod => ({ ...a, netns: `/var/run/netns/${network.nodeNetns}` })
+
+    async function start(name: string, isStrict: boolean): Promise<string> {
+      const pinDirectory = `/run/${network.prefix}-${name}`
+      const pods = [a, b].map((pod) => ({ ...pod, isStrict }))
+      const addonPath = `${NATIVE_BUILD_DIRECTORY}weft.node`
+      const request = { mode: 'stay', addonPath, cgroupPath: network.cgroupPath, pinDirectory, pods }
+      agent = network.start(node(), [process.execPath, AGENT_PROGRAM, JSON.stringify(request)])
+      await once(agent.stdout!, 'data')
+      return pinDirectory
+    }
+
+    async function kill(): Promise<void> {
+      const exited = once(agent, 'exit')
+      agent.kill('SIGKILL')
+      await exited
+    }
+
+    /** Removes what the killed agent has left. */
+    async function clean(pinDirectory: string): Promise<void> {
+      await EbpfCapture.open({ cgroupPath: network.cgroupPath, pinDirectory, log: silentLog }).close()
+    }
+
+    /** Stops the agent. What a client of b will read whose connection waits in the agent's queue by then. */
+    async function queue(family: '4' | '6'): Promise<{ readonly line: Promise<string> }> {
+      for (let tries = 0; ; tries++) {
+        agent.kill('SIGSTOP')
+        const address = family === '4' ? b.ipv4 : b.ipv6
+        const client = TestClient.start(network, a, [family, 'connect', address, APP_PORT, 'read'])
+        if (!(await client.line()).startsWith('connect ok')) assert.ok(tries < 5)
+        const line = client.line()
+        const first = await Promise.race([line, delay(FORGOTTEN_MS, 'waits')])
+        // Else the machine is so slow that the connection came when the agent was known to be silent.
+        if (first === 'waits') return { line }
+        assert.ok(tries < 5, first)
+        agent.kill('SIGCONT')
+        await delay(FORGOTTEN_MS)
+      }
+    }
+
+    for (const family of ['4', '6'] as const) {
+      it(`decide while it is stopped, at once, and not for what was in its queue before (IPv${family})`, async () => {
+        const pinDirectory = await start(`queue${family}`, true)
+        const waiting = await queue(family)
+        const address = family === '4' ? b.ipv4 : b.ipv6
+        assert.equal(await readFromB(family), 'connect EPERM')
+        assert.deepEqual(await runClient(network, node(), [family, 'connect', address, APP_PORT]), [
+          'connect ECONNREFUSED',
+        ])
+        agent.kill('SIGCONT')
+        assert.equal(answerIn(await waiting.line).pod, 'a')
+        const end = Date.now() + PATIENCE_MS
+        while (!(await readFromB(family)).includes('"pod":"a"')) assert.ok(Date.now() < end, 'the agent serves again')
+
+        const lost = await queue(family)
+        await kill()
+        assert.equal(await lost.line, 'read ECONNRESET')
+        assert.equal(await readFromB(family), 'connect EPERM')
+        await clean(pinDirectory)
+      })
+    }
+
+    it('are not waited for when it is killed: the very next connection goes on without it', async () => {
+      const pinDirectory = await start('killed', false)
+      assert.equal(answerIn(await readFromB()).pod, 'a')
+      await kill()
+      for (const family of ['4', '6'] as const) {
+        assert.match(await readFromB(family), /^read app b /)
+        const address = family === '4' ? b.ipv4 : b.ipv6
+        const [, read] = await runClient(network, node(), [family, 'connect', address, APP_PORT, 'read'])
+        assert.match(read!, /^read app b /)
+      }
+      await clean(pinDirectory)
     })
   })
 

@@ -4,8 +4,9 @@
  *
  *      node live-debugger.ts PID end
  *      node live-debugger.ts PID block MILLISECONDS
+ *      node live-debugger.ts PID block-main MILLISECONDS
  *
- * Prints `done` when the first worker thread has been told; its successor is left alone.
+ * Prints `done` when the first worker thread has been told, its successor is left alone; or the main thread.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 
@@ -19,13 +20,24 @@ process.kill(Number(pid), 'SIGUSR1')
 let nextId = 1
 let hasEnded = false
 const socket = new WebSocket(await inspectorUrl())
-socket.onopen = () => send('NodeWorker.enable', { waitForDebuggerOnStart: false })
+socket.onopen = () => {
+  if (mode !== 'block-main') {
+    send('NodeWorker.enable', { waitForDebuggerOnStart: false })
+    return
+  }
+  send('Runtime.evaluate', { expression })
+  finish()
+}
 socket.onmessage = ({ data }) => {
   const { method, params } = JSON.parse(String(data)) as { method?: string; params: { sessionId: string } }
   if (method !== 'NodeWorker.attachedToWorker' || hasEnded) return
   hasEnded = true
   const message = JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression } })
   send('NodeWorker.sendMessageToWorker', { sessionId: params.sessionId, message })
+  finish()
+}
+
+function finish(): void {
   console.log('done')
   // The answer will not come: who would give it is gone.
   setTimeout(() => process.exit(0), 100)
