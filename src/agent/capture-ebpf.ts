@@ -46,6 +46,8 @@ import {
   ROLE_INBOUND,
   ROLE_OUTBOUND,
 } from './capture.ts'
+import { KernelCarried } from './carried-kernel.ts'
+import type { CarriedSource } from './carried-source.ts'
 import { DnsEnrolments } from './dns-enrolment.ts'
 import { KernelUnserved } from './kernel-unserved.ts'
 
@@ -157,6 +159,12 @@ export class EbpfCapture implements Capture {
         if (pod.isCaptured) this.switchOn(pod)
       },
     }
+  }
+
+  get carried(): CarriedSource {
+    const netnsOf = (id: number): number | null =>
+      [...this.enrolled.values()].find((pod) => pod.id === id)?.netnsFd ?? null
+    return new KernelCarried(this.addon, this.programs, netnsOf)
   }
 
   async withdraw(uid: string): Promise<void> {

@@ -7,6 +7,7 @@
 import type { LocalPod } from '../model/workload.ts'
 import type { UnservedCounts } from './absence-watch.ts'
 import type { CarriageMaps } from './carriage.ts'
+import type { CarriedSource } from './carried-source.ts'
 
 export const ROLE_OUTBOUND = 0
 export const ROLE_INBOUND = 1
@@ -109,6 +110,8 @@ export interface Capture {
   readonly unserved?: UnservedCounts
   /** Loopback has none: there the proxy carries everything. */
   readonly carrier?: Carrier
+  /** What the kernel tells of the connections that it carries. */
+  readonly carried?: CarriedSource
   /** The data workers, by number, that take connections from now on; nobody does before the first call. */
   setServing?(workers: readonly number[]): void
   /**

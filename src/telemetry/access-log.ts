@@ -36,6 +36,10 @@ export function formatAccessRecord(record: AccessRecord): string {
   line['destination_principal'] = edge.destinationPrincipal
   line['destination_service'] = edge.service?.hostname ?? (edge.host === '' ? null : edge.host)
   line['mutual_tls'] = edge.isMutualTls
+  if (record.roundTripUs !== undefined) {
+    line['carried_by'] = 'kernel'
+    line['round_trip_us'] = record.roundTripUs
+  }
   return JSON.stringify(line)
 }
 

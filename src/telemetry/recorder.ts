@@ -40,8 +40,9 @@ export interface EdgeMetrics {
   ): void
   /** gRPC messages since the last call: of clients, of servers. */
   grpcMessages(requests: number, responses: number): void
-  connectionOpened(): void
-  connectionClosed(flag: Flag): void
+  /** `count` connections at once; 1 when left out. */
+  connectionOpened(count?: number): void
+  connectionClosed(flag: Flag, count?: number): void
   /** Bytes since the last call: received from the client, sent to the client. */
   connectionBytes(received: number, sent: number): void
 }
@@ -60,6 +61,8 @@ export interface AccessRecord {
   readonly sentBytes: number
   /** Null for plain TCP. */
   readonly http: AccessHttp | null
+  /** Only of a connection that the kernel carried: its smoothed round trip, 0 when it was never measured. */
+  readonly roundTripUs?: number
 }
 
 /** The HTTP part of an access log line. */

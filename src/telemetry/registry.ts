@@ -7,6 +7,7 @@
  * every scrape.
  */
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client'
+import { CarriedGauges, type CarriedState, NOTHING_CARRIED } from './carried-gauges.ts'
 import {
   BUCKET_BOUNDS,
   type CounterFamily,
@@ -31,6 +32,8 @@ import {
   type SeriesDescription,
   type SeriesKind,
 } from './report.ts'
+import type { RoundTrips } from './round-trips.ts'
+import { renderLabels } from './text.ts'
 
 /** Series that only dead workers counted are shown this long, then given up like any idle edge. */
 const ORPHAN_MS = 3_600_000
@@ -63,6 +66,8 @@ export interface AgentState {
   /** Counts up with every configuration put in force. */
   readonly configVersion: number
   readonly configRejected: number
+  /** Left out where the kernel carries nothing. */
+  readonly carried?: CarriedState
 }
 
 /** What the registry says of this program. */
@@ -71,6 +76,8 @@ export interface RegistrySettings {
   readonly component: string
   readonly version: string
   readonly now: () => number
+  /** Rendered with the rest when given. */
+  readonly roundTrips?: RoundTrips
 }
 
 /** Numbers of a series, by kind. */
@@ -95,6 +102,8 @@ export class MetricsRegistry {
   private readonly series = new Map<string, Series>()
   private readonly workers = new Map<number, Map<number, Series>>()
   private readonly gauges: AgentGauges
+  private readonly carriedGauges: CarriedGauges
+  private readonly roundTrips: RoundTrips | null
   private readonly droppedEdges: Counter
   private readonly foldedOutcomes: Counter
   private readonly droppedLogLines: Counter
@@ -106,6 +115,8 @@ export class MetricsRegistry {
     this.contentType = this.own.contentType
     collectDefaultMetrics({ register: this.own })
     this.gauges = new AgentGauges(this.own, settings.now)
+    this.carriedGauges = new CarriedGauges(this.own)
+    this.roundTrips = settings.roundTrips ?? null
     const registers = [this.own]
     new Gauge({ name: 'istio_build', help: 'Build of this proxy.', labelNames: ['component', 'tag'], registers }).set(
       { component: settings.component, tag: settings.version },
@@ -196,6 +207,7 @@ export class MetricsRegistry {
   /** The text in pieces; the state is read at the beginning. */
   async *chunks(state: AgentState): AsyncGenerator<string> {
     this.gauges.set(state)
+    this.carriedGauges.set(state.carried ?? NOTHING_CARRIED)
     this.dropOrphans()
     yield `${await this.own.metrics()}\n`
     const all = [...this.series.values()]
@@ -206,6 +218,7 @@ export class MetricsRegistry {
     for (const family of MESSAGE_COUNTERS) yield* counterText(family, messages)
     for (const family of HTTP_HISTOGRAMS) yield* histogramText(family, http)
     for (const family of TCP_COUNTERS) yield* counterText(family, tcp)
+    if (this.roundTrips !== null) yield this.roundTrips.render()
   }
 
   private dropOrphans(): void {
@@ -338,15 +351,6 @@ function addAll(known: Map<number, Series>, ids: Uint32Array, values: Float64Arr
     if (totals === undefined) continue
     for (let j = 0; j < width; j++) totals[j]! += values[i * width + j]!
   }
-}
-
-function renderLabels(names: readonly string[], values: readonly string[]): string {
-  return names.map((name, index) => `${name}="${escapeLabel(values[index]!)}"`).join(',')
-}
-
-/** Escapes as the Prometheus text format (version 0.0.4) asks: backslash, quote, newline. */
-function escapeLabel(value: string): string {
-  return value.replace(/\\/g, '\\\\').replace(/"/g, '\\"').replace(/\n/g, '\\n')
 }
 
 function* counterText(family: CounterFamily, all: readonly Series[]): Generator<string> {

@@ -179,12 +179,12 @@ class RecordedEdge implements EdgeMetrics {
   }
 
   /** The connection calls are ignored on an HTTP edge: its connections carry many edges' exchanges. */
-  connectionOpened(): void {
-    if (this.isTcp) this.outcome(0).values[TCP_OPENED]! += 1
+  connectionOpened(count = 1): void {
+    if (this.isTcp) this.outcome(0).values[TCP_OPENED]! += count
   }
 
-  connectionClosed(flag: Flag): void {
-    if (this.isTcp) this.outcome(outcomeKey(0, -1, flag)).values[TCP_CLOSED]! += 1
+  connectionClosed(flag: Flag, count = 1): void {
+    if (this.isTcp) this.outcome(outcomeKey(0, -1, flag)).values[TCP_CLOSED]! += count
   }
 
   connectionBytes(received: number, sent: number): void {

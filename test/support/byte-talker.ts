@@ -2,6 +2,7 @@
  * Both ends of connections that carry known numbers of bytes and end in a known way, as programs for pods.
  *
  *      node byte-talker.ts serve PORT                     prints `listening`
+ *      node byte-talker.ts ignore PORT                    the same, but reads nothing
  *      node byte-talker.ts talk '{"address", "port", "talks": [...], "atOnce"}'
  *                                                         prints one JSON line (`Talked`) per connection
  *
@@ -39,6 +40,8 @@ export interface TalkOrder {
   readonly address: string
   readonly port: number
   readonly talks: readonly Talk[]
+  /** How often; once when left out. */
+  readonly repeat?: number
   readonly atOnce: number
 }
 
@@ -77,6 +80,10 @@ function serve(port: number): void {
     socket.on('error', () => socket.destroy())
   })
   server.listen(port, '::', 4096, () => console.log('listening'))
+}
+
+function ignore(port: number): void {
+  createServer({ pauseOnConnect: true }).listen(port, '::', () => console.log('listening'))
 }
 
 async function talk(order: TalkOrder): Promise<void> {
@@ -126,7 +133,7 @@ async function talk(order: TalkOrder): Promise<void> {
       })
       socket.on('close', tell)
     })
-  const left = [...order.talks]
+  const left = Array.from({ length: order.repeat ?? 1 }, () => order.talks).flat()
   const run = async (): Promise<void> => {
     for (let next = left.shift(); next !== undefined; next = left.shift()) await one(next)
   }
@@ -137,5 +144,6 @@ async function talk(order: TalkOrder): Promise<void> {
 if (import.meta.main) {
   const [mode, argument] = process.argv.slice(2)
   if (mode === 'serve') serve(Number(argument))
+  else if (mode === 'ignore') ignore(Number(argument))
   else await talk(JSON.parse(argument!) as TalkOrder)
 }

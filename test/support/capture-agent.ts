@@ -13,8 +13,9 @@ import { Socket } from 'node:net'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { FAMILY_IPV4, FAMILY_IPV6 } from '../../src/base/address.ts'
 import { silentLog } from '../../src/base/log.ts'
-import { type Addon, loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
-import { POD } from '../../src/kernel/layout.generated.ts'
+import { type Addon, loadAddon, NATIVE_BUILD_DIRECTORY, type Ring } from '../../src/kernel/addon.ts'
+import { EVENT, POD } from '../../src/kernel/layout.generated.ts'
+import { encodeCookie } from '../../src/kernel/maps.ts'
 import { type Answer, AnsweringPod } from './answering-pod.ts'
 import type { TestPod } from './netns.ts'
 import { openPodSocket } from './open-pod-socket.ts'
@@ -78,7 +79,7 @@ function refuseBadArguments(addon: Addon): void {
   assert.throws(() => addon.loadObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`, {}, new Uint8Array(8)))
   assert.throws(() => addon.loadObject(`${NATIVE_BUILD_DIRECTORY}rejected.bpf.o`, {}, null), { code: 'EACCES' })
   const { maps, programs } = addon.loadObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`, {}, null)
-  const { stats, pods } = maps as { stats: number; pods: number }
+  const { stats, pods, events } = maps as { stats: number; pods: number; events: number }
   assert.throws(() => addon.mapUpdate(pods, new Uint8Array(7), new Uint8Array(POD.bytes)), RangeError)
   assert.throws(() => addon.mapUpdate(pods, new Uint8Array(8), new Uint8Array(POD.bytes + 1)), RangeError)
   assert.throws(() => addon.mapLookup(pods, new Uint8Array(9)), RangeError)
@@ -90,6 +91,12 @@ function refuseBadArguments(addon: Addon): void {
   addon.mapUpdate(pods, new Uint8Array(8), new Uint8Array(POD.bytes).fill(3))
   assert.deepEqual(addon.mapLookup(pods, new Uint8Array(8)), new Uint8Array(POD.bytes).fill(3))
   assert.equal(addon.mapDelete(pods, new Uint8Array(8)), true)
+  for (let i = 0; i < 100; i++) addon.mapUpdate(pods, encodeCookie(BigInt(i)), new Uint8Array(POD.bytes).fill(i))
+  const { keys, values } = addon.mapEntries(pods)
+  assert.deepEqual([keys.length, values.length], [800, 100 * POD.bytes])
+  for (let i = 0; i < 100; i++) assert.equal(values[i * POD.bytes], keys[i * 8])
+  assert.throws(() => addon.mapEntries(-1), { object: 'map descriptor -1' })
+  readRing(addon, events, pods)
   assert.equal(addon.mapLookup(stats, new Uint8Array(4))!.length % 8, 0)
   assert.throws(() => addon.attachLink(-1, -1, 10), { code: 'EBADF' })
   assert.throws(() => addon.pinObject(pods, '/tmp/not-a-bpf-file-system'), { syscall: 'bpf(BPF_OBJ_PIN)' })
@@ -99,4 +106,16 @@ function refuseBadArguments(addon: Addon): void {
   assert.throws(() => addon.duplicateFd(-1), { code: 'EBADF' })
   assert.ok(addon.describeObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`).maps.length > 0)
   for (const fd of [...Object.values(maps), ...Object.values(programs)]) closeSync(fd)
+}
+
+function readRing(addon: Addon, events: number, other: number): void {
+  const ring = addon.openRing(events, EVENT.bytes)
+  assert.equal(addon.readRing(ring, 10).length, 0)
+  assert.throws(() => addon.readRing(ring, 0), RangeError)
+  assert.throws(() => addon.readRing(null as unknown as Ring, 1), TypeError)
+  addon.closeRing(ring)
+  addon.closeRing(ring)
+  assert.throws(() => addon.readRing(ring, 1), { code: 'EBADF' })
+  assert.throws(() => addon.openRing(events, 0), RangeError)
+  assert.throws(() => addon.openRing(other, EVENT.bytes), { code: 'EINVAL' })
 }
