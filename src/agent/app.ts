@@ -24,6 +24,7 @@ import { Certificates } from './certificates.ts'
 import type { AgentConfig } from './config.ts'
 import { ControllerLink } from './controller-link.ts'
 import { CredentialGate } from './credential-gate.ts'
+import { KernelCarriage } from './kernel-carriage.ts'
 import { Pods } from './pods.ts'
 import { Presence } from './presence.ts'
 import { Subscription } from './subscription.ts'
@@ -55,11 +56,14 @@ export class Agent {
   private readonly presence: Presence
   private readonly workers: Workers
   private readonly pods: Pods
+  /** Null where the kernel carries nothing by itself. */
+  private readonly carriage: KernelCarriage | null
   private readonly subscription: Subscription
   private readonly gate: CredentialGate
   private readonly registry: MetricsRegistry
   private readonly endpoints: AdminEndpoint[] = []
   private snapshot = Snapshot.empty
+  private wasReady = false
   private isStopping = false
   private onQuit: (() => void) | null = null
 
@@ -106,9 +110,11 @@ export class Agent {
       onCrash: (id) => this.registry.forgetWorker(id),
       onServing: (workers) => capture.setServing?.(workers),
     })
+    this.carriage = capture.carrier === undefined ? null : new KernelCarriage(capture.carrier, log.child('carriage'))
     this.pods = new Pods({
       capture,
       workers: this.workers,
+      carriage: this.carriage,
       log: log.child('pods'),
       credentialReady: (identity) => this.gate.ready(identity),
       onIdentities: (identities) => this.certificates.setIdentities(identities),
@@ -202,6 +208,7 @@ export class Agent {
     this.link.close()
     this.gate.close()
     await this.pods.stop()
+    this.carriage?.stop()
     // Capture first: new connections go as if there were no mesh. The routes of the open ones stay until these are done.
     await this.capture.drain?.()
     await this.workers.stop(this.config.drain)
@@ -213,7 +220,9 @@ export class Agent {
   private applyDelta(delta: Delta): void {
     this.snapshot = this.snapshot.apply(delta)
     this.workers.applyDelta(delta)
-    if (!this.isStopping) this.pods.update(this.snapshot)
+    if (this.isStopping) return
+    this.carriage?.update(this.snapshot)
+    this.pods.update(this.snapshot)
   }
 
   // --- endpoints ---
@@ -253,6 +262,11 @@ export class Agent {
     if (!this.subscription.status().isReady) problems.push('no configuration yet')
     if (this.pods.pendingCount > 0) problems.push(`${this.pods.pendingCount} pods are not captured yet`)
     if (this.isStopping) problems.push('stopping')
+    // Asked at the start only: later it may lag behind for a moment, and connections are the proxy's meanwhile.
+    if (problems.length === 0 && !this.wasReady && this.carriage?.isInStep === false) {
+      problems.push('the kernel does not know the configuration yet')
+    }
+    this.wasReady ||= problems.length === 0
     if (problems.length === 0) return { status: 200, type: TYPE_TEXT, body: 'ready\n' }
     return { status: 503, type: TYPE_TEXT, body: `${problems.join('; ')}\n` }
   }

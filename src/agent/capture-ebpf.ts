@@ -49,6 +49,7 @@ import {
 import { KernelCarried } from './carried-kernel.ts'
 import type { CarriedSource } from './carried-source.ts'
 import { DnsEnrolments } from './dns-enrolment.ts'
+import { EbpfCarrier } from './ebpf-carrier.ts'
 import { KernelUnserved } from './kernel-unserved.ts'
 
 export interface EbpfCaptureOptions {
@@ -149,16 +150,7 @@ export class EbpfCapture implements Capture {
   }
 
   get carrier(): Carrier {
-    return {
-      maps: this.programs,
-      numberOf: (uid) => this.enrolled.get(uid)?.id ?? null,
-      setScope: (uid, scope) => {
-        const pod = this.enrolled.get(uid)
-        if (pod === undefined || pod.scope === scope) return
-        pod.scope = scope
-        if (pod.isCaptured) this.switchOn(pod)
-      },
-    }
+    return new EbpfCarrier(this.addon, this.programs, this.enrolled, (pod) => this.switchOn(pod))
   }
 
   get carried(): CarriedSource {

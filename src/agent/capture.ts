@@ -4,6 +4,7 @@
  * Two implementations: capture-ebpf.ts (the real one) and capture-loopback.ts (demos and tests without privileges,
  * where pods are loopback addresses and source identity by address is no identity).
  */
+import type { CarriedPeer } from '../kernel/carried-peers.ts'
 import type { LocalPod } from '../model/workload.ts'
 import type { UnservedCounts } from './absence-watch.ts'
 import type { CarriageMaps } from './carriage.ts'
@@ -82,6 +83,10 @@ export interface Carrier {
   readonly maps: CarriageMaps
   /** Number of an enrolled pod; null for any other. */
   numberOf(uid: string): number | null
+  /** Connections that the kernel carries for a pod, by its number. Throws the system call's error. */
+  peersOf(pod: number): readonly CarriedPeer[]
+  /** Resets one of them; false when it is over already. Throws the system call's error. */
+  breakOff(pod: number, peer: CarriedPeer): boolean
   /** Says which scope's frontends an enrolled pod's connections find. */
   setScope(uid: string, scope: number): void
 }

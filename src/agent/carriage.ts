@@ -40,14 +40,11 @@ export class Numbers implements Numbering {
 export class Carriage {
   private readonly maps: CarriageMaps
   private readonly log: Logger
-  /** Some connections of these pods were allowed and are not any more, or cannot be judged beforehand any more. */
-  private readonly onDenied: (sources: ReadonlySet<number>) => void
   private plan: CarriagePlan = EMPTY_PLAN
 
-  constructor(maps: CarriageMaps, log: Logger, onDenied: (sources: ReadonlySet<number>) => void) {
+  constructor(maps: CarriageMaps, log: Logger) {
     this.maps = maps
     this.log = log
-    this.onDenied = onDenied
   }
 
   /**
@@ -57,11 +54,8 @@ export class Carriage {
   apply(wanted: CarriagePlan): void {
     const { plan, maps } = this
     const verdicts = new Map<string, PlannedVerdict>()
-    const denied = new Set<number>()
     for (const [key, verdict] of plan.verdicts) {
-      const next = wanted.verdicts.get(key)
-      if (next === undefined) maps.verdicts.delete(verdict.pair)
-      if (verdict.isAllowed && next?.isAllowed !== true) denied.add(verdict.pair.source)
+      if (!wanted.verdicts.has(key)) maps.verdicts.delete(verdict.pair)
     }
     let refused = 0
     for (const [key, verdict] of wanted.verdicts) {
@@ -81,7 +75,6 @@ export class Carriage {
       const fields = { verdicts: refused, services: refusedServices }
       this.log.error('the kernel has no room for some connections; the proxy carries them', fields)
     }
-    if (denied.size > 0) this.onDenied(denied)
   }
 
   /** A pod is going to be captured no more: no connection is carried to or from it from now on; open ones stay. */

@@ -12,14 +12,22 @@ import type { Carrier } from './capture.ts'
 import { Carriage, Numbers } from './carriage.ts'
 import { planCarriage } from './carriage-plan.ts'
 import { type CarriedNames, KnownNames } from './carried-names.ts'
+import { Expulsion } from './expulsion.ts'
 
 /** A plan takes at most one part in so many of the main thread's time, however fast things change. */
 const SHARE_OF_TIME = 5
+
+/**
+ * A connect() that met the last verdicts has its socket in the kernel's tables by then, where it can be found. It takes
+ * microseconds; a busy machine may need its time.
+ */
+const STRAGGLER_MS = 100
 
 /** What the kernel carries for the pods of this agent. */
 export class KernelCarriage {
   private readonly carrier: Carrier
   private readonly carriage: Carriage
+  private readonly expulsion: Expulsion
   private readonly scopes = new Numbers()
   private readonly services = new Numbers()
   private readonly policies = new Numbers()
@@ -29,11 +37,16 @@ export class KernelCarriage {
   private timer: NodeJS.Timeout | null = null
   /** Not before this moment is planned again. */
   private nextPlanMs = 0
+  /** What open connections were last judged by. */
+  private judgedBy = ''
+  private judgedPolicies: Snapshot['policies'] | null = null
+  private stragglers: NodeJS.Timeout | null = null
   private isStopped = false
 
   constructor(carrier: Carrier, log: Logger) {
     this.carrier = carrier
-    this.carriage = new Carriage(carrier.maps, log, () => {})
+    this.carriage = new Carriage(carrier.maps, log)
+    this.expulsion = new Expulsion(carrier, log)
     this.known = new KnownNames(this.snapshot, this.services, this.policies)
   }
 
@@ -67,10 +80,16 @@ export class KernelCarriage {
     this.planSoon()
   }
 
+  /** False while a change is not in the kernel's maps yet. */
+  get isInStep(): boolean {
+    return this.timer === null
+  }
+
   /** Nothing changes any more: what is in the maps stays in force. */
   stop(): void {
     this.isStopped = true
     if (this.timer !== null) clearTimeout(this.timer)
+    if (this.stragglers !== null) clearTimeout(this.stragglers)
     this.timer = null
   }
 
@@ -93,7 +112,28 @@ export class KernelCarriage {
     const { snapshot, pods, scopes, services, policies } = this
     const plan = planCarriage({ snapshot, pods, scopes, services, policies, mustEncrypt: () => false })
     this.carriage.apply(plan)
+    this.expel()
     const nowMs = performance.now()
     this.nextPlanMs = nowMs + (nowMs - startedMs) * (SHARE_OF_TIME - 1)
   }
+
+  /** New connections meet the new verdicts now; those that are open are looked at when policies have changed. */
+  private expel(): void {
+    const { snapshot, pods } = this
+    const judgedBy = [...pods.keys()].map((uid) => selectorsOf(snapshot, uid)).join('\n')
+    if (judgedBy === this.judgedBy && snapshot.policies === this.judgedPolicies) return
+    this.judgedBy = judgedBy
+    this.judgedPolicies = snapshot.policies
+    this.expulsion.run(snapshot, pods)
+    this.stragglers ??= setTimeout(() => {
+      this.stragglers = null
+      this.expulsion.run(this.snapshot, this.pods)
+    }, STRAGGLER_MS)
+  }
+}
+
+/** All that policies can know of a pod as a source or a destination, its addresses excepted, with which it is enrolled anew. */
+function selectorsOf(snapshot: Snapshot, uid: string): string {
+  const workload = snapshot.workloads.get(uid)
+  return workload === undefined ? uid : `${uid} ${workload.serviceAccount} ${workload.policies.join(' ')}`
 }

@@ -1,0 +1,140 @@
+/** TCP between pods of one node is carried by the kernel, as users' YAML says, in a live mesh. */
+import assert from 'node:assert/strict'
+import { after, afterEach, before, describe, it } from 'node:test'
+import { LiveMesh } from '../support/live-mesh.ts'
+import { Talker } from '../support/live-talker.ts'
+import { needsRoot } from '../support/netns.ts'
+
+interface Listed {
+  readonly direction: string
+  readonly originalDestination: string
+}
+
+const GREETER = `
+apiVersion: v1
+kind: Service
+metadata: { name: greeter, namespace: default }
+spec:
+  clusterIP: 198.19.0.200
+  clusterIPs: ["198.19.0.200", "fd77:ffff::200"]
+  selector: { app: near }
+  ports: [{ name: tcp-greeter, port: 25, targetPort: 7000 }]
+`
+
+describe('what the kernel carries in a live mesh', needsRoot, () => {
+  let mesh: LiveMesh
+
+  before(async () => {
+    mesh = await LiveMesh.start({
+      pods: [
+        { name: 'client', node: 'node1' },
+        { name: 'other', node: 'node1' },
+        { name: 'near', node: 'node1', programs: ['web', 'talk'] },
+        { name: 'far', node: 'node2', programs: ['talk'] },
+      ],
+      services: ['near', 'far'],
+      rules: { 'greeter.yaml': GREETER },
+    })
+  })
+
+  after(async () => {
+    await mesh?.close()
+  })
+
+  afterEach(async () => {
+    mesh.removeRules('policy.yaml')
+    await mesh.eventually('policies are gone', async () => {
+      return JSON.stringify((await mesh.configDump('node1'))['policies']) === '[]'
+    })
+  })
+
+  /** Connections that the agent of node1 has open. */
+  async function proxied(): Promise<readonly Listed[]> {
+    return JSON.parse(await mesh.get('node1', 15_000, '/connections')) as Listed[]
+  }
+
+  const near = (): readonly string[] => mesh.plan.services.find(({ name }) => name === 'near')!.addresses
+
+  for (const [family, index] of [
+    ['IPv4', 0],
+    ['IPv6', 1],
+  ] as const) {
+    it(`TCP to a service and to a pod of the node is, over ${family}`, async () => {
+      for (const host of [near()[index]!, mesh.plan.pod('near').addresses[index]!]) {
+        const talker = new Talker(mesh, 'client', host)
+        assert.equal(await talker.say('hi'), 'hello hi')
+        assert.deepEqual(await proxied(), [])
+        await talker.close()
+      }
+    })
+
+    it(`TCP to another node is not, over ${family}`, async () => {
+      const far = mesh.plan.services.find(({ name }) => name === 'far')!.addresses[index]!
+      const talker = new Talker(mesh, 'client', far)
+      assert.equal(await talker.say('hi'), 'hello hi')
+      assert.equal((await proxied()).length, 1)
+      await talker.close()
+    })
+
+    it(`a pod reaches itself through its service, over ${family}`, async () => {
+      const talker = new Talker(mesh, 'near', near()[index]!)
+      assert.equal(await talker.say('hi'), 'hello hi')
+      assert.deepEqual(await proxied(), [])
+      await talker.close()
+    })
+
+    it(`a server that speaks first is heard, over ${family}`, async () => {
+      const host = ['198.19.0.200', 'fd77:ffff::200'][index]!
+      const { stdout } = await mesh.run(
+        'client',
+        ['curl', '-s', '-m', '5', `telnet://${host.includes(':') ? `[${host}]` : host}:25`],
+        'QUIT\r\n',
+      )
+      assert.match(stdout, /^220 near ready\r\n221 bye/)
+      assert.deepEqual(await proxied(), [])
+    })
+  }
+
+  it('HTTP and undeclared ports are not', async () => {
+    const before = await mesh.metric('node1', 'istio_requests_total', { reporter: 'source' })
+    assert.equal(await mesh.code('client', 'http://near:8080/'), '200')
+    assert.equal(await mesh.metric('node1', 'istio_requests_total', { reporter: 'source' }), before + 1)
+    const talker = new Talker(mesh, 'client', 'near', 7000)
+    await talker.say('hi')
+    assert.equal((await proxied()).length, 1)
+    await talker.close()
+  })
+
+  it('a policy that denies ends open connections, refuses new ones at connect(), and lets others be', async () => {
+    const talkers = [new Talker(mesh, 'client', near()[0]!), new Talker(mesh, 'client', near()[1]!)]
+    const other = new Talker(mesh, 'other', near()[0]!)
+    for (const talker of [...talkers, other]) assert.equal(await talker.say('hi'), 'hello hi')
+    assert.deepEqual(await proxied(), [])
+    mesh.writeRules(
+      'policy.yaml',
+      `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: no-client, namespace: default }
+spec:
+  action: DENY
+  selector: { matchLabels: { app: near } }
+  rules: [{ from: [{ source: { principals: ["cluster.local/ns/default/sa/client"] } }] }]
+`,
+    )
+    for (const talker of talkers) assert.notEqual(await talker.ended, 'end')
+    for (const index of [0, 1]) {
+      const refused = new Talker(mesh, 'client', near()[index]!)
+      assert.match(await refused.ended, /^(EPERM|ECONNREFUSED)$/)
+    }
+    assert.equal(await other.say('still'), 'hello still')
+    await other.close()
+    mesh.removeRules('policy.yaml')
+    await mesh.eventually('it is allowed again', async () => {
+      const talker = new Talker(mesh, 'client', near()[0]!)
+      const answer = await talker.say('hi')
+      await talker.close()
+      return answer === 'hello hi'
+    })
+  })
+})
