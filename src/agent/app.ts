@@ -28,7 +28,7 @@ import { KernelCarriage } from './kernel-carriage.ts'
 import { Pods } from './pods.ts'
 import { Presence } from './presence.ts'
 import { Subscription } from './subscription.ts'
-import { chooseTransport } from './worker-transport.ts'
+import { chooseTransport, type TransportName } from './worker-transport.ts'
 import { Workers } from './workers.ts'
 
 /** Connections that /connections shows per worker. */
@@ -89,13 +89,14 @@ export class Agent {
       isServingAll: () => this.subscription.status().isReady && this.pods.pendingCount === 0,
     })
     const addon = capture.kind === 'ebpf' ? loadAddon() : null
+    const transport = chooseTransport(config.transport, log)
     this.workers = new Workers({
       count: config.workers,
       start: {
         node: certificates.node,
         trustDomain: certificates.trustDomain,
         isLogging: config.accessLog,
-        transport: chooseTransport(config.transport, log),
+        transport,
         heartbeatMapFd: capture.heartbeatMapFd ?? -1,
         vitals: this.presence.vitals.buffer,
         alarmFd: addon === null ? -1 : host.alarmFd,
@@ -116,6 +117,7 @@ export class Agent {
       workers: this.workers,
       carriage: this.carriage,
       log: log.child('pods'),
+      isAnsweringDns: canAnswerDns(config, transport, log),
       credentialReady: (identity) => this.gate.ready(identity),
       onIdentities: (identities) => this.certificates.setIdentities(identities),
     })
@@ -315,6 +317,14 @@ export class Agent {
       pods: [...snapshot.pods.values()],
     }
   }
+}
+
+/** Whether the DNS of pods can be captured. Where it is asked for and cannot be, the log says why, and pods do without. */
+function canAnswerDns(config: AgentConfig, transport: TransportName, log: Logger): boolean {
+  if (config.dnsCapture === 'off' || config.capture !== 'ebpf') return false
+  if (transport === 'reactor') return true
+  log.warn('DNS of pods is not captured: it needs the reactor, and connections are carried by node:net')
+  return false
 }
 
 function openCapture(config: AgentConfig, log: Logger): Capture {

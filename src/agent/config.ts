@@ -78,6 +78,14 @@ export const agentFlags = {
     'PATH',
     '/sys/fs/bpf/weft',
   ),
+  dnsCapture: choiceFlag(
+    {
+      name: 'dns-capture',
+      doc: 'Whether this node answers what its pods ask DNS resolvers, unless weft.dev/dns-capture says otherwise.',
+    },
+    ['on', 'off'] as const,
+    'on',
+  ),
   metrics: listenFlag({ name: 'metrics', doc: 'Where Prometheus scrapes /metrics.' }, '0.0.0.0:15020'),
   readiness: listenFlag({ name: 'readiness', doc: 'Where /healthz/ready answers.' }, '0.0.0.0:15021'),
   admin: loopbackFlag({ name: 'admin', doc: 'Admin endpoint, on a loopback address only.' }, '127.0.0.1:15000'),

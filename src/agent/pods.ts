@@ -21,6 +21,8 @@ export interface PodsOptions {
   /** Who is told just before a pod is captured, and just before it is captured no more. */
   readonly carriage?: Pick<KernelCarriage, 'adopt' | 'drop'> | null
   readonly log: Logger
+  /** The data workers answer DNS for pods that are not exempt. False when left out. */
+  readonly isAnsweringDns?: boolean
   /** Resolves when a credential of `identity` is with the workers. */
   readonly credentialReady: (identity: string) => Promise<void>
   /** The identities that pods of this node need now. */
@@ -174,12 +176,14 @@ export class Pods {
       serviceAddresses,
       inboundPorts: [...inboundPorts],
       isStrict: isStrict(snapshot, pod, workload),
+      isDnsCaptured: this.options.isAnsweringDns === true && pod.isDnsExempt !== true,
     }
   }
 
   private fingerprint(described: PodToCapture, workload: Workload): string {
-    const { pod, addresses, serviceAddresses, inboundPorts } = described
-    return JSON.stringify([pod.netns, addresses, serviceAddresses, inboundPorts, identityOf(workload)])
+    const { pod, addresses, serviceAddresses, inboundPorts, isDnsCaptured } = described
+    const identity = identityOf(workload)
+    return JSON.stringify([pod.netns, addresses, serviceAddresses, inboundPorts, isDnsCaptured, identity])
   }
 }
 

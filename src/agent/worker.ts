@@ -13,6 +13,7 @@ import { METRICS_FLUSH_MS, MeshProxy } from '../proxy/mesh-proxy.ts'
 import { AccessLog } from '../telemetry/access-log.ts'
 import { WorkerRecorder } from '../telemetry/worker-recorder.ts'
 import { ROLE_DNS } from './capture.ts'
+import { DnsService } from './dns-service.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { MAIN_SILENT_MS, MainWatch } from './main-watch.ts'
 import { PodSocketTable } from './pod-sockets.ts'
@@ -35,6 +36,7 @@ const accessLog = start.isLogging ? new AccessLog((lines) => send({ kind: 'acces
 const recorder = new WorkerRecorder(accessLog)
 const transport = openTransport(start.transport)
 const sockets = new PodSocketTable(loadAddon)
+const dns = openDns()
 const proxy = new MeshProxy({
   node: start.node,
   trustDomain: start.trustDomain,
@@ -42,6 +44,7 @@ const proxy = new MeshProxy({
   recorder,
   log,
   sockets,
+  ...(dns === null ? {} : { nameServer: dns }),
   // Monotonic, and yet milliseconds since the epoch, as the access log wants them.
   nowMs: () => performance.timeOrigin + performance.now(),
   random: Math.random,
@@ -66,6 +69,7 @@ port.on('message', (message: ToWorker) => {
   switch (message.kind) {
     case 'delta':
       proxy.applyDelta(message.delta)
+      dns?.applySnapshot(proxy.snapshot)
       break
     case 'credential':
       proxy.setCredential(transport.tlsContext(message.material))
@@ -78,6 +82,7 @@ port.on('message', (message: ToWorker) => {
       break
     case 'remove-pod':
       proxy.removePod(message.uid)
+      dns?.removePod(message.uid)
       sockets.remove(message.uid)
       break
     case 'report':
@@ -88,6 +93,7 @@ port.on('message', (message: ToWorker) => {
       break
     case 'stop':
       proxy.close()
+      dns?.close()
       accessLog?.flush()
       setImmediate(() => process.exit(0))
       break
@@ -106,6 +112,14 @@ function reportMain(): void {
   })
 }
 
+/** Null where the transport has no datagrams, or nothing is captured in the kernel: then no pod has a DNS socket. */
+function openDns(): DnsService | null {
+  const { datagrams } = transport
+  if (datagrams === undefined || start.heartbeatMapFd < 0) return null
+  const addon = loadAddon()
+  return new DnsService({ transport, datagrams, addon, sockets, counts: recorder.dns, log: log.child('dns') })
+}
+
 /** Never rejects: the outcome is the answer. */
 async function addPod(message: Extract<ToWorker, { kind: 'add-pod' }>): Promise<void> {
   const { pod, identity, request } = message
@@ -115,10 +129,12 @@ async function addPod(message: Extract<ToWorker, { kind: 'add-pod' }>): Promise<
       if (role === ROLE_DNS) return []
       return [{ role, target: fds === null ? { address, port: number, isShared: true } : { fd: fds[0]! } }]
     })
+    dns?.addPod(pod)
     await proxy.addPod({ uid: pod.uid, identity }, listeners)
     send({ kind: 'pod-added', request, error: null })
   } catch (error) {
     sockets.remove(pod.uid)
+    dns?.removePod(pod.uid)
     send({ kind: 'pod-added', request, error: describeError(error) })
   }
 }

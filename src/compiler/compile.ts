@@ -9,11 +9,13 @@
 import type { Policy } from '../model/policy.ts'
 import type { Traffic } from '../model/route.ts'
 import type { Service } from '../model/service.ts'
-import { FAILURE_BY_POLICY, type FailureMode, type LocalPod, type Workload } from '../model/workload.ts'
+import { FAILURE_BY_POLICY, type LocalPod, type Workload } from '../model/workload.ts'
 import { readAuthorizationPolicy, selectPolicies } from './authorization-policy.ts'
 import {
+  dnsExemptNamespaces,
   failureModeOf,
   failureModes,
+  isDnsExempt,
   isMeshNamespace,
   localityOf,
   netnsOf,
@@ -83,8 +85,7 @@ export function compile(objects: readonly MeshObject[], settings: CompileSetting
   })
   const policies = [...peerPolicies.policies, ...authorizations.map(({ policy }) => policy)]
   policies.sort((a, b) => compareText(a.key, b.key))
-  const modes = failureModes(kinds.get('Namespace') ?? [], run)
-  const pods = localPods(inventory, scopeOf, modes, run)
+  const pods = localPods(inventory, scopeOf, kinds.get('Namespace') ?? [], run)
   const state = { workloads, services: inventory.services, policies, traffic, pods }
   return { state, messages: log.sorted() }
 }
@@ -158,9 +159,11 @@ function readInventory(kinds: ObjectsByKind, run: Run): Inventory {
 function localPods(
   inventory: Inventory,
   scopeOf: ReadonlyMap<string, string>,
-  modes: ReadonlyMap<string, FailureMode>,
+  namespaces: readonly MeshObject[],
   run: Run,
 ): NodePod[] {
+  const modes = failureModes(namespaces, run)
+  const dnsExempt = dnsExemptNamespaces(namespaces, run)
   const pods: NodePod[] = []
   for (const member of inventory.members) {
     if (!member.isEnrolled) continue
@@ -168,7 +171,8 @@ function localPods(
     const netns = netnsOf(member.object!, run)
     const failureMode = failureModeOf(member.object!, modes.get(member.namespace) ?? FAILURE_BY_POLICY, run)
     const pod = { uid: member.uid, netns, scope: scopeOf.get(member.uid)!, failureMode }
-    pods.push({ node: member.workload.node, pod })
+    const isExempt = isDnsExempt(member.object!, dnsExempt.has(member.namespace), run)
+    pods.push({ node: member.workload.node, pod: isExempt ? { ...pod, isDnsExempt: true } : pod })
   }
   return pods
 }

@@ -63,6 +63,27 @@ export function failureModes(namespaces: readonly MeshObject[], run: Run): Reado
   return modes
 }
 
+const DNS_CAPTURE_ANNOTATION = 'weft.dev/dns-capture'
+
+/**
+ * True when an annotation of a namespace or pod says that questions to DNS resolvers are not captured; `inherited` when it
+ * says nothing, or something unknown (reported).
+ */
+export function isDnsExempt(object: MeshObject, inherited: boolean, run: Run): boolean {
+  const written = object.annotations[DNS_CAPTURE_ANNOTATION]
+  if (written === 'true') return false
+  if (written === 'false') return true
+  if (written !== undefined) {
+    run.log.add(object, ['metadata', 'annotations', DNS_CAPTURE_ANNOTATION], findings.badDnsCapture(written))
+  }
+  return inherited
+}
+
+/** The names of namespaces whose pods are exempt, unless they say otherwise themselves. */
+export function dnsExemptNamespaces(namespaces: readonly MeshObject[], run: Run): ReadonlySet<string> {
+  return new Set(namespaces.filter((object) => isDnsExempt(object, false, run)).map(({ name }) => name))
+}
+
 // --- Node ---
 
 /** Where a node stands, from its topology labels. */

@@ -211,6 +211,12 @@ export const findings = {
       `The annotation weft.dev/failure-mode is ${quote(value)}, which has no meaning: it is not used.`,
       'Write "open" (connections are let by while the agent is away) or "closed" (they are refused).',
     ),
+  badDnsCapture: (value: string) =>
+    warning(
+      'WEFT0112',
+      `The annotation weft.dev/dns-capture is ${quote(value)}, which has no meaning: it is not used.`,
+      'Write "true" (names are answered by the mesh) or "false" (pods ask their resolvers past it).',
+    ),
   duplicateAddress: (address: string, other: string) =>
     error('WEFT0103', `The address ${address} already belongs to ${other}.`, 'Give each its own address.'),
   externalName: () =>

@@ -73,4 +73,6 @@ export interface LocalPod {
   /** Scope whose traffic rules this pod's connections follow. */
   readonly scope: string
   readonly failureMode: FailureMode
+  /** True when its questions to DNS resolvers are none of the mesh's business. False when left out. */
+  readonly isDnsExempt?: boolean
 }

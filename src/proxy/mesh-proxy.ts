@@ -26,6 +26,7 @@ import { type Admission, InboundConnection } from './inbound.ts'
 import { InboundTunnels } from './inbound-tunnels.ts'
 import { LocalPods, type LocalWorkload } from './local-pods.ts'
 import { OutboundConnection } from './outbound.ts'
+import { type NameServer, OutboundDns, PORT_DOMAIN } from './outbound-dns.ts'
 import { OutboundTargets } from './outbound-targets.ts'
 import type { Credentials, PodSockets, ProxyParts } from './parts.ts'
 import { Policies } from './policies.ts'
@@ -53,6 +54,7 @@ export interface ProxyOptions {
   readonly recorder: Recorder
   readonly log: Logger
   readonly sockets: PodSockets
+  readonly nameServer?: NameServer
   readonly nowMs: () => number
   readonly random: () => number
   /** Workers of this node, which share users' limits; 1 unless given. */
@@ -278,6 +280,10 @@ class OutboundAcceptor implements Acceptor {
   }
 
   onAccept(conn: Conn): Handler {
+    const { nameServer } = this.parts
+    if (conn.localPort === PORT_DOMAIN && nameServer !== undefined && nameServer.answersFor(this.pod.uid)) {
+      return new OutboundDns(this.parts, nameServer, this.pod, conn)
+    }
     return new OutboundConnection(this.parts, this.pod, conn)
   }
 

@@ -10,6 +10,7 @@ import type { ConnectOrigin, TlsContext, Transport } from '../transport/conn.ts'
 import type { ClusterRegistry } from './cluster-registry.ts'
 import type { Connections } from './connections.ts'
 import type { LocalPods } from './local-pods.ts'
+import type { NameServer } from './outbound-dns.ts'
 import type { OutboundTargets } from './outbound-targets.ts'
 import type { Policies } from './policies.ts'
 import type { RouteTables } from './route-tables.ts'
@@ -38,6 +39,8 @@ export interface ProxyParts {
   readonly recorder: Recorder
   readonly log: Logger
   readonly sockets: PodSockets
+  /** Who answers DNS over TCP; left out where no pod's DNS is captured. */
+  readonly nameServer?: NameServer
   readonly credentials: Credentials
   readonly clusters: ClusterRegistry
   readonly routeTables: RouteTables

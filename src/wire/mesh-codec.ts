@@ -84,7 +84,8 @@ export function encodeTraffic(traffic: Traffic): EncodedResource {
 export function encodePod(pod: LocalPod): EncodedResource {
   const checks = new Checks(describe('pod', pod.uid))
   const { uid, netns, scope, failureMode } = pod
-  return encoded(TYPE_LOCAL_POD, uid, LOCAL_POD.encode({ uid, netns, scope, failureMode }), checks)
+  const message = { uid, netns, scope, failureMode, isDnsExempt: pod.isDnsExempt ?? false }
+  return encoded(TYPE_LOCAL_POD, uid, LOCAL_POD.encode(message), checks)
 }
 
 function encoded(typeUrl: ResourceType, name: string, bytes: Uint8Array, checks: Checks): EncodedResource {
@@ -142,6 +143,7 @@ function decodeByType(typeUrl: ResourceType, name: string, bytes: Uint8Array): R
         netns: checks.text('netns', message.netns),
         scope: checks.required('scope', message.scope),
         failureMode: checks.oneOf('failure_mode', message.failureMode, FAILURE_MODES),
+        ...(message.isDnsExempt ? { isDnsExempt: true } : {}),
       }
       return { kind: 'pod', name: value.uid, value }
     }

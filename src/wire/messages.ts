@@ -348,6 +348,7 @@ export interface LocalPodMessage {
   readonly netns: string
   readonly scope: string
   readonly failureMode: number
+  readonly isDnsExempt: boolean
 }
 
 export const LOCAL_POD = messageType<LocalPodMessage>('weft.v1.LocalPod')

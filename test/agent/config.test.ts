@@ -18,6 +18,7 @@ test('defaults are those of the documentation', () => {
     loopbackBlock: null,
     cgroup: '',
     pinDirectory: '/sys/fs/bpf/weft',
+    dnsCapture: 'on',
     metrics: { address: '0.0.0.0', port: 15020 },
     readiness: { address: '0.0.0.0', port: 15021 },
     admin: { address: '127.0.0.1', port: 15000 },

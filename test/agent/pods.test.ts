@@ -55,6 +55,7 @@ function begin(kind: 'ebpf' | 'loopback'): void {
       removePod: (uid) => log.push(`remove ${uid}`),
     },
     log: silentLog,
+    isAnsweringDns: true,
     credentialReady: async () => {
       if (!isCredentialThere) throw new WeftError('WEFT_CERTIFICATE', 'none')
     },
@@ -193,6 +194,15 @@ test('a failure mode of its own overrules STRICT, also of a pod that is enrolled
 test('a pod is enrolled with its failure mode', async () => {
   await apply({ workloads: [A], pods: [{ ...POD_A, failureMode: FAILURE_CLOSED }] })
   assert.equal(capture.asked[0]!.isStrict, true)
+})
+
+test('the DNS of a pod is captured unless it is exempt, and it is enrolled anew when that changes', async () => {
+  await apply({ workloads: [A], pods: [POD_A] })
+  assert.equal(capture.asked[0]!.isDnsCaptured, true)
+  take()
+  await apply({ pods: [{ ...POD_A, isDnsExempt: true }] })
+  assert.deepEqual(take(), [`withdraw ${A.uid}`, `remove ${A.uid}`, 'enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
+  assert.equal(capture.asked[1]!.isDnsCaptured, false)
 })
 
 test('loopback capture is told what to listen on, anew when that changes', async () => {

@@ -207,6 +207,35 @@ for (const [ofNamespace, ofPod, mode, reported] of [
   })
 }
 
+const DNS = 'weft.dev/dns-capture'
+
+for (const [ofNamespace, ofPod, isExempt, reported] of [
+  [undefined, undefined, false, []],
+  ['false', undefined, true, []],
+  ['true', undefined, false, []],
+  [undefined, 'false', true, []],
+  ['false', 'true', false, []],
+  ['off', undefined, false, ['Namespace/shop']],
+  ['false', 'no', true, ['Pod/shop/a']],
+] as const) {
+  const is = isExempt ? 'not captured' : 'captured'
+  test(`with DNS capture ${ofNamespace} of its namespace and ${ofPod} of its own the DNS of a pod is ${is}`, () => {
+    const space = namespace('shop')
+    if (ofNamespace !== undefined) (space['metadata'] as Tree)['annotations'] = { [DNS]: ofNamespace }
+    const metadata = ofPod === undefined ? {} : { annotations: { [DNS]: ofPod } }
+    const trees = [space, pod('a', {}, metadata), namespace('other'), pod('b', {}, { namespace: 'other' })]
+    const result = compileTrees(trees)
+    assert.deepEqual(
+      result.state.pods.map((one) => one.pod.isDnsExempt ?? false),
+      [false, isExempt],
+    )
+    assert.deepEqual(
+      messagesWith(result, 'WEFT0112').map(({ object, field }) => [object, field]),
+      reported.map((object) => [object, `metadata.annotations["${DNS}"]`]),
+    )
+  })
+}
+
 test('of two pods with one address the newer keeps it', () => {
   const status = { podIP: '198.18.9.9' }
   const result = compileTrees([

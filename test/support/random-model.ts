@@ -152,6 +152,7 @@ export class RandomModel {
       netns: `/var/run/netns/${this.name()}`,
       scope: this.name(),
       failureMode: this.random.pick([FAILURE_BY_POLICY, FAILURE_OPEN, FAILURE_CLOSED]),
+      ...(this.random.boolean() ? { isDnsExempt: true } : {}),
     }
   }
 
