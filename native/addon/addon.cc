@@ -54,6 +54,7 @@ static Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   if (home < 0) throw SyscallError(env, "open", errno, "/proc/thread-self/ns/net");
   env.SetInstanceData(new State{Descriptor(home)});
   RegisterBpfObjects(env, exports);
+  RegisterBpfLinks(env, exports);
   RegisterNetns(env, exports);
   RegisterSockets(env, exports);
   RegisterDatagrams(env, exports);

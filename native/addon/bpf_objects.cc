@@ -1,5 +1,5 @@
 /*
- * eBPF objects, links, pins and maps through libbpf.
+ * eBPF objects and maps through libbpf; bpf_links.cc has links and pins.
  *
  * A *spec* is what an object file says (describeObject: deterministic, needs no kernel); *loaded* is what
  * this kernel made of it (loadObject). Whatever depends on the running kernel happens only at the second
@@ -109,11 +109,21 @@ static void SetConstants(Napi::Env env, bpf_object* object, const Napi::Uint8Arr
   throw SyscallError(env, "bpf_map__set_initial_value", ENOENT, "the object has no constants");
 }
 
+static void LeaveOut(Napi::Env env, bpf_object* object, const Napi::Array& names) {
+  for (uint32_t i = 0; i < names.Length(); i++) {
+    std::string name = names.Get(i).ToString().Utf8Value();
+    bpf_program* program = bpf_object__find_program_by_name(object, name.c_str());
+    if (program == nullptr) throw SyscallError(env, "bpf_object__find_program_by_name", ENOENT, name);
+    bpf_program__set_autoload(program, false);
+  }
+}
+
 /*
- * loadObject(path, sharedMaps: {[name]: fd}, constants: Uint8Array | null): {maps: {[name]: fd}, programs:
- * {[name]: fd}}
+ * loadObject(path, sharedMaps: {[name]: fd}, constants: Uint8Array | null, leftOut?: string[]): {maps:
+ * {[name]: fd}, programs: {[name]: fd}}
  *
- * Maps named in `sharedMaps` are used instead of new ones. All descriptors of the result are the caller's.
+ * Maps named in `sharedMaps` are used instead of new ones; programs named in `leftOut` are not loaded. All
+ * descriptors of the result are the caller's.
  */
 static Napi::Value LoadObject(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -122,6 +132,7 @@ static Napi::Value LoadObject(const Napi::CallbackInfo& info) {
   ObjectHandle object = OpenObject(env, path);
   ReuseMaps(env, object.get(), info[1].As<Napi::Object>());
   if (!info[2].IsNull()) SetConstants(env, object.get(), BytesArgument(info, 2));
+  if (info[3].IsArray()) LeaveOut(env, object.get(), info[3].As<Napi::Array>());
   int error = bpf_object__load(object.get());
   if (error != 0) throw SyscallError(env, "bpf(BPF_PROG_LOAD)", -error, path, libbpf_log);
 
@@ -134,6 +145,7 @@ static Napi::Value LoadObject(const Napi::CallbackInfo& info) {
   }
   bpf_program* program;
   bpf_object__for_each_program(program, object.get()) {
+    if (!bpf_program__autoload(program)) continue;
     const char* name = bpf_program__name(program);
     program_fds.emplace_back(name, Duplicate(env, bpf_program__fd(program), name));
   }
@@ -145,26 +157,6 @@ static Napi::Value LoadObject(const Napi::CallbackInfo& info) {
   result.Set("maps", maps);
   result.Set("programs", programs);
   return result;
-}
-
-/* attachLink(programFd, targetFd, attachType): descriptor of the link. The target is a cgroup or a netns. */
-static Napi::Value AttachLink(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  int target_fd = IntArgument(info, 1);
-  auto type = static_cast<bpf_attach_type>(IntArgument(info, 2));
-  int link = bpf_link_create(IntArgument(info, 0), target_fd, type, nullptr);
-  if (link < 0) {
-    throw SyscallError(env, "bpf(BPF_LINK_CREATE)", errno, "target descriptor " + std::to_string(target_fd));
-  }
-  return Napi::Number::New(env, link);
-}
-
-/* pinObject(fd, path) */
-static void PinObject(const Napi::CallbackInfo& info) {
-  std::string path = TextArgument(info, 1);
-  if (bpf_obj_pin(IntArgument(info, 0), path.c_str()) != 0) {
-    throw SyscallError(info.Env(), "bpf(BPF_OBJ_PIN)", errno, path);
-  }
 }
 
 struct MapShape {
@@ -236,15 +228,32 @@ static Napi::Value MapLookup(const Napi::CallbackInfo& info) {
   throw SyscallError(env, "bpf(BPF_MAP_LOOKUP_ELEM)", errno, DescribeMap(map_fd));
 }
 
+/* describeMap(mapFd): {name, keyBytes, valueBytes, entriesMax} of a map in the kernel; its name is cut to 15
+ */
+static Napi::Value DescribeKernelMap(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  int map_fd = IntArgument(info, 0);
+  bpf_map_info shape = {};
+  uint32_t length = sizeof(shape);
+  if (bpf_obj_get_info_by_fd(map_fd, &shape, &length) != 0) {
+    throw SyscallError(env, "bpf(BPF_OBJ_GET_INFO_BY_FD)", errno, "map descriptor " + std::to_string(map_fd));
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("name", Napi::String::New(env, shape.name));
+  result.Set("keyBytes", Napi::Number::New(env, shape.key_size));
+  result.Set("valueBytes", Napi::Number::New(env, shape.value_size));
+  result.Set("entriesMax", Napi::Number::New(env, shape.max_entries));
+  return result;
+}
+
 void RegisterBpfObjects(Napi::Env env, Napi::Object exports) {
   libbpf_set_print(OnLibbpfPrint);
   exports.Set("describeObject", Napi::Function::New(env, DescribeObject));
   exports.Set("loadObject", Napi::Function::New(env, LoadObject));
-  exports.Set("attachLink", Napi::Function::New(env, AttachLink));
-  exports.Set("pinObject", Napi::Function::New(env, PinObject));
   exports.Set("mapUpdate", Napi::Function::New(env, MapUpdate));
   exports.Set("mapDelete", Napi::Function::New(env, MapDelete));
   exports.Set("mapLookup", Napi::Function::New(env, MapLookup));
+  exports.Set("describeMap", Napi::Function::New(env, DescribeKernelMap));
 }
 
 }  // namespace weft

@@ -107,7 +107,7 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
       break;
   }
 
-  if (find_worker(netns_cookie, ROLE_OUTBOUND, 0) < 0) {
+  if ((pod->flags & POD_UNSERVED) || find_worker(netns_cookie, ROLE_OUTBOUND, 0) < 0) {
     int is_refused = (pod->flags & POD_STRICT) != 0;
     count_unserved(netns_cookie, 0, is_refused);
     return is_refused ? REFUSE : pass(ctx);

@@ -40,4 +40,5 @@ struct layout {
   struct dns_pod dns_pod;
   struct resolver_key resolver_key;
   struct resolver_index_key resolver_index_key;
-} layout;
+  struct layout_stamp layout_stamp;
+} shared;

@@ -1,34 +1,79 @@
 /*
  * Build tool: reads the BTF of build/layout.o and prints src/kernel/layout.generated.ts: the size of every
- * struct that kernel and agent share, the offset of each field, and the numbers of the shared enums.
+ * struct that kernel and agent share, the offset of each field, and the numbers of the shared enums. Then a
+ * hash of all that and of every map that the objects define: two builds with the same hash can use each
+ * other's maps.
  */
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
+#include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+/* FNV-1a, 64 bits. */
+static uint64_t hash = 0xcbf29ce484222325u;
+
+static void hash_text(const char* text) {
+  for (; *text; text++) hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
+}
+
+/* Prints, and hashes what is printed. */
+static __attribute__((format(printf, 1, 2))) void emit(const char* format, ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, format);
+  int length = vsnprintf(text, sizeof(text), format, arguments);
+  va_end(arguments);
+  if (length < 0 || (size_t)length >= sizeof(text)) abort();
+  hash_text(text);
+  fputs(text, stdout);
+}
 
 static void print_enum(const struct btf* btf, const struct btf_type* type) {
   const struct btf_enum* values = btf_enum(type);
   for (int i = 0; i < btf_vlen(type); i++)
-    printf("export const %s = %d\n", btf__name_by_offset(btf, values[i].name_off), values[i].val);
-  printf("\n");
+    emit("export const %s = %d\n", btf__name_by_offset(btf, values[i].name_off), values[i].val);
+  emit("\n");
 }
 
 static void print_struct(const struct btf* btf, const struct btf_type* type) {
   const struct btf_member* members = btf_members(type);
-  printf("/** struct %s */\nexport const ", btf__name_by_offset(btf, type->name_off));
+  emit("/** struct %s */\nexport const ", btf__name_by_offset(btf, type->name_off));
   for (const char* c = btf__name_by_offset(btf, type->name_off); *c; c++)
-    putchar(*c >= 'a' && *c <= 'z' ? *c - 32 : *c);
-  printf(" = {\n  bytes: %u,\n", type->size);
+    emit("%c", *c >= 'a' && *c <= 'z' ? *c - 32 : *c);
+  emit(" = {\n  bytes: %u,\n", type->size);
   for (int i = 0; i < btf_vlen(type); i++)
-    printf("  %s: %u,\n", btf__name_by_offset(btf, members[i].name_off), btf_member_bit_offset(type, i) / 8);
-  printf("} as const\n\n");
+    emit("  %s: %u,\n", btf__name_by_offset(btf, members[i].name_off), btf_member_bit_offset(type, i) / 8);
+  emit("} as const\n\n");
+}
+
+/* What the verifier holds a program to. The internal maps of an object (its constants) have a dot in the
+ * name. */
+static int hash_maps(const char* path) {
+  struct bpf_object* object = bpf_object__open_file(path, NULL);
+  if (!object) {
+    fprintf(stderr, "print_layout: %s is not an eBPF object\n", path);
+    return -1;
+  }
+  struct bpf_map* map;
+  bpf_object__for_each_map(map, object) {
+    if (strchr(bpf_map__name(map), '.')) continue;
+    char text[512];
+    snprintf(text, sizeof(text), "%s %u %u %u %u %u\n", bpf_map__name(map), bpf_map__type(map),
+             bpf_map__key_size(map), bpf_map__value_size(map), bpf_map__max_entries(map),
+             bpf_map__map_flags(map));
+    hash_text(text);
+  }
+  bpf_object__close(object);
+  return 0;
 }
 
 int main(int argc, char** argv) {
-  struct btf* btf = argc == 2 ? btf__parse_elf(argv[1], NULL) : NULL;
+  struct btf* btf = argc >= 2 ? btf__parse_elf(argv[1], NULL) : NULL;
   if (!btf) {
-    fprintf(stderr, "usage: print_layout OBJECT (an ELF file with BTF)\n");
+    fprintf(stderr, "usage: print_layout LAYOUT [OBJECT...] (ELF files with BTF)\n");
     return 1;
   }
   /* Only what `struct layout` names: the BTF also describes the maps themselves. */
@@ -47,5 +92,9 @@ int main(int argc, char** argv) {
       print_struct(btf, type);
   }
   btf__free(btf);
+  for (int i = 2; i < argc; i++)
+    if (hash_maps(argv[i]) != 0) return 1;
+  printf("/** Of everything above and of every map's definition. */\n");
+  printf("export const LAYOUT_HASH = 0x%016llxn\n", (unsigned long long)hash);
   return 0;
 }

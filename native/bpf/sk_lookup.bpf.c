@@ -31,9 +31,8 @@ static __always_inline __u32 hash_of(struct bpf_sk_lookup* ctx) {
 }
 
 /* Without BPF_SK_LOOKUP_F_NO_REUSEPORT the kernel would choose once more, among all workers. */
-static __always_inline int assign(struct bpf_sk_lookup* ctx, enum listener_role role,
-                                  int is_refused_without) {
-  struct bpf_sock* listener = find_listener(netns_cookie, role, hash_of(ctx));
+static __always_inline int assign(struct bpf_sk_lookup* ctx, struct bpf_sock* listener,
+                                  enum listener_role role, int is_refused_without) {
   if (!listener) {
     count_unserved(netns_cookie, role != ROLE_OUTBOUND, is_refused_without);
     return is_refused_without ? SK_DROP : SK_PASS;
@@ -64,7 +63,9 @@ static __always_inline int assign_from_outside(struct bpf_sk_lookup* ctx, const 
   __u64 cookie = netns_cookie;
   struct pod* pod = bpf_map_lookup_elem(&pods, &cookie);
   if (!pod || is_carried(ctx, pod, local, remote)) return SK_PASS;
-  return assign(ctx, port == PORT_HBONE ? ROLE_HBONE : ROLE_INBOUND, (pod->flags & POD_STRICT) != 0);
+  enum listener_role role = port == PORT_HBONE ? ROLE_HBONE : ROLE_INBOUND;
+  struct bpf_sock* listener = find_listener_of(pod, cookie, role, hash_of(ctx));
+  return assign(ctx, listener, role, (pod->flags & POD_STRICT) != 0);
 }
 
 /* The agent's ports answer nobody but this program: a dial to one would make the agent dial itself. */
@@ -118,10 +119,10 @@ int weft_sk_lookup(struct bpf_sk_lookup* ctx) {
     return pass_within_pod(ctx);
   }
   /*
-   * Steered. Holds also while the pod is being withdrawn (not in `pods` any more): its SYN is on the way, and
-   * nobody else in this netns can take it.
+   * Steered. Holds also while the pod is being withdrawn (not in `pods` any more) or not served any more: its
+   * SYN is on the way, and nobody else in this netns can take it.
    */
-  return assign(ctx, ROLE_OUTBOUND, 1);
+  return assign(ctx, find_listener(cookie, ROLE_OUTBOUND, hash_of(ctx)), ROLE_OUTBOUND, 1);
 }
 
 char weft_license[] SEC("license") = "Apache-2.0";

@@ -2,7 +2,8 @@
  * The agent, composed: what is made of what, in which order it starts, and in which order it ends.
  *
  * Start: credential -> admin endpoints -> capture -> workers -> subscription. Ready when configuration is in force and
- * every pod of this node is captured. End: no new connections, exchanges in flight end, capture removed, workers ended.
+ * every pod of this node is captured. End: no new connections, exchanges in flight end, workers ended, capture given up:
+ * what is in the kernel stays for the next agent.
  */
 import { closeSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -128,6 +129,7 @@ export class Agent {
       clock: systemClock,
       log: log.child('subscription'),
       onDelta: (delta) => this.applyDelta(delta),
+      onComplete: () => this.pods.confirm(),
     })
   }
 
@@ -167,7 +169,7 @@ export class Agent {
       trustDomain: certificates.trustDomain,
       credential: () => certificates.nodeCredential(),
     })
-    const capture = openCapture(config, log)
+    const capture = openCapture(config, log, host.version)
     agent = new Agent(config, log, host, certificates, link, capture, gate)
     try {
       await agent.open()
@@ -211,10 +213,11 @@ export class Agent {
     this.gate.close()
     await this.pods.stop()
     this.carriage?.stop()
-    // Capture first: new connections go as if there were no mesh. The routes of the open ones stay until these are done.
+    // Capture first: new connections go as without an agent. The next agent finds the pods captured.
     await this.capture.drain?.()
     await this.workers.stop(this.config.drain)
     this.presence.stop()
+    await this.capture.release?.()
     await this.capture.close()
     for (const endpoint of this.endpoints) await endpoint.close()
   }
@@ -327,7 +330,7 @@ function canAnswerDns(config: AgentConfig, transport: TransportName, log: Logger
   return false
 }
 
-function openCapture(config: AgentConfig, log: Logger): Capture {
+function openCapture(config: AgentConfig, log: Logger, version: string): Capture {
   if (config.capture === 'loopback') {
     log.warn('loopback capture proves no identity: for demos and tests only')
     return new LoopbackCapture(config.loopbackBlock)
@@ -337,7 +340,8 @@ function openCapture(config: AgentConfig, log: Logger): Capture {
     throw new WeftError('WEFT_UNSUPPORTED', 'no cgroup2 hierarchy is mounted; see weft check')
   }
   try {
-    return EbpfCapture.open({ cgroupPath, pinDirectory: config.pinDirectory, log: log.child('capture') })
+    const { pinDirectory, state: stateDirectory } = config
+    return EbpfCapture.open({ cgroupPath, pinDirectory, stateDirectory, version, log: log.child('capture') })
   } catch (error) {
     if (error instanceof WeftError) throw error
     throw new WeftError('WEFT_BPF', `the capture cannot be opened: ${describeError(error)}`, error)

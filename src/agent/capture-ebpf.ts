@@ -2,6 +2,9 @@
  * Capture with eBPF: enrols pods by network namespace, in both directions, without address rewriting or iptables
  * (native/bpf has the programs, kernel/steering.ts the routes).
  *
+ * What is in the kernel outlives the agent, unless `close` removes it: `open` takes over what an earlier agent has left or
+ * released. Its pods stay captured, and enrolling one of them replaces everything in place: at no moment is it uncaptured.
+ *
  * Enrolling prepares everything; `begin` then inserts the pod into the map `pods`: that one insert switches both directions
  * on, and deleting it switches both off. The listeners' descriptors are the caller's as soon as `enrol` has resolved: when
  * the last of them is closed the kernel drops the listener, and the pod's connections are let by, or refused if strict.
@@ -10,7 +13,7 @@ import { closeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { canonicalAddress } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
-import { describeError, WeftError } from '../base/errors.ts'
+import { WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import { type Addon, hasCode, kernelError, loadAddon } from '../kernel/addon.ts'
 import { CapturePrograms, type PodLink } from '../kernel/capture-programs.ts'
@@ -23,15 +26,11 @@ import {
   STAT_INBOUND_CAPTURED,
   STAT_OUTBOUND_CAPTURED,
   STAT_REFUSED,
+  WORKERS_MAX,
 } from '../kernel/layout.generated.ts'
+import type { LocalRoute } from '../kernel/netlink.ts'
 import { listenInNetns } from '../kernel/sockets.ts'
-import {
-  hasSteeredSockets,
-  installSteering,
-  planSteering,
-  removeSteering,
-  type SteeringPlan,
-} from '../kernel/steering.ts'
+import { installSteering, planSteering, removeSteering, type SteeringPlan } from '../kernel/steering.ts'
 import type { UnservedCounts } from './absence-watch.ts'
 import {
   type Capture,
@@ -50,7 +49,10 @@ import { KernelCarried } from './carried-kernel.ts'
 import type { CarriedSource } from './carried-source.ts'
 import { DnsEnrolments } from './dns-enrolment.ts'
 import { EbpfCarrier } from './ebpf-carrier.ts'
+import { type FoundPod, FoundPods } from './found-pods.ts'
 import { KernelUnserved } from './kernel-unserved.ts'
+import { LingeringPods } from './lingering-pods.ts'
+import { type PodRecord, PodRecords } from './pod-records.ts'
 
 export interface EbpfCaptureOptions {
   /** Processes in this cgroup (v2) are captured if their netns is enrolled. The root of the hierarchy on a real node. */
@@ -58,6 +60,14 @@ export interface EbpfCaptureOptions {
   /** A directory of this agent's own for pins; a bpf file system is mounted there if it is in none. */
   readonly pinDirectory: string
   readonly log: Logger
+  /** Where to write down which pods are captured, for the next agent; without it some of them may not be known again. */
+  readonly stateDirectory?: string
+  /** Of this program, for people who look at its pins. */
+  readonly version?: string
+  /** Slot of data worker 0 in the kernel's maps: agents that run at one time must not share slots. 0 when left out. */
+  readonly slotBase?: number
+  /** True when the agent that has released the pins still serves: it goes on until `dismissPredecessor`. */
+  readonly isPredecessorServing?: boolean
   /** For tests: an addon that is loaded already. */
   readonly addon?: Addon
 }
@@ -74,21 +84,15 @@ const ROLE_PORTS: readonly [ListenerRole, number][] = [
  */
 const WITHDRAW_GRACE_MS = 20
 
-/** How often withdrawn pods are looked at whose steered connections are still open. Only removing their routes waits. */
-const LINGER_CHECK_MS = 1000
-
 /** What the capture holds for one pod. */
 interface EnrolledPod {
-  readonly displayName: string
   /** The programs' number of the pod. */
   readonly id: number
+  record: PodRecord
   scope: number
   readonly netnsFd: number
-  readonly netnsCookie: bigint
   readonly workerCount: number
-  readonly plan: SteeringPlan
   readonly link: PodLink
-  isStrict: boolean
   isCaptured: boolean
 }
 
@@ -103,29 +107,76 @@ export class EbpfCapture implements Capture {
   private readonly ownNetnsCookie: bigint
   private readonly log: Logger
   private readonly dns: DnsEnrolments
+  private readonly records: PodRecords
+  private readonly lingering: LingeringPods
+  private readonly found: FoundPods
+  private readonly slotBase: number
   private readonly enrolled = new Map<string, EnrolledPod>()
-  /** Withdrawn pods with steered connections that are still open. */
-  private lingering: EnrolledPod[] = []
-  private nextPodId = 1
-  private lingerCheck: NodeJS.Timeout | null = null
+  /** Slots of the agent before this one, while it still serves. */
+  private predecessorSlots: readonly number[] = []
+  private ownSlots: readonly number[] = []
+  private nextPodId: number
+  private isReleased = false
 
-  private constructor(addon: Addon, programs: CapturePrograms, ownNetnsCookie: bigint, log: Logger) {
+  private constructor(addon: Addon, programs: CapturePrograms, ownNetnsCookie: bigint, options: EbpfCaptureOptions) {
+    const { log } = options
     this.addon = addon
     this.programs = programs
     this.ownNetnsCookie = ownNetnsCookie
     this.log = log
     this.dns = new DnsEnrolments(addon, programs, log)
+    this.slotBase = options.slotBase ?? 0
+    this.records = new PodRecords(options.stateDirectory ?? null, log)
+    this.lingering = new LingeringPods(addon, this.records, log)
+    this.found = new FoundPods(addon, programs, this.records, this.lingering, log)
+    this.nextPodId = this.found.freeId
   }
 
   /**
-   * Loads and attaches the programs; no pod is captured yet. Throws WeftError WEFT_UNSUPPORTED, WEFT_BPF, WEFT_SYSCALL
-   * or WEFT_CONFIG; then nothing is left behind.
+   * Takes over what an earlier agent has left, or begins afresh; then loads and attaches the programs. Throws WeftError
+   * WEFT_UNSUPPORTED, WEFT_BPF, WEFT_SYSCALL or WEFT_CONFIG; then everything is as it was.
    */
   static open(options: EbpfCaptureOptions): EbpfCapture {
     const addon = options.addon ?? loadAddon()
     const ownNetnsCookie = cookieOf(addon, '/proc/thread-self/ns/net')
     const programs = CapturePrograms.open(addon, options)
-    return new EbpfCapture(addon, programs, ownNetnsCookie, options.log)
+    try {
+      const capture = new EbpfCapture(addon, programs, ownNetnsCookie, options)
+      capture.begun(options.isPredecessorServing ?? false)
+      return capture
+    } catch (error) {
+      // What was taken over must not be lost, and half of what is new does no harm: the next agent takes it over.
+      programs.release()
+      programs.close()
+      throw error
+    }
+  }
+
+  private begun(isPredecessorServing: boolean): void {
+    const { programs, log } = this
+    for (const { piece, fallback, reason } of programs.missing) {
+      log.warn('the kernel lacks a piece of the capture', { piece, fallback, reason })
+    }
+    for (const path of programs.strangers()) log.warn('the pin directory has something that is not ours', { path })
+    if (programs.takeover === 'replaced') {
+      log.warn('the maps of an earlier agent have another layout: counters restart and pods are enrolled anew', {
+        version: programs.previousVersion,
+      })
+    } else if (programs.takeover === 'taken-over') {
+      log.info('the capture of an earlier agent is taken over', {
+        version: programs.previousVersion,
+        pods: this.found.count,
+      })
+      programs.forgetCarrying()
+    }
+    if (isPredecessorServing) {
+      if (programs.takeover === 'taken-over') this.predecessorSlots = programs.servingWorkers.read()
+      return
+    }
+    // Nobody serves until somebody says so: the slots of a dead agent may soon be those of a worker that is not ready.
+    programs.servingWorkers.set([])
+    this.found.capture()
+    programs.removeReplaced()
   }
 
   enrol(pod: PodToCapture, workerCount: number): Promise<CapturedPod> {
@@ -136,21 +187,25 @@ export class EbpfCapture implements Capture {
   begin(uid: string): void {
     const pod = this.enrolled.get(uid)
     assert(pod !== undefined, `pod ${uid} is enrolled`)
-    pod.isCaptured = true
+    if (this.isReleased) return
     this.switchOn(pod)
-    this.dns.begin(pod.netnsCookie)
+    this.dns.begin(pod.record.netnsCookie)
+    pod.isCaptured = true
   }
 
   /** Changes what happens to a pod's connections when no data worker is alive: refused (strict) or let by. */
   setStrict(uid: string, isStrict: boolean): void {
     const pod = this.enrolled.get(uid)
-    if (pod === undefined || pod.isStrict === isStrict) return
-    pod.isStrict = isStrict
+    if (pod === undefined || pod.record.isStrict === isStrict || this.isReleased) return
+    pod.record = { ...pod.record, isStrict }
+    this.records.put(pod.record)
     if (pod.isCaptured) this.switchOn(pod)
   }
 
   get carrier(): Carrier {
-    return new EbpfCarrier(this.addon, this.programs, this.enrolled, (pod) => this.switchOn(pod))
+    return new EbpfCarrier(this.addon, this.programs, this.enrolled, (pod) => {
+      if (!this.isReleased) this.switchOn(pod)
+    })
   }
 
   get carried(): CarriedSource {
@@ -161,11 +216,24 @@ export class EbpfCapture implements Capture {
 
   async withdraw(uid: string): Promise<void> {
     const pod = this.enrolled.get(uid)
-    if (pod === undefined) return
+    if (pod === undefined || this.isReleased) return
     this.enrolled.delete(uid)
     this.switchOff(pod)
     await delay(WITHDRAW_GRACE_MS)
-    this.release(pod)
+    this.remove(pod)
+  }
+
+  async retain(uids: ReadonlySet<string>): Promise<void> {
+    if (this.isReleased) return
+    const others = this.found.others(uids)
+    if (others.length === 0) return
+    for (const pod of others) this.found.switchOff(pod)
+    await delay(WITHDRAW_GRACE_MS)
+    if (this.isReleased) return
+    for (const pod of others) {
+      // It may have been enrolled meanwhile.
+      if (this.found.get(pod.netnsCookie) === pod) this.found.remove(pod)
+    }
   }
 
   get heartbeatMapFd(): number {
@@ -173,12 +241,26 @@ export class EbpfCapture implements Capture {
   }
 
   setServing(workers: readonly number[]): void {
-    this.programs.servingWorkers.set(workers)
+    this.ownSlots = workers.map((worker) => this.slotBase + worker)
+    this.writeServing()
+  }
+
+  /** The agent before this one gets no new connections any more. */
+  dismissPredecessor(): void {
+    this.predecessorSlots = []
+    this.writeServing()
+    if (!this.isReleased) this.programs.removeReplaced()
+  }
+
+  private writeServing(): void {
+    if (this.isReleased) return
+    // One that has too many workers for both is left some out: those that stay take all connections.
+    this.programs.servingWorkers.set([...this.ownSlots, ...this.predecessorSlots].slice(0, WORKERS_MAX))
   }
 
   get unserved(): UnservedCounts {
     return new KernelUnserved(this.programs, () =>
-      [...this.enrolled.values()].map(({ netnsCookie, displayName }) => [netnsCookie, displayName]),
+      [...this.enrolled.values()].map(({ record }) => [record.netnsCookie, record.displayName]),
     )
   }
 
@@ -194,19 +276,46 @@ export class EbpfCapture implements Capture {
   }
 
   async drain(): Promise<void> {
-    for (const pod of this.enrolled.values()) this.switchOff(pod)
+    if (this.isReleased) return
+    // A connect() that was steered just now must still find a listener for its SYN: nobody else would answer it.
+    for (const pod of this.enrolled.values()) {
+      if (pod.isCaptured) this.switchOn(pod, true)
+      this.dns.end(pod.record.netnsCookie)
+    }
     await delay(WITHDRAW_GRACE_MS)
+  }
+
+  async release(): Promise<void> {
+    if (this.isReleased) return
+    this.isReleased = true
+    const isEmpty =
+      this.enrolled.size === 0 && this.records.all().length === 0 && this.found.others(new Set()).length === 0
+    this.lingering.leave()
+    // With nothing captured there is nothing to keep.
+    if (isEmpty) this.programs.abandon()
+    else this.programs.release()
   }
 
   async close(): Promise<void> {
     const pods = [...this.enrolled.values()]
     this.enrolled.clear()
+    if (this.isReleased) {
+      for (const { netnsFd, link } of pods) {
+        closeSync(link.fd)
+        closeSync(netnsFd)
+      }
+      this.programs.close()
+      return
+    }
+    const found = this.found.others(new Set())
     for (const pod of pods) this.switchOff(pod)
-    if (pods.length > 0) await delay(WITHDRAW_GRACE_MS)
-    for (const pod of pods) this.release(pod)
-    if (this.lingerCheck !== null) clearInterval(this.lingerCheck)
+    for (const pod of found) this.found.switchOff(pod)
+    if (pods.length + found.length > 0) await delay(WITHDRAW_GRACE_MS)
+    for (const pod of pods) this.remove(pod)
+    for (const pod of found) this.found.remove(pod)
     // The agent ends, and with it the connections that these routes carry.
-    for (const pod of this.lingering.splice(0)) this.removeRoutes(pod)
+    this.lingering.removeAll()
+    this.records.close()
     this.programs.close()
   }
 
@@ -236,25 +345,34 @@ export class EbpfCapture implements Capture {
 
     const plan = this.planFor(pod, netnsFd)
     const listeners = openListeners(this.addon, netnsFd, displayName, workerCount, undo)
+    const found = this.found.get(netnsCookie)
+    const id = found === null || found.id === 0 ? this.nextPodId : found.id
+    const record = this.recordOf(pod, netnsCookie, id, plan)
+    // A pod that is captured already stays so when this fails.
+    const undoOnly = found === null ? undo : []
 
-    undo.push(() => removeSteering(this.addon, netnsFd, plan))
+    undoOnly.push(() => this.records.delete(netnsCookie))
+    this.records.put(record)
+    this.lingering.keep(netnsCookie)
+    undoOnly.push(() => removeSteering(this.addon, netnsFd, plan))
     this.installSteering(displayName, netnsFd, plan)
-
     for (const address of plan.ownAddresses) {
-      undo.push(() => this.programs.ownAddresses.delete(netnsCookie, address))
+      undoOnly.push(() => this.programs.ownAddresses.delete(netnsCookie, address))
       this.programs.ownAddresses.insert(netnsCookie, address)
     }
     for (const { role, fds } of listeners) {
-      for (const [worker, fd] of fds!.entries()) this.programs.listeners.insert(netnsCookie, role, worker, fd)
+      for (const [worker, fd] of fds!.entries()) {
+        this.programs.listeners.insert(netnsCookie, role, this.slotBase + worker, fd)
+      }
     }
     const link = this.programs.attachPod(netnsFd, netnsCookie, displayName)
-    undo.push(() => this.programs.detachPod(link))
+    undo.push(found === null ? () => this.programs.detachPod(link) : () => closeSync(link.fd))
+    if (found !== null) this.leaveBehind(found, plan, netnsFd)
+    if (id === this.nextPodId) this.nextPodId++
     // Last, because it does not fail: nobody would close its sockets.
-    const slots = Array.from({ length: workerCount }, (_, slot) => slot)
+    const slots = Array.from({ length: workerCount }, (_, worker) => this.slotBase + worker)
     const dns = pod.isDnsCaptured === true ? this.dns.prepare({ displayName, netnsFd, netnsCookie, plan, slots }) : null
     if (dns !== null) listeners.push(dns)
-
-    const isStrict = pod.isStrict ?? false
     const dialing: PodDialing = {
       netnsFd,
       netnsCookie,
@@ -264,20 +382,27 @@ export class EbpfCapture implements Capture {
       appAddress: null,
     }
     return {
-      record: {
-        displayName,
-        id: this.nextPodId++,
-        scope: 1,
-        netnsFd,
-        netnsCookie,
-        workerCount,
-        plan,
-        link,
-        isStrict,
-        isCaptured: false,
-      },
+      record: { id, record, scope: 1, netnsFd, workerCount, link, isCaptured: found !== null },
       captured: { uid: pod.pod.uid, listeners, dialing },
     }
+  }
+
+  private recordOf(pod: PodToCapture, netnsCookie: bigint, id: number, plan: SteeringPlan): PodRecord {
+    const { uid, netns } = pod.pod
+    const { displayName } = pod
+    return { uid, displayName, netns, netnsCookie, id, isStrict: pod.isStrict ?? false, isWithdrawn: false, plan }
+  }
+
+  /** Removes what the earlier agent had set for a pod, and this one has not. */
+  private leaveBehind({ netnsCookie, record }: FoundPod, plan: SteeringPlan, netnsFd: number): void {
+    this.found.forget(netnsCookie)
+    if (record === null) return
+    for (const address of record.plan.ownAddresses) {
+      if (!plan.ownAddresses.includes(address)) this.programs.ownAddresses.delete(netnsCookie, address)
+    }
+    const routes = record.plan.routes.filter((old) => !plan.routes.some((route) => isSameRoute(route, old)))
+    const rules = record.plan.rules.filter(({ family }) => !plan.rules.some((rule) => rule.family === family))
+    if (routes.length + rules.length > 0) removeSteering(this.addon, netnsFd, { ...plan, routes, rules })
   }
 
   private openNetns(pod: PodToCapture): number {
@@ -298,11 +423,11 @@ export class EbpfCapture implements Capture {
         `pod ${displayName} uses the network namespace of the node; it cannot be enrolled`,
       )
     }
-    for (const other of this.enrolled.values()) {
-      if (other.netnsCookie !== netnsCookie) continue
+    for (const { record } of this.enrolled.values()) {
+      if (record.netnsCookie !== netnsCookie) continue
       throw new WeftError(
         'WEFT_CONFIG',
-        `pods ${displayName} and ${other.displayName} share a network namespace; only one of them can be enrolled`,
+        `pods ${displayName} and ${record.displayName} share a network namespace; only one of them can be enrolled`,
       )
     }
   }
@@ -328,74 +453,44 @@ export class EbpfCapture implements Capture {
     }
   }
 
-  private switchOff(pod: EnrolledPod): void {
-    this.programs.pods.delete(pod.netnsCookie)
-    this.dns.end(pod.netnsCookie)
+  private switchOff({ record }: EnrolledPod): void {
+    this.programs.pods.delete(record.netnsCookie)
+    this.dns.end(record.netnsCookie)
   }
 
-  private switchOn(pod: EnrolledPod): void {
-    this.programs.pods.insert(pod.netnsCookie, {
-      id: pod.id,
-      scope: pod.scope,
-      isStrict: pod.isStrict,
-      isSteeringIpv4: pod.plan.isSteeringIpv4,
-      isSteeringIpv6: pod.plan.isSteeringIpv6,
-      interfaces: pod.plan.interfaces,
-    })
+  private switchOn({ record, scope }: EnrolledPod, isUnserved = false): void {
+    const { isSteeringIpv4, isSteeringIpv6, interfaces } = record.plan
+    const { id, isStrict } = record
+    const steering = { isSteeringIpv4, isSteeringIpv6, interfaces }
+    this.programs.pods.insert(record.netnsCookie, { id, scope, isStrict, isUnserved, ...steering })
   }
 
   // --- withdrawing ---
 
   /** Removes what captured a pod that is switched off. The netns may be gone; our descriptor keeps it usable. */
-  private release(pod: EnrolledPod): void {
-    this.programs.detachPod(pod.link)
-    this.dns.release(pod.netnsCookie)
+  private remove({ record, link, netnsFd, workerCount }: EnrolledPod): void {
+    const { netnsCookie, plan } = record
+    if (this.isReleased) {
+      closeSync(link.fd)
+      closeSync(netnsFd)
+      return
+    }
+    this.programs.detachPod(link)
+    this.dns.release(netnsCookie)
+    this.programs.unserved.take(netnsCookie)
     for (const [role] of ROLE_PORTS) {
-      for (let slot = 0; slot < pod.workerCount; slot++) this.programs.listeners.delete(pod.netnsCookie, role, slot)
+      for (let worker = 0; worker < workerCount; worker++) {
+        this.programs.listeners.delete(netnsCookie, role, this.slotBase + worker)
+      }
     }
-    for (const address of pod.plan.ownAddresses) this.programs.ownAddresses.delete(pod.netnsCookie, address)
-    this.lingering.push(pod)
-    this.checkLingering()
+    for (const address of plan.ownAddresses) this.programs.ownAddresses.delete(netnsCookie, address)
+    this.lingering.add(record, netnsFd)
   }
+}
 
-  /** Removes the routes of withdrawn pods, and lets their netns go, as soon as no steered connection is open. */
-  private checkLingering(): void {
-    const open: EnrolledPod[] = []
-    for (const pod of this.lingering) {
-      if (this.isSteering(pod)) open.push(pod)
-      else this.removeRoutes(pod)
-    }
-    this.lingering = open
-    if (open.length > 0 && this.lingerCheck === null) {
-      this.lingerCheck = setInterval(() => this.checkLingering(), LINGER_CHECK_MS).unref()
-    }
-    if (open.length === 0 && this.lingerCheck !== null) {
-      clearInterval(this.lingerCheck)
-      this.lingerCheck = null
-    }
-  }
-
-  private isSteering(pod: EnrolledPod): boolean {
-    try {
-      return hasSteeredSockets(this.addon, pod.netnsFd)
-    } catch (error) {
-      // Kernels without sock_diag: the routes go at once, and open steered connections with them.
-      this.log.warn('open connections of a withdrawn pod cannot be listed', {
-        pod: pod.displayName,
-        error: describeError(error),
-      })
-      return false
-    }
-  }
-
-  private removeRoutes(pod: EnrolledPod): void {
-    try {
-      removeSteering(this.addon, pod.netnsFd, pod.plan)
-    } catch (error) {
-      this.log.warn('steering routes cannot be removed', { pod: pod.displayName, error: describeError(error) })
-    }
-    closeSync(pod.netnsFd)
-  }
+function isSameRoute(a: LocalRoute, b: LocalRoute): boolean {
+  // Family, table, metric: what `replaceRoute` replaces.
+  return a.family === b.family && a.table === b.table && a.metric === b.metric
 }
 
 function openListeners(

@@ -120,10 +120,22 @@ export interface Capture {
   /** The data workers, by number, that take connections from now on; nobody does before the first call. */
   setServing?(workers: readonly number[]): void
   /**
-   * Stops capturing in every pod, and leaves everything that open connections need, so that they can end in order.
-   * Resolves when no connection is on its way to a listener any more.
+   * The pods that are wanted, once that is known for sure: the capture of others, which an earlier agent has left, is
+   * removed. Pods among them stay captured whether or not they are enrolled yet.
+   */
+  retain?(uids: ReadonlySet<string>): Promise<void>
+  /** A released predecessor that still serves gets no new connections any more. */
+  dismissPredecessor?(): void
+  /**
+   * Takes no new connections in any pod: they are let by, or refused if the pod is strict. What open connections need
+   * stays, so that they can end in order. Resolves when no connection is on its way to a listener any more.
    */
   drain?(): Promise<void>
+  /**
+   * Gives everything in the kernel up as it is, for the next agent to take over, which may open it from then on. Nothing
+   * is written any more; what open connections need can be used until `close`, which then closes descriptors only.
+   */
+  release?(): Promise<void>
   /** Withdraws everything and removes programs, links, routes and pins: steered connections that are open end. */
   close(): Promise<void>
 }

@@ -87,6 +87,18 @@ export class Pods {
     for (const pod of snapshot.pods.values()) this.enqueue(() => this.enrol(pod.uid))
   }
 
+  /** The configuration is whole: pods that an earlier agent has captured, and nobody wants, are captured no more. */
+  confirm(): void {
+    const wanted = new Set(this.snapshot?.pods.keys())
+    this.enqueue(async () => {
+      try {
+        await this.options.capture.retain?.(wanted)
+      } catch (error) {
+        this.options.log.error('pods of an earlier agent stay captured', { error: describeError(error) })
+      }
+    })
+  }
+
   async stop(): Promise<void> {
     this.isStopped = true
     for (const timer of this.retries) clearTimeout(timer)

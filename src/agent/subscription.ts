@@ -39,6 +39,8 @@ export interface SubscriptionOptions {
   readonly log: Logger
   /** What changed, consistent in itself. The first one is everything; it may be empty. */
   readonly onDelta: (delta: Delta) => void
+  /** The controller has said all it has to say: what is in force is whole, and not from disk. */
+  readonly onComplete?: () => void
   /** For back-off; tests inject it. */
   readonly random?: () => number
 }
@@ -253,6 +255,7 @@ export class Subscription {
     this.cancelGrace?.()
     this.cancelGrace = null
     const isChanged = this.apply()
+    this.options.onComplete?.()
     if (isChanged && this.options.snapshotFile !== null && this.cancelWrite === null) {
       this.cancelWrite = this.options.clock.after(WRITE_DELAY_MS, () => this.write())
     }

@@ -35,6 +35,15 @@ export interface DescribedObject {
   readonly programs: readonly { readonly name: string; readonly section: string }[]
 }
 
+/** To what a link attaches which program. */
+export interface DescribedLink {
+  readonly kind: 'cgroup' | 'netns' | 'other'
+  /** Id of the cgroup, or inode number of the netns; 0 when that is gone. */
+  readonly target: bigint
+  /** Name of the program, cut to 15 letters. */
+  readonly program: string
+}
+
 /** Descriptors by name; all of them are the caller's to close. */
 export interface LoadedObject {
   readonly maps: Readonly<Record<string, number>>
@@ -61,16 +70,33 @@ export type Ring = object
 
 export interface Addon {
   describeObject(path: string): DescribedObject
-  /** Maps named in `sharedMaps` are used instead of new ones. `constants` are the bytes of the object's `.rodata`. */
-  loadObject(path: string, sharedMaps: Readonly<Record<string, number>>, constants: Uint8Array | null): LoadedObject
+  /**
+   * Maps named in `sharedMaps` are used instead of new ones. `constants` are the bytes of the object's `.rodata`.
+   * Programs named in `leftOut` are not loaded.
+   */
+  loadObject(
+    path: string,
+    sharedMaps: Readonly<Record<string, number>>,
+    constants: Uint8Array | null,
+    leftOut?: readonly string[],
+  ): LoadedObject
   /** `targetFd` is a cgroup directory or a netns; `attachType` a number of `enum bpf_attach_type`. */
   attachLink(programFd: number, targetFd: number, attachType: number): number
+  /** The link runs that program from now on, with no moment in between. ENOLINK when what it was attached to is gone. */
+  updateLink(linkFd: number, programFd: number): void
+  describeLink(linkFd: number): DescribedLink
+  /** Programs that are attached to the cgroup or netns itself. */
+  attachedPrograms(targetFd: number, attachType: number): { readonly name: string; readonly id: number }[]
   pinObject(fd: number, path: string): void
+  /** A descriptor of what is pinned there. */
+  openPinned(path: string): number
   mapUpdate(mapFd: number, key: Uint8Array, value: Uint8Array): void
   /** False when the key was not there. */
   mapDelete(mapFd: number, key: Uint8Array): boolean
   /** Null when the key is not there. The values of all CPUs, one after the other, for a per-CPU map. */
   mapLookup(mapFd: number, key: Uint8Array): Uint8Array | null
+  /** A map in the kernel, which cuts names to 15 letters. */
+  describeMap(mapFd: number): DescribedMap
   /** Of a hash map that is not per CPU. While it changes, an entry may be missing or come twice. */
   mapEntries(mapFd: number): MapEntries
 

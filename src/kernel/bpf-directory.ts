@@ -1,9 +1,12 @@
 /**
  * The directory under a bpf file system in which one agent pins its maps and links.
  *
- * Pins keep the capture in force when the agent dies; ending normally removes them. A directory that lies in no bpf file
- * system gets one of its own, mounted at the directory, so nothing depends on how the host is set up. A lock on the
- * directory keeps two agents from sharing it.
+ *      <directory>/maps/<name>    links/<program>    pods/<netns cookie>       in force
+ *      <directory>/maps-old ...                                                a set of another layout, until it is replaced
+ *
+ * Pins keep the capture in force when the agent ends, however it ends; the next agent takes them over. A directory that
+ * lies in no bpf file system gets one of its own, mounted at the directory, so nothing depends on how the host is set
+ * up. A lock on the directory keeps two agents from sharing it. What others have put there is never removed.
  */
 import {
   closeSync,
@@ -11,6 +14,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmdirSync,
   statfsSync,
   statSync,
@@ -19,18 +23,26 @@ import {
 import { dirname, join } from 'node:path'
 import { WeftError } from '../base/errors.ts'
 import { type Addon, hasCode, kernelError } from './addon.ts'
+import { readStamp } from './layout-stamp.ts'
 
 /** `f_type` of a bpf file system (BPF_FS_MAGIC). */
 const BPF_FS_MAGIC = 0xcafe4a11
 
 /** What an agent pins, in directories of their own: a fresh bpf file system may have files that cannot be removed. */
-const PIN_DIRECTORIES = ['maps', 'links', 'pods'] as const
+export const PIN_KINDS = ['maps', 'links', 'pods'] as const
+export type PinKind = (typeof PIN_KINDS)[number]
+
+/** Of a set that is being replaced. The kernel allows no dots in names. */
+const OLD = '-old'
+/** Of a link that is about to take the place of the one with the same name. */
+const NEW = '-new'
 
 export class BpfDirectory {
   readonly path: string
+  /** True when a bpf file system of the agent's own is mounted here. */
+  readonly hasOwnMount: boolean
   private readonly addon: Addon
   private lockFd: number
-  private readonly hasOwnMount: boolean
 
   private constructor(addon: Addon, path: string, lockFd: number, hasOwnMount: boolean) {
     this.addon = addon
@@ -40,8 +52,8 @@ export class BpfDirectory {
   }
 
   /**
-   * Makes, mounts if needed, and locks the directory; what an agent that died has left in it is removed. Throws WeftError
-   * WEFT_SYSCALL, or WEFT_CONFIG when another agent uses it.
+   * Makes, mounts if needed, and locks the directory. Throws WeftError: WEFT_CONFIG when another agent uses it or it is
+   * nothing that can be used, WEFT_UNSUPPORTED without bpf file systems, else WEFT_SYSCALL.
    */
   static open(addon: Addon, path: string): BpfDirectory {
     let lockFd = -1
@@ -49,29 +61,191 @@ export class BpfDirectory {
       mkdirSync(path, { recursive: true, mode: 0o700 })
       const hasOwnMount = ensureBpfFilesystem(addon, path)
       lockFd = addon.lockDirectory(path)
-      removePins(path)
-      for (const name of PIN_DIRECTORIES) mkdirSync(join(path, name), { mode: 0o700 })
+      for (const kind of PIN_KINDS) mkdirSync(join(path, kind), { recursive: true, mode: 0o700 })
       return new BpfDirectory(addon, path, lockFd, hasOwnMount)
     } catch (error) {
       if (lockFd >= 0) closeSync(lockFd)
-      if (error instanceof WeftError) throw error
-      if (!hasCode(error, 'EAGAIN')) {
-        throw kernelError('WEFT_SYSCALL', `the pin directory ${path} cannot be made ready`, error)
-      }
-      const what = `another agent is using the pin directory ${path}; give each agent its own`
-      throw new WeftError('WEFT_CONFIG', what, error)
+      throw openError(addon, path, error)
     }
   }
 
-  /** Removes all pins, the mount if it is ours, and the directory. Calling it again does nothing. */
-  close(): void {
-    if (this.lockFd < 0) return
-    removePins(this.path)
-    closeSync(this.lockFd)
+  /**
+   * For removing what is there: nothing is made. Null when there is no such directory in a bpf file system. With
+   * `isForced` the lock is not asked for.
+   */
+  static openExisting(addon: Addon, path: string, isForced: boolean): BpfDirectory | null {
+    if (!existsSync(path) || statfsSync(path).type !== BPF_FS_MAGIC) return null
+    try {
+      const lockFd = isForced ? -1 : addon.lockDirectory(path)
+      return new BpfDirectory(addon, path, lockFd, isMountedByWeft(path))
+    } catch (error) {
+      throw openError(addon, path, error)
+    }
+  }
+
+  pathOf(kind: PinKind, name: string): string {
+    return join(this.path, kind, name)
+  }
+
+  /** Names of what is pinned, those of links that are being replaced left out. */
+  pinned(kind: PinKind): string[] {
+    const names = readdirSync(join(this.path, kind))
+    return names.filter((name) => !name.endsWith(NEW))
+  }
+
+  /** Pins the link `fd` in place of the one with that name, if there is one: this has effect until the new one has. */
+  replacePin(kind: PinKind, name: string, fd: number): void {
+    const path = this.pathOf(kind, name)
+    this.addon.pinObject(fd, path + NEW)
+    if (existsSync(path)) unlinkSync(path)
+    renameSync(path + NEW, path)
+  }
+
+  /** Completes or undoes replacements in the middle of which an agent was killed. */
+  settleReplacements(kind: PinKind): void {
+    for (const name of readdirSync(join(this.path, kind))) {
+      if (!name.endsWith(NEW)) continue
+      const path = this.pathOf(kind, name)
+      const target = path.slice(0, -NEW.length)
+      if (existsSync(target)) unlinkSync(path)
+      else renameSync(path, target)
+    }
+  }
+
+  // --- a set of another layout ---
+
+  get hasOldSet(): boolean {
+    return PIN_KINDS.some((kind) => existsSync(join(this.path, kind + OLD)))
+  }
+
+  /**
+   * Makes room for a fresh set. What is there stays in force beside it until `removeOldSet`. `isComplete` says whether
+   * what is there was ever in use; if not, it is removed, and an older set that was to be replaced by it stays.
+   */
+  setAside(isComplete: boolean): void {
+    if (!isComplete && this.hasOldSet) {
+      for (const kind of [...PIN_KINDS].reverse()) this.removeKind(kind)
+      return
+    }
+    this.removeOldSet()
+    for (const kind of PIN_KINDS) {
+      const [from, to] = [join(this.path, kind), join(this.path, kind + OLD)]
+      mkdirSync(to, { recursive: true, mode: 0o700 })
+      for (const name of this.ours(kind, from)) renameSync(join(from, name), join(to, name))
+    }
+  }
+
+  /** Detaches and frees the set that was set aside. */
+  removeOldSet(): void {
+    // Links first: from here on the maps are nobody's.
+    for (const kind of [...PIN_KINDS].reverse()) this.removeKind(kind, OLD)
+  }
+
+  /** Paths of what no agent has put here. */
+  strangers(): string[] {
+    const found: string[] = []
+    // The last two are the kernel's own, in every bpf file system of some kernels.
+    const own = new Set<string>([...PIN_KINDS, ...PIN_KINDS.map((kind) => kind + OLD), 'maps.debug', 'progs.debug'])
+    for (const entry of readdirSync(this.path)) if (!own.has(entry)) found.push(join(this.path, entry))
+    for (const kind of PIN_KINDS) {
+      for (const directory of [join(this.path, kind), join(this.path, kind + OLD)]) {
+        if (!existsSync(directory)) continue
+        const ours = new Set(this.ours(kind, directory))
+        for (const name of readdirSync(directory)) if (!ours.has(name)) found.push(join(directory, name))
+      }
+    }
+    return found
+  }
+
+  // --- ending ---
+
+  /** Gives the directory up with everything in it: another agent may take it over. */
+  unlock(): void {
+    if (this.lockFd >= 0) closeSync(this.lockFd)
     this.lockFd = -1
+  }
+
+  /**
+   * Removes all pins (a link that is open nowhere else is detached by that), the mount if it is ours, and the directory.
+   * Returns the paths of what is not an agent's, and stays.
+   */
+  remove(): readonly string[] {
+    this.removeOldSet()
+    for (const kind of [...PIN_KINDS].reverse()) this.removeKind(kind)
+    const left = this.strangers()
+    this.unlock()
+    // Unmounting would remove what is not ours.
+    if (left.length > 0) return left
     if (this.hasOwnMount) this.addon.unmount(this.path)
     rmdirSync(this.path)
+    return left
   }
+
+  private removeKind(kind: PinKind, suffix = ''): void {
+    const directory = join(this.path, kind + suffix)
+    if (!existsSync(directory)) return
+    for (const name of this.ours(kind, directory)) unlinkSync(join(directory, name))
+    if (readdirSync(directory).length === 0) rmdirSync(directory)
+  }
+
+  private ours(kind: PinKind, directory: string): string[] {
+    return readdirSync(directory).filter((name) => this.isOurs(kind, name.replace(NEW, ''), join(directory, name)))
+  }
+
+  /** True for what an agent of whatever version pins under such a name. */
+  private isOurs(kind: PinKind, name: string, path: string): boolean {
+    let fd: number
+    try {
+      fd = this.addon.openPinned(path)
+    } catch {
+      // A directory, or something that is no eBPF object.
+      return false
+    }
+    try {
+      // Both names are the map's: the kernel's is cut to 15 letters.
+      if (kind === 'maps') return this.addon.describeMap(fd).name === name.slice(0, 15)
+      const link = this.addon.describeLink(fd)
+      // A link whose cgroup or netns is gone says no more than that.
+      if (kind === 'pods') return link.kind === 'netns' && /^[0-9]+$/.test(name)
+      return link.kind === 'cgroup' && name.startsWith('weft_')
+    } catch {
+      return false
+    } finally {
+      closeSync(fd)
+    }
+  }
+}
+
+function openError(addon: Addon, path: string, error: unknown): WeftError {
+  if (error instanceof WeftError) return error
+  const what = `the pin directory ${path} cannot be used`
+  switch ((error as NodeJS.ErrnoException).code) {
+    case 'EAGAIN':
+      return new WeftError('WEFT_CONFIG', heldMessage(addon, path), error)
+    case 'ENOTDIR':
+    case 'EEXIST':
+      return new WeftError('WEFT_CONFIG', `${what}: it is not a directory; choose another (--pin-directory)`, error)
+    case 'EROFS':
+      return new WeftError(
+        'WEFT_CONFIG',
+        `${what}: its file system is mounted read-only; mount it read-write, or choose another (--pin-directory)`,
+        error,
+      )
+    case 'EACCES':
+    case 'EPERM':
+      return new WeftError('WEFT_CONFIG', `${what}: it cannot be written; run as root, see weft check`, error)
+    case 'ENODEV':
+      return new WeftError('WEFT_UNSUPPORTED', `${what}: the kernel has no bpf file system; see weft check`, error)
+    default:
+      return kernelError('WEFT_SYSCALL', what, error)
+  }
+}
+
+/** Who holds the directory, and what can be done. */
+function heldMessage(addon: Addon, path: string): string {
+  const stamp = readStamp(addon, join(path, 'maps', 'layout'))
+  const holder = stamp === null || stamp.version === '' ? '' : ` (weft ${stamp.version})`
+  return `another agent${holder} is using the pin directory ${path}; end it first, or give each agent its own`
 }
 
 /**
@@ -99,12 +273,7 @@ function isMountedByWeft(path: string): boolean {
   return false
 }
 
-/** Unlinks every pin; a link that is open nowhere else is detached by that. */
-function removePins(path: string): void {
-  for (const name of PIN_DIRECTORIES) {
-    const directory = join(path, name)
-    if (!existsSync(directory)) continue
-    for (const pin of readdirSync(directory)) unlinkSync(join(directory, pin))
-    rmdirSync(directory)
-  }
+/** True when `error` says that a directory is locked. */
+export function isHeld(error: unknown): boolean {
+  return error instanceof WeftError && hasCode(error.cause, 'EAGAIN')
 }

@@ -1,17 +1,20 @@
 /**
- * The eBPF programs of one agent: the connect hooks, attached once to a cgroup, and one sk_lookup instance per pod netns.
- * Holds the maps they share. Everything is attached by links, and maps and links are pinned.
- *
- *      <pin directory>/maps/<name>    links/weft_connect4    links/weft_connect6    pods/<netns cookie>
+ * The eBPF programs of one agent: the hooks that are attached once, to a cgroup, and one sk_lookup instance per pod netns.
+ * Holds the maps they share. Everything is attached by links, and maps and links are pinned: they outlive the agent, and
+ * the next one takes them over (bpf-directory.ts, map-set.ts, attachments.ts).
  */
-import { closeSync, openSync, unlinkSync } from 'node:fs'
+import { closeSync, existsSync, fstatSync, openSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Addon, kernelError, type LoadedObject, NATIVE_BUILD_DIRECTORY } from './addon.ts'
+import { describeError, WeftError } from '../base/errors.ts'
+import { type Addon, type DescribedMap, kernelError, NATIVE_BUILD_DIRECTORY } from './addon.ts'
+import { Attachments } from './attachments.ts'
 import { BpfDirectory } from './bpf-directory.ts'
 import { BackendMap, FrontendMap, VerdictMap } from './carry-maps.ts'
 import { DnsPodMap, DnsStatsMap, ResolverMap } from './dns-maps.ts'
 import { EdgeMap } from './edge-map.ts'
 import { EventRing } from './event-ring.ts'
+import { type LayoutStamp, writeStamp } from './layout-stamp.ts'
+import { openMapSet, pinMapSet, STAMP_MAP } from './map-set.ts'
 import {
   encodeCookie,
   HeartbeatMap,
@@ -36,8 +39,9 @@ const BPF_CGROUP_INET4_GETPEERNAME = 29
 const BPF_CGROUP_INET6_GETPEERNAME = 30
 const BPF_SK_LOOKUP = 36
 
-/** The maps of maps.h; an object's own constants are not among them. */
+/** The maps that the objects share; an object's own constants are not among them. */
 const SHARED_MAPS = [
+  STAMP_MAP,
   'pods',
   'own_addresses',
   'listeners',
@@ -63,11 +67,69 @@ const SHARED_MAPS = [
   'absences',
 ] as const
 
+/** A program and the hook of the cgroup it goes to. */
+interface Hook {
+  readonly program: string
+  readonly attachType: number
+  /** What is missing without it, as people call it; null when nothing works without it. */
+  readonly piece: string | null
+}
+
+/** The piece without which the kernel carries nothing by itself. */
+const PIECE_GETPEERNAME = 'getpeername hooks'
+const PIECE_SOCKOPS = 'sockops'
+
+/** What happens instead. */
+const FALLBACKS: Readonly<Record<string, string>> = {
+  [PIECE_GETPEERNAME]: 'the proxy carries every connection of pods',
+  [PIECE_SOCKOPS]: 'the proxy carries every connection of pods',
+}
+
+/** What is attached to the cgroup, by the object that has it. The first has all shared maps. */
+const OBJECTS: readonly { readonly file: string; readonly hooks: readonly Hook[] }[] = [
+  {
+    file: 'connect.bpf.o',
+    hooks: [
+      { program: 'weft_connect4', attachType: BPF_CGROUP_INET4_CONNECT, piece: null },
+      { program: 'weft_connect6', attachType: BPF_CGROUP_INET6_CONNECT, piece: null },
+      { program: 'weft_getpeername4', attachType: BPF_CGROUP_INET4_GETPEERNAME, piece: PIECE_GETPEERNAME },
+      { program: 'weft_getpeername6', attachType: BPF_CGROUP_INET6_GETPEERNAME, piece: PIECE_GETPEERNAME },
+    ],
+  },
+  {
+    file: 'sockops.bpf.o',
+    hooks: [{ program: 'weft_sockops', attachType: BPF_CGROUP_SOCK_OPS, piece: PIECE_SOCKOPS }],
+  },
+  {
+    file: 'dns.bpf.o',
+    hooks: [
+      { program: 'weft_sendmsg4', attachType: BPF_CGROUP_UDP4_SENDMSG, piece: null },
+      { program: 'weft_sendmsg6', attachType: BPF_CGROUP_UDP6_SENDMSG, piece: null },
+      { program: 'weft_recvmsg4', attachType: BPF_CGROUP_UDP4_RECVMSG, piece: null },
+      { program: 'weft_recvmsg6', attachType: BPF_CGROUP_UDP6_RECVMSG, piece: null },
+    ],
+  },
+]
+
+/** Something that this kernel cannot do. */
+export interface MissingPiece {
+  readonly piece: string
+  /** What happens instead. */
+  readonly fallback: string
+  /** What the kernel said. */
+  readonly reason: string
+}
+
+/** What became of the pins that were found. */
+export type Takeover = 'fresh' | 'taken-over' | 'replaced'
+
 export interface CaptureProgramsOptions {
   /** Processes in this cgroup (v2) and below it are captured, if their netns is enrolled. */
   readonly cgroupPath: string
   /** A directory of this agent's own, in a bpf file system or not (then one is mounted there). */
   readonly pinDirectory: string
+  /** Of this program, for people who look at its pins. */
+  readonly version?: string
   readonly buildDirectory?: string
 }
 
@@ -102,25 +164,33 @@ export class CapturePrograms {
   readonly exemptMapFd: number
   /** Descriptor of the heartbeats, for the data workers; open until `close`. */
   readonly heartbeatMapFd: number
+  /** Which set of maps this is: see LayoutStamp. */
+  readonly epoch: bigint
+  readonly takeover: Takeover
+  /** Of the agent that had the maps before, as its stamp says; empty when there was none. */
+  readonly previousVersion: string
   private readonly addon: Addon
   private readonly directory: BpfDirectory
+  private readonly attachments: Attachments
   private readonly lookupObjectPath: string
   private readonly mapFds: Readonly<Record<string, number>>
   private readonly linkFds: number[]
+  private readonly missingPieces: readonly MissingPiece[]
+  private isReleased = false
   private isClosed = false
 
-  private constructor(
-    addon: Addon,
-    directory: BpfDirectory,
-    lookupObjectPath: string,
-    mapFds: Readonly<Record<string, number>>,
-    linkFds: number[],
-  ) {
+  private constructor(addon: Addon, directory: BpfDirectory, options: CaptureProgramsOptions, opened: Opened) {
+    const { mapFds } = opened
     this.addon = addon
     this.directory = directory
-    this.lookupObjectPath = lookupObjectPath
+    this.attachments = opened.attachments
+    this.lookupObjectPath = join(options.buildDirectory ?? NATIVE_BUILD_DIRECTORY, 'sk_lookup.bpf.o')
     this.mapFds = mapFds
-    this.linkFds = linkFds
+    this.linkFds = opened.linkFds
+    this.missingPieces = opened.missing
+    this.epoch = opened.stamp.epoch
+    this.takeover = opened.takeover
+    this.previousVersion = opened.previousVersion
     this.pods = new PodMap(new KernelMap(addon, mapFds['pods']!))
     this.ownAddresses = new OwnAddressMap(new KernelMap(addon, mapFds['own_addresses']!))
     this.listeners = new ListenerMap(new KernelMap(addon, mapFds['listeners']!))
@@ -144,38 +214,33 @@ export class CapturePrograms {
     this.heartbeatMapFd = mapFds['heartbeats']!
   }
 
-  /** Loads, pins and attaches. Throws WeftError WEFT_BPF, WEFT_SYSCALL or WEFT_CONFIG; then nothing is left behind. */
+  /**
+   * Takes over what an earlier agent has pinned, or makes it anew; then loads, pins and attaches. Throws WeftError
+   * WEFT_BPF, WEFT_SYSCALL, WEFT_UNSUPPORTED or WEFT_CONFIG; then what was found is still in force, and nothing is left of
+   * what was not.
+   */
   static open(addon: Addon, options: CaptureProgramsOptions): CapturePrograms {
-    const build = options.buildDirectory ?? NATIVE_BUILD_DIRECTORY
     const directory = BpfDirectory.open(addon, options.pinDirectory)
-    let loaded: LoadedObject | null = null
-    let sockops: LoadedObject | null = null
-    let dns: LoadedObject | null = null
-    const linkFds: number[] = []
+    const opening = new Opening(addon, directory, options)
     try {
-      loaded = loadObject(addon, join(build, 'connect.bpf.o'), {}, null)
-      const mapFds: Record<string, number> = {}
-      for (const name of SHARED_MAPS) {
-        mapFds[name] = loaded.maps[name]!
-        pin(addon, mapFds[name], join(directory.path, 'maps', name))
-      }
-      sockops = loadObject(addon, join(build, 'sockops.bpf.o'), mapFds, null)
-      dns = loadObject(addon, join(build, 'dns.bpf.o'), mapFds, null)
-      const programs = { ...loaded.programs, ...sockops.programs, ...dns.programs }
-      attachToCgroup(addon, programs, options.cgroupPath, join(directory.path, 'links'), linkFds)
-      return new CapturePrograms(addon, directory, join(build, 'sk_lookup.bpf.o'), mapFds, linkFds)
+      return new CapturePrograms(addon, directory, options, opening.run())
     } catch (error) {
-      closeAll(linkFds)
-      if (loaded !== null) closeAll(Object.values(loaded.maps))
-      directory.close()
+      opening.undo()
       throw error
-    } finally {
-      // Links hold the programs.
-      if (loaded !== null) closeAll(Object.values(loaded.programs))
-      for (const object of [sockops, dns]) {
-        if (object !== null) closeAll([...Object.values(object.programs), ...Object.values(object.maps)])
-      }
     }
+  }
+
+  /** What this kernel cannot do, and what happens instead. May grow while pods are attached. */
+  get missing(): readonly MissingPiece[] {
+    const { updateFailure } = this.attachments
+    if (updateFailure === '') return this.missingPieces
+    const fallback = 'new programs are attached beside the old ones, which go then'
+    return [...this.missingPieces, { piece: 'updating links', fallback, reason: updateFailure }]
+  }
+
+  /** False when a piece is missing without which the kernel must not carry connections by itself. */
+  get canCarry(): boolean {
+    return this.missingPieces.length === 0
   }
 
   /** Descriptor of the storage of sockets that are carried; open until `close`. */
@@ -188,17 +253,49 @@ export class CapturePrograms {
     return EventRing.open(this.addon, this.mapFds['events']!)
   }
 
-  /** Attaches an sk_lookup instance to a pod's netns. Throws WeftError WEFT_BPF naming the pod. */
-  attachPod(netnsFd: number, netnsCookie: bigint, podName: string): PodLink {
-    const loaded = loadObject(this.addon, this.lookupObjectPath, this.mapFds, encodeCookie(netnsCookie))
+  // --- pods ---
+
+  /** Netns cookies of the pods that have an sk_lookup instance. */
+  attachedPods(): bigint[] {
+    return this.directory.pinned('pods').filter(isCookie).map(BigInt)
+  }
+
+  /** False when the pod's netns is gone, or it has no sk_lookup instance. */
+  hasNetns(netnsCookie: bigint): boolean {
+    return this.netnsInode(netnsCookie) !== 0n
+  }
+
+  /** Inode number of the netns of a pod that has an sk_lookup instance; 0 when that is gone. */
+  netnsInode(netnsCookie: bigint): bigint {
     let fd = -1
     try {
-      fd = this.addon.attachLink(loaded.programs['weft_sk_lookup']!, netnsFd, BPF_SK_LOOKUP)
-      const path = join(this.directory.path, 'pods', String(netnsCookie))
-      pin(this.addon, fd, path)
-      return { fd, pin: path }
-    } catch (error) {
+      fd = this.addon.openPinned(this.directory.pathOf('pods', String(netnsCookie)))
+      return this.addon.describeLink(fd).target
+    } catch {
+      return 0n
+    } finally {
       if (fd >= 0) closeSync(fd)
+    }
+  }
+
+  /**
+   * Attaches an sk_lookup instance to a pod's netns, in place of the one that is there. Throws WeftError WEFT_BPF naming
+   * the pod.
+   */
+  attachPod(netnsFd: number, netnsCookie: bigint, podName: string): PodLink {
+    const loaded = loadObject(this.addon, this.lookupObjectPath, this.mapFds, encodeCookie(netnsCookie))
+    const name = String(netnsCookie)
+    try {
+      const fd = this.attachments.attach({
+        kind: 'pods',
+        name,
+        programFd: loaded.programs['weft_sk_lookup']!,
+        targetFd: netnsFd,
+        target: fstatSync(netnsFd, { bigint: true }).ino,
+        attachType: BPF_SK_LOOKUP,
+      })
+      return { fd, pin: this.directory.pathOf('pods', name) }
+    } catch (error) {
       throw kernelError('WEFT_BPF', `the sk_lookup program cannot be attached to pod ${podName}`, error)
     } finally {
       closeAll(Object.values(loaded.programs))
@@ -209,17 +306,246 @@ export class CapturePrograms {
 
   /** Detaches it; a netns that is gone has done so itself. */
   detachPod(link: PodLink): void {
-    unlinkSync(link.pin)
+    this.detach(link.pin)
     closeSync(link.fd)
   }
 
-  /** Detaches the connect hooks and removes all pins. Pods must have been detached. Calling it again does nothing. */
+  /** The same for a pod of an earlier agent. */
+  detachFoundPod(netnsCookie: bigint): void {
+    this.detach(this.directory.pathOf('pods', String(netnsCookie)))
+  }
+
+  /** The greatest number that a pod has had in these maps. */
+  greatestPodId(): number {
+    let greatest = 0
+    for (const { id } of this.pods.entries().values()) greatest = Math.max(greatest, id)
+    for (const { pair } of this.verdicts.entries()) greatest = Math.max(greatest, pair.source, pair.destination)
+    for (const { backend } of this.backends.entries()) greatest = Math.max(greatest, backend.pod)
+    for (const { ids } of this.edges.all()) greatest = Math.max(greatest, ids.source, ids.destination)
+    return greatest
+  }
+
+  /** Nothing is carried from now on, but what is open: the agent decides again. */
+  forgetCarrying(): void {
+    for (const { frontend } of this.frontends.entries()) this.frontends.delete(frontend)
+    for (const { service, slot } of this.backends.entries()) this.backends.delete(service, slot)
+    for (const { pair } of this.verdicts.entries()) this.verdicts.delete(pair)
+  }
+
+  /** Removes what the maps say of pods that `isGone` says are: nobody is carried to them any more, or counted. */
+  forgetPods(isGone: (id: number) => boolean): void {
+    for (const { pair } of this.verdicts.entries()) {
+      if (isGone(pair.source) || isGone(pair.destination)) this.verdicts.delete(pair)
+    }
+    for (const { service, slot, backend } of this.backends.entries()) {
+      if (backend.pod !== 0 && isGone(backend.pod)) this.backends.insert(service, slot, { ...backend, pod: 0 })
+    }
+    for (const map of [this.edges, this.accountedEdges]) {
+      for (const { ids } of map.all()) if (isGone(ids.source) || isGone(ids.destination)) map.delete(ids)
+    }
+  }
+
+  private detach(pin: string): void {
+    if (existsSync(pin)) unlinkSync(pin)
+  }
+
+  // --- ending ---
+
+  /** Removes the set that `takeover` has 'replaced'. To be called when the pods are captured by this one. */
+  removeReplaced(): void {
+    this.directory.removeOldSet()
+  }
+
+  /** Paths in the pin directory that are nobody's. */
+  strangers(): readonly string[] {
+    return this.directory.strangers()
+  }
+
+  /** Gives the pins up: they stay in force, and another agent may take them over. The maps can be used until `close`. */
+  release(): void {
+    if (this.isReleased) return
+    this.isReleased = true
+    closeAll(this.linkFds.splice(0))
+    this.directory.unlock()
+  }
+
+  /** Detaches the hooks and removes all pins. The maps can be used until `close`. */
+  abandon(): void {
+    if (this.isReleased) return
+    this.isReleased = true
+    closeAll(this.linkFds.splice(0))
+    this.directory.remove()
+  }
+
+  /**
+   * Detaches the hooks and removes all pins, unless they were given up; closes all descriptors. Pods must have been
+   * detached. Calling it again does nothing.
+   */
   close(): void {
     if (this.isClosed) return
     this.isClosed = true
-    closeAll(this.linkFds.splice(0))
-    this.directory.close()
+    this.abandon()
     closeAll(Object.values(this.mapFds))
+  }
+}
+
+/** What opening has come to. */
+interface Opened {
+  readonly mapFds: Readonly<Record<string, number>>
+  readonly linkFds: number[]
+  readonly attachments: Attachments
+  readonly missing: readonly MissingPiece[]
+  readonly stamp: LayoutStamp
+  readonly takeover: Takeover
+  readonly previousVersion: string
+}
+
+/** One attempt to open, and what it has made so far. */
+class Opening {
+  private readonly addon: Addon
+  private readonly directory: BpfDirectory
+  private readonly options: CaptureProgramsOptions
+  private readonly build: string
+  private readonly attachments: Attachments
+  private readonly linkFds: number[] = []
+  private readonly missing = new Map<string, MissingPiece>()
+  private mapFds: Record<string, number> = {}
+  private takeover: Takeover = 'fresh'
+
+  constructor(addon: Addon, directory: BpfDirectory, options: CaptureProgramsOptions) {
+    this.addon = addon
+    this.directory = directory
+    this.options = options
+    this.build = options.buildDirectory ?? NATIVE_BUILD_DIRECTORY
+    this.attachments = new Attachments(addon, directory)
+  }
+
+  run(): Opened {
+    const { addon, directory, attachments } = this
+    const found = openMapSet(addon, directory, this.wantedMaps())
+    const hasPins = directory.pinned('maps').length + directory.pinned('links').length > 0
+    if (found.fds !== null) this.takeover = 'taken-over'
+    else if (hasPins || directory.hasOldSet) this.takeover = 'replaced'
+    if (found.fds === null && hasPins) directory.setAside(found.stamp !== null)
+    for (const kind of ['links', 'pods'] as const) directory.settleReplacements(kind)
+    this.mapFds = { ...found.fds }
+    const cgroupFd = this.openCgroup()
+    let stamp: LayoutStamp | null = found.fds === null ? null : found.stamp
+    try {
+      for (const { file, hooks } of OBJECTS) {
+        const programs = this.load(file, hooks)
+        try {
+          // Half of a set is never used: the maps are pinned before the first program can fill them.
+          stamp ??= pinMapSet(addon, directory, this.mapFds, this.options.version ?? '')
+          this.attach(programs, hooks, cgroupFd)
+        } finally {
+          // Links hold the programs.
+          closeAll(Object.values(programs))
+        }
+      }
+    } finally {
+      closeSync(cgroupFd)
+    }
+    const { mapFds, linkFds, takeover } = this
+    if (found.fds !== null) writeStamp(addon, mapFds[STAMP_MAP]!, { ...stamp!, version: this.options.version ?? '' })
+    const missing = [...this.missing.values()]
+    const previousVersion = found.stamp?.version ?? ''
+    return { mapFds, linkFds, attachments, missing, stamp: stamp!, takeover, previousVersion }
+  }
+
+  /** What was found stays in force, also when it was set aside. */
+  undo(): void {
+    closeAll(this.linkFds)
+    closeAll(Object.values(this.mapFds))
+    if (this.takeover === 'fresh') this.directory.remove()
+    else this.directory.unlock()
+  }
+
+  private wantedMaps(): DescribedMap[] {
+    const { maps } = describeObject(this.addon, join(this.build, OBJECTS[0]!.file))
+    return SHARED_MAPS.map((name) => maps.find((map) => map.name === name)!)
+  }
+
+  private openCgroup(): number {
+    const { cgroupPath } = this.options
+    try {
+      return openSync(cgroupPath, 'r')
+    } catch (error) {
+      throw kernelError('WEFT_SYSCALL', `the cgroup ${cgroupPath} cannot be opened`, error)
+    }
+  }
+
+  /** Descriptors of the programs that this kernel takes. New maps are kept. */
+  private load(file: string, hooks: readonly Hook[]): Readonly<Record<string, number>> {
+    const path = join(this.build, file)
+    const optional = hooks.filter(({ piece }) => piece !== null)
+    const leftOut: string[] = []
+    for (;;) {
+      try {
+        const loaded = this.addon.loadObject(path, this.mapFds, null, leftOut)
+        for (const [name, fd] of Object.entries(loaded.maps)) {
+          const isWanted = (SHARED_MAPS as readonly string[]).includes(name) && this.mapFds[name] === undefined
+          if (isWanted) this.mapFds[name] = fd
+          else closeSync(fd)
+        }
+        return loaded.programs
+      } catch (error) {
+        const isLast = leftOut.length > 0 || optional.length === 0
+        if (isLast) throw kernelError('WEFT_BPF', `the eBPF object ${path} cannot be loaded`, error)
+        for (const { program, piece } of optional) {
+          leftOut.push(program)
+          this.miss(piece!, error)
+        }
+        if (optional.length === hooks.length) return {}
+      }
+    }
+  }
+
+  private attach(programs: Readonly<Record<string, number>>, hooks: readonly Hook[], cgroupFd: number): void {
+    const target = fstatSync(cgroupFd, { bigint: true }).ino
+    for (const { program, attachType, piece } of hooks) {
+      const programFd = programs[program]
+      if (programFd === undefined) continue
+      const attachment = { kind: 'links', name: program, programFd, targetFd: cgroupFd, target, attachType } as const
+      try {
+        this.linkFds.push(this.attachments.attach(attachment))
+      } catch (error) {
+        if (piece === null) throw this.attachError(program, cgroupFd, attachType, error)
+        this.miss(piece, error)
+      }
+    }
+  }
+
+  private attachError(program: string, cgroupFd: number, attachType: number, error: unknown): WeftError {
+    const { cgroupPath } = this.options
+    const what = `program ${program} cannot be attached to ${cgroupPath}`
+    const other = this.programInTheWay(cgroupFd, attachType, error)
+    if (other === '') return kernelError('WEFT_BPF', `${what}; is it a directory of a cgroup2 file system?`, error)
+    return new WeftError('WEFT_CONFIG', `${what}: ${other} is attached to it or above it and allows no others`, error)
+  }
+
+  /** Who keeps others from the hook; empty when nobody does. */
+  private programInTheWay(cgroupFd: number, attachType: number, error: unknown): string {
+    if ((error as NodeJS.ErrnoException).code !== 'EPERM') return ''
+    try {
+      const [found] = this.addon.attachedPrograms(cgroupFd, attachType)
+      return found === undefined ? 'another program' : `program ${found.name} (id ${found.id})`
+    } catch {
+      return ''
+    }
+  }
+
+  private miss(piece: string, error: unknown): void {
+    const reason = describeError(error)
+    if (!this.missing.has(piece)) this.missing.set(piece, { piece, fallback: FALLBACKS[piece]!, reason })
+  }
+}
+
+function describeObject(addon: Addon, path: string): ReturnType<Addon['describeObject']> {
+  try {
+    return addon.describeObject(path)
+  } catch (error) {
+    throw kernelError('WEFT_BPF', `the eBPF object ${path} cannot be read`, error)
   }
 }
 
@@ -228,7 +554,7 @@ function loadObject(
   path: string,
   sharedMaps: Readonly<Record<string, number>>,
   constants: Uint8Array | null,
-): LoadedObject {
+): ReturnType<Addon['loadObject']> {
   try {
     return addon.loadObject(path, sharedMaps, constants)
   } catch (error) {
@@ -236,51 +562,8 @@ function loadObject(
   }
 }
 
-function attachToCgroup(
-  addon: Addon,
-  programs: Readonly<Record<string, number>>,
-  cgroupPath: string,
-  linksDirectory: string,
-  linkFds: number[],
-): void {
-  let cgroupFd: number
-  try {
-    cgroupFd = openSync(cgroupPath, 'r')
-  } catch (error) {
-    throw kernelError('WEFT_SYSCALL', `the cgroup ${cgroupPath} cannot be opened`, error)
-  }
-  try {
-    const hooks: [string, number][] = [
-      ['weft_connect4', BPF_CGROUP_INET4_CONNECT],
-      ['weft_connect6', BPF_CGROUP_INET6_CONNECT],
-      ['weft_getpeername4', BPF_CGROUP_INET4_GETPEERNAME],
-      ['weft_getpeername6', BPF_CGROUP_INET6_GETPEERNAME],
-      ['weft_sockops', BPF_CGROUP_SOCK_OPS],
-      ['weft_sendmsg4', BPF_CGROUP_UDP4_SENDMSG],
-      ['weft_sendmsg6', BPF_CGROUP_UDP6_SENDMSG],
-      ['weft_recvmsg4', BPF_CGROUP_UDP4_RECVMSG],
-      ['weft_recvmsg6', BPF_CGROUP_UDP6_RECVMSG],
-    ]
-    for (const [name, attachType] of hooks) {
-      try {
-        linkFds.push(addon.attachLink(programs[name]!, cgroupFd, attachType))
-      } catch (error) {
-        const what = `program ${name} cannot be attached to ${cgroupPath}; is it a directory of a cgroup2 file system?`
-        throw kernelError('WEFT_BPF', what, error)
-      }
-      pin(addon, linkFds.at(-1)!, join(linksDirectory, name))
-    }
-  } finally {
-    closeSync(cgroupFd)
-  }
-}
-
-function pin(addon: Addon, fd: number, path: string): void {
-  try {
-    addon.pinObject(fd, path)
-  } catch (error) {
-    throw kernelError('WEFT_BPF', `${path} cannot be pinned`, error)
-  }
+function isCookie(name: string): boolean {
+  return /^[0-9]{1,20}$/.test(name)
 }
 
 function closeAll(fds: readonly number[]): void {

@@ -14,7 +14,7 @@ import {
   VERDICT_KEY,
   VERDICT_VALUE,
 } from './layout.generated.ts'
-import { type BpfMap, encodeAddress, IS_LITTLE_ENDIAN } from './maps.ts'
+import { decodeAddress, encodeAddress, IS_LITTLE_ENDIAN, pairsOf, type WalkableMap } from './maps.ts'
 
 /** A service address and port as the pods of one scope dial it. */
 export interface Frontend {
@@ -41,9 +41,9 @@ export interface Pair {
 
 /** Which service an address and port belong to, by scope. */
 export class FrontendMap {
-  private readonly map: BpfMap
+  private readonly map: WalkableMap
 
-  constructor(map: BpfMap) {
+  constructor(map: WalkableMap) {
     this.map = map
   }
 
@@ -60,13 +60,25 @@ export class FrontendMap {
   delete(frontend: Frontend): boolean {
     return this.map.delete(encodeFrontendKey(frontend))
   }
+
+  /** All of them, with what `insert` was told. */
+  *entries(): Iterable<{ readonly frontend: Frontend; readonly service: number; readonly slots: number }> {
+    for (const [key, value] of pairsOf(this.map, FRONTEND_KEY.bytes, FRONTEND.bytes)) {
+      const frontend = {
+        address: decodeAddress(key, FRONTEND_KEY.address),
+        port: wordAt(key, FRONTEND_KEY.port),
+        scope: wordAt(key, FRONTEND_KEY.scope),
+      }
+      yield { frontend, service: wordAt(value, FRONTEND.service), slots: wordAt(value, FRONTEND.slots) }
+    }
+  }
 }
 
 /** The endpoints of a service, as often as their weights say. */
 export class BackendMap {
-  private readonly map: BpfMap
+  private readonly map: WalkableMap
 
-  constructor(map: BpfMap) {
+  constructor(map: WalkableMap) {
     this.map = map
   }
 
@@ -79,13 +91,25 @@ export class BackendMap {
   delete(service: number, slot: number): boolean {
     return this.map.delete(encodeBackendKey(service, slot))
   }
+
+  /** All of them, with what `insert` was told. */
+  *entries(): Iterable<{ readonly service: number; readonly slot: number; readonly backend: Backend }> {
+    for (const [key, value] of pairsOf(this.map, BACKEND_KEY.bytes, BACKEND.bytes)) {
+      const backend = {
+        address: decodeAddress(value, BACKEND.address),
+        port: wordAt(value, BACKEND.port),
+        pod: wordAt(value, BACKEND.pod),
+      }
+      yield { service: wordAt(key, BACKEND_KEY.service), slot: wordAt(key, BACKEND_KEY.slot), backend }
+    }
+  }
 }
 
 /** What policy says; where it says nothing the agent is asked. */
 export class VerdictMap {
-  private readonly map: BpfMap
+  private readonly map: WalkableMap
 
-  constructor(map: BpfMap) {
+  constructor(map: WalkableMap) {
     this.map = map
   }
 
@@ -100,6 +124,19 @@ export class VerdictMap {
 
   delete(pair: Pair): boolean {
     return this.map.delete(encodePair(pair))
+  }
+
+  /** All of them, with what `insert` was told. */
+  *entries(): Iterable<{ readonly pair: Pair; readonly isAllowed: boolean; readonly policy: number }> {
+    for (const [key, value] of pairsOf(this.map, VERDICT_KEY.bytes, VERDICT_VALUE.bytes)) {
+      const pair = {
+        source: wordAt(key, VERDICT_KEY.source),
+        destination: wordAt(key, VERDICT_KEY.destination),
+        port: wordAt(key, VERDICT_KEY.port),
+      }
+      const isAllowed = wordAt(value, VERDICT_VALUE.verdict) === VERDICT_ALLOW
+      yield { pair, isAllowed, policy: wordAt(value, VERDICT_VALUE.policy) }
+    }
   }
 }
 
@@ -121,6 +158,10 @@ function encodePair({ source, destination, port }: Pair): Uint8Array {
     [VERDICT_KEY.destination, destination],
     [VERDICT_KEY.port, port],
   )
+}
+
+function wordAt(bytes: Uint8Array, offset: number): number {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(offset, IS_LITTLE_ENDIAN)
 }
 
 /** The bytes of a struct of which only these 32-bit fields are not zero. */

@@ -34,6 +34,7 @@ export const ROLE_DNS = 3
 export const POD_STRICT = 1
 export const POD_STEER_IPV4 = 2
 export const POD_STEER_IPV6 = 4
+export const POD_UNSERVED = 8
 
 export const FRONTEND_FALLBACK = 1
 
@@ -272,3 +273,13 @@ export const RESOLVER_INDEX_KEY = {
   index: 8,
 } as const
 
+/** struct layout_stamp */
+export const LAYOUT_STAMP = {
+  bytes: 64,
+  hash: 0,
+  epoch: 8,
+  version: 16,
+} as const
+
+/** Of everything above and of every map's definition. */
+export const LAYOUT_HASH = 0x682ce9f1fdce83een

@@ -2,7 +2,7 @@
  * Typed views over the maps that the eBPF programs and the agent share. Nouns are those of native/bpf/include/weft/maps.h;
  * offsets and numbers come from its BTF (layout.generated.ts), so the two sides cannot drift apart.
  */
-import { parseAddress } from '../base/address.ts'
+import { formatAddress, parseAddress } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import type { Addon, MapEntries } from './addon.ts'
 import {
@@ -14,6 +14,7 @@ import {
   POD_STEER_IPV4,
   POD_STEER_IPV6,
   POD_STRICT,
+  POD_UNSERVED,
   STATS,
   WORKER_SET,
   WORKER_SLOTS_MAX,
@@ -76,20 +77,29 @@ export interface Pod {
   readonly isStrict: boolean
   readonly isSteeringIpv4: boolean
   readonly isSteeringIpv6: boolean
+  /** New connections go as if there was no agent. */
+  readonly isUnserved: boolean
   /** Indexes of the interfaces to which a socket may be bound and still be steered; at most POD_INTERFACES_MAX count. */
   readonly interfaces: readonly number[]
 }
 
 /** Enrolled pods by netns cookie: inserting one switches its capture on. */
 export class PodMap {
-  private readonly map: BpfMap
+  private readonly map: WalkableMap
 
-  constructor(map: BpfMap) {
+  constructor(map: WalkableMap) {
     this.map = map
   }
 
   insert(netnsCookie: bigint, pod: Pod): void {
     this.map.update(encodeCookie(netnsCookie), encodePod(pod))
+  }
+
+  /** All pods by netns cookie. */
+  entries(): Map<bigint, Pod> {
+    const pods = new Map<bigint, Pod>()
+    for (const [key, value] of pairsOf(this.map, 8, POD.bytes)) pods.set(decodeCookie(key), decodePod(value))
+    return pods
   }
 
   delete(netnsCookie: bigint): boolean {
@@ -99,14 +109,21 @@ export class PodMap {
 
 /** The addresses that are local in a pod's netns. */
 export class OwnAddressMap {
-  private readonly map: BpfMap
+  private readonly map: WalkableMap
 
-  constructor(map: BpfMap) {
+  constructor(map: WalkableMap) {
     this.map = map
   }
 
   insert(netnsCookie: bigint, address: string): void {
     this.map.update(encodeOwnAddressKey(netnsCookie, address), PRESENT)
+  }
+
+  /** Deletes every address of the pods that `isGone` says are. */
+  deleteWhere(isGone: (netnsCookie: bigint) => boolean): void {
+    for (const [key] of pairsOf(this.map, OWN_ADDRESS_KEY.bytes, PRESENT.length)) {
+      if (isGone(decodeCookie(key))) this.map.delete(key)
+    }
   }
 
   delete(netnsCookie: bigint, address: string): boolean {
@@ -143,6 +160,11 @@ export class ServingWorkersMap {
   /** `slots` are at most WORKERS_MAX numbers below WORKER_SLOTS_MAX; with none, every pod is as without an agent. */
   set(slots: readonly number[]): void {
     this.map.update(u32(0), encodeWorkerSet(slots))
+  }
+
+  read(): number[] {
+    const value = this.map.lookup(u32(0))
+    return value === null ? [] : decodeWorkerSet(value)
   }
 }
 
@@ -198,6 +220,13 @@ export function encodeAddress(address: string): Uint8Array {
   return mapped
 }
 
+/** The canonical address at `offset`. */
+export function decodeAddress(bytes: Uint8Array, offset: number): string {
+  const address = bytes.subarray(offset, offset + ADDRESS.bytes)
+  const isMapped = address.subarray(0, 10).every((byte) => byte === 0) && address[10] === 0xff && address[11] === 0xff
+  return formatAddress(isMapped ? address.subarray(12) : address)
+}
+
 /** The key of `pods`, and the constant of the sk_lookup program. */
 export function encodeCookie(netnsCookie: bigint): Uint8Array {
   const key = new Uint8Array(8)
@@ -205,11 +234,36 @@ export function encodeCookie(netnsCookie: bigint): Uint8Array {
   return key
 }
 
+/** The cookie with which a key begins. */
+export function decodeCookie(key: Uint8Array): bigint {
+  return new DataView(key.buffer, key.byteOffset, key.byteLength).getBigUint64(0, IS_LITTLE_ENDIAN)
+}
+
+export function decodePod(value: Uint8Array): Pod {
+  const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
+  const flags = view.getUint32(POD.flags, IS_LITTLE_ENDIAN)
+  const interfaces: number[] = []
+  for (let i = 0; i < POD_INTERFACES_MAX; i++) {
+    const index = view.getUint32(POD.interfaces + 4 * i, IS_LITTLE_ENDIAN)
+    if (index !== 0) interfaces.push(index)
+  }
+  return {
+    id: view.getUint32(POD.id, IS_LITTLE_ENDIAN),
+    scope: view.getUint32(POD.scope, IS_LITTLE_ENDIAN),
+    isStrict: (flags & POD_STRICT) !== 0,
+    isUnserved: (flags & POD_UNSERVED) !== 0,
+    isSteeringIpv4: (flags & POD_STEER_IPV4) !== 0,
+    isSteeringIpv6: (flags & POD_STEER_IPV6) !== 0,
+    interfaces,
+  }
+}
+
 export function encodePod(pod: Pod): Uint8Array {
   const value = new Uint8Array(POD.bytes)
   const view = new DataView(value.buffer)
   const flags =
     (pod.isStrict ? POD_STRICT : 0) |
+    (pod.isUnserved ? POD_UNSERVED : 0) |
     (pod.isSteeringIpv4 ? POD_STEER_IPV4 : 0) |
     (pod.isSteeringIpv6 ? POD_STEER_IPV6 : 0)
   view.setUint32(POD.flags, flags, IS_LITTLE_ENDIAN)
@@ -243,6 +297,20 @@ export function encodeWorkerSet(slots: readonly number[]): Uint8Array {
   view.setUint32(WORKER_SET.count, slots.length, IS_LITTLE_ENDIAN)
   for (const [i, slot] of slots.entries()) view.setUint32(WORKER_SET.slots + 4 * i, slot, IS_LITTLE_ENDIAN)
   return value
+}
+
+function decodeWorkerSet(value: Uint8Array): number[] {
+  const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
+  const count = Math.min(view.getUint32(WORKER_SET.count, IS_LITTLE_ENDIAN), WORKERS_MAX)
+  return Array.from({ length: count }, (_, i) => view.getUint32(WORKER_SET.slots + 4 * i, IS_LITTLE_ENDIAN))
+}
+
+/** Keys and values of a whole map, which have these sizes. */
+export function* pairsOf(map: WalkableMap, keyBytes: number, valueBytes: number): Iterable<[Uint8Array, Uint8Array]> {
+  const { keys, values } = map.readAll()
+  for (let i = 0; i * keyBytes < keys.length; i++) {
+    yield [keys.subarray(i * keyBytes, (i + 1) * keyBytes), values.subarray(i * valueBytes, (i + 1) * valueBytes)]
+  }
 }
 
 function u32(value: number): Uint8Array {

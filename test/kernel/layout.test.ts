@@ -1,16 +1,19 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
 import { needsNativeBuild } from '../support/native-build.ts'
 
+/** A program for tests that no agent loads. */
+const REJECTED = 'rejected.bpf.o'
+
 const generated = new URL('../../src/kernel/layout.generated.ts', import.meta.url)
 
 test('layout.generated.ts is what the BTF of the shared structs says', needsNativeBuild, () => {
-  const printed = execFileSync(`${NATIVE_BUILD_DIRECTORY}print_layout`, [`${NATIVE_BUILD_DIRECTORY}layout.o`], {
-    encoding: 'utf8',
-  })
+  const objects = readdirSync(NATIVE_BUILD_DIRECTORY).filter((name) => name.endsWith('.bpf.o') && name !== REJECTED)
+  const files = ['layout.o', ...objects.sort()].map((name) => `${NATIVE_BUILD_DIRECTORY}${name}`)
+  const printed = execFileSync(`${NATIVE_BUILD_DIRECTORY}print_layout`, files, { encoding: 'utf8' })
   assert.equal(readFileSync(generated, 'utf8'), printed, 'run `make -C native` and commit the file')
 })
 

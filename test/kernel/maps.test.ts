@@ -37,10 +37,19 @@ test('keys and values have the bytes that the programs read', littleEndian, () =
   assert.equal(hex(encodeListenerKey(cookie, ROLE_HBONE, 5)), '88776655443322110200000005000000')
   assert.match(hex(encodeWorkerSet([3, 64])), /^020000000300000040000000(00)+$/)
   assert.equal(encodeWorkerSet([]).length, layout.WORKER_SET.bytes)
-  const pod = { isStrict: true, isSteeringIpv4: true, isSteeringIpv6: false, interfaces: [2, 7], id: 5, scope: 9 }
-  assert.equal(hex(encodePod(pod)), '03000000050000000900000002000000070000000000000000000000')
+  const pod = {
+    isStrict: true,
+    isUnserved: true,
+    isSteeringIpv4: true,
+    isSteeringIpv6: false,
+    interfaces: [2, 7],
+    id: 5,
+    scope: 9,
+  }
+  assert.equal(hex(encodePod(pod)), '0b000000050000000900000002000000070000000000000000000000')
   const other = {
     isStrict: false,
+    isUnserved: false,
     isSteeringIpv4: false,
     isSteeringIpv6: true,
     interfaces: [1, 2, 3, 4, 5, 6],
@@ -57,8 +66,24 @@ test('an address that is none is a bug of the caller', () => {
 test('pods, own addresses and listeners can be inserted and deleted, each under its own key', () => {
   const pods = new MemoryMap(8, layout.POD.bytes)
   const podMap = new PodMap(pods)
-  podMap.insert(1n, { isStrict: false, isSteeringIpv4: true, isSteeringIpv6: true, interfaces: [], id: 1, scope: 1 })
-  podMap.insert(2n, { isStrict: false, isSteeringIpv4: true, isSteeringIpv6: true, interfaces: [], id: 1, scope: 1 })
+  podMap.insert(1n, {
+    isStrict: false,
+    isUnserved: false,
+    isSteeringIpv4: true,
+    isSteeringIpv6: true,
+    interfaces: [],
+    id: 1,
+    scope: 1,
+  })
+  podMap.insert(2n, {
+    isStrict: false,
+    isUnserved: false,
+    isSteeringIpv4: true,
+    isSteeringIpv6: true,
+    interfaces: [],
+    id: 1,
+    scope: 1,
+  })
   assert.equal(podMap.delete(1n), true)
   assert.equal(podMap.delete(1n), false)
   assert.deepEqual([...pods.entries.keys()], [hex(encodeCookie(2n))])
@@ -139,6 +164,7 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     edges_accounted: [layout.EDGE_KEY.bytes, layout.EDGE.bytes],
     events: [0, 0],
     stats: [4, 8],
+    layout: [4, layout.LAYOUT_STAMP.bytes],
   }
   // Of those that meet connections which nobody serves.
   const unserved: Record<string, [number, number]> = {

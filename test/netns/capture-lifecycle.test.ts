@@ -48,6 +48,12 @@ describe('life of an eBPF capture', needsRoot, () => {
     return `/run/${network.prefix}-${name}`
   }
 
+  /** Mounts of this test; others may run at the same time. */
+  function ownMounts(): string[] {
+    const lines = readFileSync('/proc/self/mounts', 'utf8').split('\n')
+    return lines.filter((line) => line.includes(`/${network.prefix}-`))
+  }
+
   function open(name = 'agent'): EbpfCapture {
     const options = { cgroupPath: network.cgroupPath, pinDirectory: pinDirectory(name), log: silentLog }
     const capture = EbpfCapture.open(options)
@@ -227,7 +233,7 @@ describe('life of an eBPF capture', needsRoot, () => {
     assert.equal(own[1], `read app b ${b.ipv4}`)
   })
 
-  it('outlives an agent that is killed, failing open or closed, and the next agent begins afresh', async () => {
+  it('outlives an agent that is killed, failing open or closed, until the next agent has enrolled each pod', async () => {
     const request = {
       mode: 'stay',
       addonPath: `${NATIVE_BUILD_DIRECTORY}weft.node`,
@@ -253,9 +259,13 @@ describe('life of an eBPF capture', needsRoot, () => {
     assert.equal(fromB, 'connect EPERM')
 
     const capture = open('agent')
-    assert.equal(await readFromB(), `read app b ${a.ipv4}`)
+    assert.match(await readFromB(), /^connect ECONNREFUSED$/)
+    assert.deepEqual(await runClient(network, b, ['4', 'connect', a.ipv4, '80']), ['connect EPERM'])
     await enrol(capture, a)
     assert.equal(answerIn(await readFromB()).pod, 'a')
+    await enrol(capture, b, true)
+    const [, read] = await runClient(network, b, ['4', 'connect', '198.19.0.1', '80', 'read'])
+    assert.equal(answerIn(read).pod, 'b')
   })
 
   it('lets a deleted network namespace go', async () => {
@@ -277,7 +287,7 @@ describe('life of an eBPF capture', needsRoot, () => {
   })
 
   it('leaves nothing behind when it is closed: no pin, mount, rule, route, listener or descriptor', async () => {
-    const mountsBefore = readFileSync('/proc/self/mounts', 'utf8')
+    const mountsBefore = ownMounts()
     const descriptorsBefore = readdirSync('/proc/self/fd').length
     const capture = open()
     const enrolled = [await enrol(capture, a), await enrol(capture, b)]
@@ -298,7 +308,7 @@ describe('life of an eBPF capture', needsRoot, () => {
     await capture.close()
     captures.pop()
     assert.equal(existsSync(pinDirectory('agent')), false)
-    assert.equal(readFileSync('/proc/self/mounts', 'utf8'), mountsBefore)
+    assert.deepEqual(ownMounts(), mountsBefore)
     for (const pod of [a, b]) assertNoRoutes(pod)
     assert.equal(await readFromB(), `read app b ${a.ipv4}`)
     await eventually(() => readdirSync('/proc/self/fd').length <= descriptorsBefore, 'all descriptors are closed')
@@ -315,9 +325,9 @@ describe('life of an eBPF capture', needsRoot, () => {
         pinDirectory: `${root}/neighbour`,
         log: silentLog,
       })
-      const mounts = readFileSync('/proc/self/mounts', 'utf8')
+      const mounts = ownMounts()
       open('host/agent')
-      assert.equal(readFileSync('/proc/self/mounts', 'utf8'), mounts)
+      assert.deepEqual(ownMounts(), mounts)
       await captures.pop()!.close()
       assert.equal(existsSync(`${root}/agent`), false)
       assert.ok(existsSync(`${root}/neighbour/maps/pods`))

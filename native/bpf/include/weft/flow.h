@@ -61,6 +61,12 @@ static __always_inline struct bpf_sock* find_listener(__u64 netns_cookie, enum l
   return bpf_map_lookup_elem(&listeners, &key);
 }
 
+/* For a new connection of a pod. */
+static __always_inline struct bpf_sock* find_listener_of(const struct pod* pod, __u64 netns_cookie,
+                                                         enum listener_role role, __u32 hash) {
+  return pod->flags & POD_UNSERVED ? NULL : find_listener(netns_cookie, role, hash);
+}
+
 /*
  * A steered packet is known by its interface, lo, because the route that steers it is over lo. That of a
  * socket which is bound to an interface shows that interface, like a packet to an address that the pod gave

@@ -10,6 +10,7 @@
 #define WEFT_MAPS_H
 
 #include "address.h"
+#include "stamp.h"
 
 /* Shared numbers are enums because BTF carries enums, not macros. */
 enum capture_constants {
@@ -79,6 +80,8 @@ enum pod_flags {
   /* The families for which the pod's netns has steering routes. */
   POD_STEER_IPV4 = 2,
   POD_STEER_IPV6 = 4,
+  /* The agent takes no new connections of the pod: they go as if it was not there. */
+  POD_UNSERVED = 8,
 };
 
 enum stat {
