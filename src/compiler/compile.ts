@@ -32,6 +32,7 @@ import { compareAge, type MeshObject } from './object.ts'
 import { buildPeerPolicies, readPeerAuthentication } from './peer-authentication.ts'
 import { buildScopes } from './scopes.ts'
 import { selects } from './selector.ts'
+import { readServiceEntry } from './service-entry.ts'
 import type { CompileSettings, Run } from './settings.ts'
 import { destinationsOf, readVirtualService, type VirtualService } from './virtual-service.ts'
 
@@ -150,6 +151,7 @@ function readInventory(kinds: ObjectsByKind, run: Run): Inventory {
       pods: readAll(kinds, 'Pod', readPod, run),
       services: readAll(kinds, 'Service', readService, run),
       slices: readAll(kinds, 'EndpointSlice', readEndpointSlice, run),
+      entries: readAll(kinds, 'ServiceEntry', readServiceEntry, run),
     },
     run,
   )

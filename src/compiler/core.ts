@@ -5,6 +5,7 @@
 import { canonicalAddress } from '../base/address.ts'
 import type { Protocol } from '../model/service.ts'
 import { FAILURE_BY_POLICY, FAILURE_CLOSED, FAILURE_OPEN, type FailureMode, type Locality } from '../model/workload.ts'
+import { type Visibility, visibilityOf } from './hosts.ts'
 import { findings, quote } from './messages.ts'
 import type { MeshObject } from './object.ts'
 import { isTree, own } from './object.ts'
@@ -12,6 +13,7 @@ import { protocolOfPort, protocolOfWord } from './protocol.ts'
 import { Cursor, flag, integer, list, map, openObject, port, required, type Shape, text } from './schema.ts'
 import { type Selector, selectorOf } from './selector.ts'
 import type { Run } from './settings.ts'
+import { isDnsLabel } from './strings.ts'
 
 /** Text that is an IP address, in canonical form. */
 const address: Shape<string | null> = {
@@ -222,6 +224,8 @@ export interface CoreService {
   readonly ports: readonly CoreServicePort[]
   /** Null when endpoints are not made from a selector. */
   readonly selector: Selector | null
+  /** To whom the name is visible. */
+  readonly visibility: Visibility
 }
 
 /** Reads a service; null when it has errors or is of no use to the mesh (both reported). */
@@ -256,7 +260,19 @@ export function readService(object: MeshObject, run: Run): CoreService | null {
   })
   if (run.log.hasError(object)) return null
   const selector = spec.selector.size === 0 ? null : selectorOf(spec.selector)
-  return { object, addresses, ports, selector }
+  return { object, addresses, ports, selector, visibility: serviceVisibility(object, run) }
+}
+
+const EXPORT_TO_ANNOTATION = 'networking.istio.io/exportTo'
+
+/** The annotation is a list with commas; besides names it takes `.`, `*` and `~`, which is nobody. */
+function serviceVisibility(object: MeshObject, run: Run): Visibility {
+  const entries = (object.annotations[EXPORT_TO_ANNOTATION] ?? '*').split(',').map((entry) => entry.trim())
+  const bad = entries.find((entry) => entry !== '.' && entry !== '*' && entry !== '~' && !isDnsLabel(entry))
+  if (bad !== undefined)
+    run.log.add(object, ['metadata', 'annotations', EXPORT_TO_ANNOTATION], findings.badExportTo(bad))
+  const visibility = visibilityOf(entries, object.namespace)
+  return bad === undefined ? visibility : { isPublic: true, namespaces: visibility.namespaces }
 }
 
 function virtualIps(clusterIp: string | null, clusterIps: readonly string[], cursor: Cursor): readonly string[] {

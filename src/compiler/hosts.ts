@@ -88,3 +88,8 @@ export function isVisible(visibility: Visibility, namespace: string): boolean {
 export function isPrivate(visibility: Visibility, namespace: string): boolean {
   return !visibility.isPublic && visibility.namespaces.size === 1 && visibility.namespaces.has(namespace)
 }
+
+/** A visibility as the model has it: absent for everyone. `~` in a list is nobody. */
+export function exportOf({ isPublic, namespaces }: Visibility): { readonly exportTo?: readonly string[] } {
+  return isPublic ? {} : { exportTo: [...namespaces].filter((name) => name !== '~').sort() }
+}

@@ -15,9 +15,12 @@ import {
   type WorkloadType,
 } from '../model/workload.ts'
 import type { CoreService, CoreServicePort, EndpointSlice, Pod, SliceEndpoint } from './core.ts'
+import { claimHosts, type EntryHost } from './entry-hosts.ts'
+import { exportOf } from './hosts.ts'
 import { compareText, findings } from './messages.ts'
 import { compareAge, type MeshObject } from './object.ts'
 import { selects } from './selector.ts'
+import type { EntryEndpoint, ServiceEntry } from './service-entry.ts'
 import type { Run } from './settings.ts'
 
 /** A workload and what rules ask about it. */
@@ -51,6 +54,7 @@ export interface CoreObjects {
   readonly pods: readonly Pod[]
   readonly services: readonly CoreService[]
   readonly slices: readonly EndpointSlice[]
+  readonly entries: readonly ServiceEntry[]
 }
 
 /** One endpoint of a service while the inventory is made. */
@@ -64,6 +68,7 @@ interface Draft {
   readonly uid: string
   readonly namespace: string
   readonly pod: Pod | null
+  readonly labels: Readonly<Record<string, string>>
   readonly base: Omit<Workload, 'policies' | 'services' | 'isHealthy' | 'uid' | 'namespace'>
   readonly isReady: boolean
   readonly endpoints: Map<string, Endpoint>
@@ -88,6 +93,10 @@ export function buildInventory(core: CoreObjects, run: Run): Inventory {
     const slices = slicesByService.get(`${namespace}/${name}`)
     if (slices !== undefined) addSlices(service, key, slices, drafts, addresses, run)
     else addSelected(service, key, podsByNamespace.get(namespace) ?? [], run)
+  }
+  for (const one of claimHosts(core.entries, services, [...addresses.keys()], run)) {
+    services.push(one.service)
+    addEntryEndpoints(one, drafts, addresses, run)
   }
   services.sort((a, b) => compareText(a.key, b.key))
   const members = [...drafts.values()].sort((a, b) => compareText(a.uid, b.uid)).map((draft) => finish(draft, core))
@@ -130,6 +139,7 @@ function modelService(service: CoreService, run: Run): Service {
     hostname: hostOf(service, run),
     addresses: service.addresses,
     ports: [...ports.values()].sort((a, b) => a.number - b.number),
+    ...exportOf(service.visibility),
   }
 }
 
@@ -189,6 +199,7 @@ function draftPod(pod: Pod, core: CoreObjects, run: Run): Draft {
     uid: `${settings.clusterId}//Pod/${namespace}/${name}`,
     namespace,
     pod,
+    labels,
     isReady: pod.isReady,
     base: {
       name,
@@ -265,12 +276,12 @@ function finish(draft: Draft, core: CoreObjects): Member {
     .map(([service, endpoint]) => ({ service, ports: endpoint.ports }))
     .sort((a, b) => compareText(a.service, b.service))
   const isHealthy = draft.isReady && [...draft.endpoints.values()].every((endpoint) => endpoint.isReady)
-  const { uid, namespace, pod, base } = draft
+  const { uid, namespace, pod, labels, base } = draft
   const locality = core.localities.get(base.node) ?? base.locality
   return {
     uid,
     namespace,
-    labels: pod?.object.labels ?? {},
+    labels,
     isEnrolled: base.tunnelProtocol === TUNNEL_HBONE,
     object: pod?.object ?? null,
     workload: { uid, namespace, ...base, locality, services, isHealthy },
@@ -343,6 +354,7 @@ function draftEndpoint(slice: EndpointSlice, endpoint: SliceEndpoint, run: Run):
     uid: `${settings.clusterId}/discovery.k8s.io/EndpointSlice/${namespace}/${name}/${endpoint.address}`,
     namespace,
     pod: null,
+    labels: {},
     isReady: true,
     base: {
       name,
@@ -373,4 +385,52 @@ function addEndpoint(draft: Draft, key: string, endpoint: Endpoint): void {
     isReady: endpoint.isReady && known?.isReady !== false,
     ports: [...ports.values()].sort((a, b) => a.servicePort - b.servicePort || a.targetPort - b.targetPort),
   })
+}
+
+// --- endpoints of ServiceEntries ---
+
+function addEntryEndpoints(
+  { entry, service }: EntryHost,
+  drafts: Map<string, Draft>,
+  addresses: Map<string, Draft>,
+  run: Run,
+): void {
+  for (const endpoint of entry.endpoints) {
+    const ports = entry.ports.map(({ number, targetPort, name }): PortMapping => {
+      return { servicePort: number, targetPort: endpoint.ports.get(name) ?? targetPort }
+    })
+    const draft = addresses.get(endpoint.address) ?? draftEntryEndpoint(entry, endpoint, run)
+    drafts.set(draft.uid, draft)
+    addresses.set(endpoint.address, draft)
+    addEndpoint(draft, service.key, { isReady: true, ports })
+  }
+}
+
+/** An endpoint of an entry that is no pod: plain, outside the mesh. */
+function draftEntryEndpoint({ object }: ServiceEntry, endpoint: EntryEndpoint, run: Run): Draft {
+  const { settings } = run
+  const [region = '', zone = '', subzone = ''] = endpoint.locality.split('/')
+  return {
+    uid: `${settings.clusterId}/networking.istio.io/ServiceEntry/${object.namespace}/${object.name}/${endpoint.address}`,
+    namespace: object.namespace,
+    pod: null,
+    labels: endpoint.labels,
+    isReady: true,
+    base: {
+      name: object.name,
+      addresses: [endpoint.address],
+      node: '',
+      trustDomain: settings.trustDomain,
+      serviceAccount: '',
+      tunnelProtocol: TUNNEL_NONE,
+      clusterId: settings.clusterId,
+      locality: { region, zone, subzone },
+      workloadName: object.name,
+      workloadType: 'pod',
+      canonicalName: object.name,
+      canonicalRevision: 'latest',
+      capacity: endpoint.weight,
+    },
+    endpoints: new Map(),
+  }
 }

@@ -13,16 +13,14 @@ const COMPILED: ReadonlyMap<string, readonly string[]> = new Map([
   ['EndpointSlice', ['discovery.k8s.io/v1', 'discovery.k8s.io/v1beta1']],
   ['VirtualService', ['networking.istio.io/v1', 'networking.istio.io/v1beta1', 'networking.istio.io/v1alpha3']],
   ['DestinationRule', ['networking.istio.io/v1', 'networking.istio.io/v1beta1', 'networking.istio.io/v1alpha3']],
+  ['ServiceEntry', ['networking.istio.io/v1', 'networking.istio.io/v1beta1', 'networking.istio.io/v1alpha3']],
   ['PeerAuthentication', ['security.istio.io/v1', 'security.istio.io/v1beta1']],
   ['AuthorizationPolicy', ['security.istio.io/v1', 'security.istio.io/v1beta1']],
 ])
 
 /** Kinds of the meshes' APIs that have no effect yet. */
 const NOT_SUPPORTED: ReadonlyMap<string, readonly string[]> = new Map([
-  [
-    'networking.istio.io',
-    ['Gateway', 'ServiceEntry', 'Sidecar', 'WorkloadEntry', 'WorkloadGroup', 'EnvoyFilter', 'ProxyConfig'],
-  ],
+  ['networking.istio.io', ['Gateway', 'Sidecar', 'WorkloadEntry', 'WorkloadGroup', 'EnvoyFilter', 'ProxyConfig']],
   ['security.istio.io', ['RequestAuthentication']],
   ['telemetry.istio.io', ['Telemetry']],
   ['extensions.istio.io', ['WasmPlugin', 'TrafficExtension']],

@@ -246,6 +246,41 @@ export const findings = {
       'Add it.',
     ),
 
+  badExportTo: (value: string) =>
+    warning(
+      'WEFT0126',
+      `The annotation networking.istio.io/exportTo has ${quote(value)}, which is no namespace: every namespace sees the service.`,
+      'Write ".", "*", "~" or names of namespaces, with commas.',
+    ),
+
+  // ServiceEntry.
+  resolutionNotSupported: (resolution: string) =>
+    warning(
+      'WEFT0121',
+      `Resolution ${resolution} is not supported yet: clients reach the hosts as if there were no entry.`,
+      'Write STATIC and endpoints, or live without it.',
+    ),
+  wildcardEntry: (host: string) =>
+    warning(
+      'WEFT0122',
+      `${host} is a wildcard, which has no address of its own: clients reach its hosts as if there were no entry.`,
+      'List the hosts.',
+    ),
+  sharedAddresses: (host: string) =>
+    warning(
+      'WEFT0123',
+      `Several hosts share the addresses: to the mesh they are ${host}, and the others get addresses of their own.`,
+      'Write an entry for each.',
+    ),
+  hostIsService: (host: string, owner: string) =>
+    warning('WEFT0124', `${host} is ${owner} already: the entry has no effect on it.`, 'Remove the host.'),
+  noVirtualIpLeft: (host: string) =>
+    error(
+      'WEFT0125',
+      `No virtual IP is left for ${host}: the blocks of the mesh are full.`,
+      'Give the entry addresses, or the controller larger blocks.',
+    ),
+
   // References.
   hostUnknown: (host: string, fix: string) => warning('IST0101', `No service has the host ${quote(host)}.`, fix),
   subsetUnknown: (subset: string, host: string) =>

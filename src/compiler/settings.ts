@@ -1,5 +1,6 @@
 /** What the compiler must know of the installation, and what it hands from part to part. */
 import type { MessageLog } from './messages.ts'
+import type { VirtualIpBlocks } from './virtual-ips.ts'
 
 /** Names that are the mesh's own, the same for every object. */
 export interface CompileSettings {
@@ -11,6 +12,8 @@ export interface CompileSettings {
   readonly rootNamespace: string
   /** First part of workload uids: `Kubernetes`. */
   readonly clusterId: string
+  /** Where hosts without addresses get theirs from. */
+  readonly virtualIpBlocks: VirtualIpBlocks
 }
 
 /** The settings and where messages go: what every part of a compile run takes. */

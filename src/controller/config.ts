@@ -16,6 +16,7 @@ import {
   periodFlag,
   textFlag,
 } from '../base/settings.ts'
+import { blockProblem, DEFAULT_VIRTUAL_IP_BLOCKS, type VirtualIpBlocks } from '../compiler/virtual-ips.ts'
 import { isSpiffeId } from '../model/subject-alt-name.ts'
 import { NODE_LIFETIME_MS } from './node-credential.ts'
 
@@ -31,6 +32,7 @@ export interface ControllerConfig {
   readonly clusterDomain: string
   readonly clusterId: string
   readonly rootNamespace: string
+  readonly virtualIpBlocks: VirtualIpBlocks
   readonly certificateLifetimeMs: number
   readonly nodeLifetimeMs: number
   readonly admin: ListenAddress
@@ -89,6 +91,18 @@ export const controllerFlags = {
     'istio-system',
     parseName,
   ),
+  virtualIpsIpv4: textFlag(
+    { name: 'virtual-ips-ipv4', doc: 'Block from which hosts without addresses get virtual IPs.' },
+    'CIDR',
+    DEFAULT_VIRTUAL_IP_BLOCKS.ipv4,
+    (text) => parseBlock(text, 'ipv4'),
+  ),
+  virtualIpsIpv6: textFlag(
+    { name: 'virtual-ips-ipv6', doc: 'The same for IPv6.' },
+    'CIDR',
+    DEFAULT_VIRTUAL_IP_BLOCKS.ipv6,
+    (text) => parseBlock(text, 'ipv6'),
+  ),
   certificateLifetime: periodFlag(
     { name: 'certificate-lifetime', doc: "Longest and default lifetime of a workload's certificate." },
     DAY_MS,
@@ -117,6 +131,7 @@ export function parseControllerConfig(args: readonly string[], environment: Envi
     clusterDomain: values.clusterDomain,
     clusterId: values.clusterId,
     rootNamespace: values.rootNamespace,
+    virtualIpBlocks: { ipv4: values.virtualIpsIpv4, ipv6: values.virtualIpsIpv6 },
     certificateLifetimeMs: values.certificateLifetime,
     nodeLifetimeMs: values.nodeCertificateLifetime,
     admin: values.admin,
@@ -133,6 +148,13 @@ export function givenRoot(
   if (rootFile === null) throw new UsageError('flag --ca-key needs --ca-root, the certificate of the key')
   if (keyFile === null) throw new UsageError('flag --ca-root needs --ca-key, the key that signs')
   return { rootFile, keyFile }
+}
+
+/** A block for virtual IPs. */
+function parseBlock(text: string, family: 'ipv4' | 'ipv6'): string {
+  const problem = blockProblem(text, family)
+  if (problem !== null) throw new UsageError(problem)
+  return text
 }
 
 /** A DNS name: namespaces and domains. */

@@ -105,6 +105,8 @@ export function serviceToMessage(service: Service, checks: Checks): AddressMessa
       portName: port.name,
       protocol: port.protocol,
     })),
+    exportTo: service.exportTo ?? [],
+    hasExportTo: service.exportTo !== undefined,
   }
   return { service: message }
 }
@@ -126,6 +128,7 @@ export function serviceFromMessage(message: ServiceMessage, checks: Checks): Ser
         protocol: protocolFromNumber('ports.protocol', port.protocol, checks),
       }),
     ),
+    ...(message.hasExportTo ? { exportTo: message.exportTo.map((name) => checks.required('export_to', name)) } : {}),
   }
 }
 

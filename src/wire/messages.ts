@@ -144,6 +144,8 @@ export interface ServiceMessage {
   readonly hostname: string
   readonly addresses: readonly { readonly network: string; readonly address: Uint8Array }[]
   readonly ports: readonly PortMessage[]
+  readonly exportTo: readonly string[]
+  readonly hasExportTo: boolean
 }
 
 export interface AddressMessage {

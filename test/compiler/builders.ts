@@ -13,6 +13,7 @@ export const SETTINGS: CompileSettings = {
   clusterDomain: 'cluster.local',
   rootNamespace: 'istio-system',
   clusterId: 'Kubernetes',
+  virtualIpBlocks: { ipv4: '198.19.240.0/20', ipv6: 'fd00:240::/48' },
 }
 
 export type Tree = Record<string, unknown>

@@ -58,7 +58,7 @@ for (const [apiVersion, kind, code, severity] of [
   ['example.com/v1', 'VirtualService', null, null],
   ['serving.knative.dev/v1', 'Service', null, null],
   ['networking.istio.io/v1', 'Gateway', 'WEFT0003', 'warning'],
-  ['networking.istio.io/v1', 'ServiceEntry', 'WEFT0003', 'warning'],
+  ['networking.istio.io/v1', 'WorkloadEntry', 'WEFT0003', 'warning'],
   ['networking.istio.io/v1', 'Sidecar', 'WEFT0003', 'warning'],
   ['networking.istio.io/v1alpha3', 'EnvoyFilter', 'WEFT0003', 'warning'],
   ['security.istio.io/v1', 'RequestAuthentication', 'WEFT0003', 'warning'],

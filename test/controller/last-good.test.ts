@@ -9,6 +9,7 @@ const SETTINGS = {
   clusterDomain: 'cluster.local',
   rootNamespace: 'istio-system',
   clusterId: 'Kubernetes',
+  virtualIpBlocks: { ipv4: '198.19.240.0/20', ipv6: 'fd00:240::/48' },
 }
 
 function policy(name: string, rules: string): string {

@@ -75,6 +75,7 @@ export class TestController {
       clusterDomain: 'cluster.local',
       clusterId: 'Kubernetes',
       rootNamespace: 'istio-system',
+      virtualIpBlocks: { ipv4: '198.19.240.0/20', ipv6: 'fd00:240::/48' },
       certificateLifetimeMs: 86_400_000,
       nodeLifetimeMs: 30 * 86_400_000,
       admin: { address: '127.0.0.1', port: 0 },

@@ -107,6 +107,7 @@ export class RandomModel {
         name: this.text(),
         protocol: this.protocol(),
       })),
+      ...(random.boolean() ? { exportTo: random.list(3, () => this.name()) } : {}),
     }
   }
 

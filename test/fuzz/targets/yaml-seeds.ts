@@ -141,6 +141,29 @@ kind: PeerAuthentication
 metadata: { name: cart, namespace: shop }
 spec: { selector: { matchLabels: { app: cart } }, mtls: { mode: PERMISSIVE }, portLevelMtls: { 8080: { mode: STRICT }, 9000: { mode: DISABLE } } }
 `,
+  `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: api, namespace: shop, creationTimestamp: "2026-01-01T00:00:00Z" }
+spec:
+  hosts: [api.example.com, api2.example.com]
+  exportTo: [., other]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{ number: 443, name: https, protocol: TLS }, { number: 80, name: web, protocol: HTTP, targetPort: 8080 }]
+  endpoints:
+    - { address: 198.18.200.1, ports: { web: 9090 }, labels: { version: v1 }, locality: eu/a, weight: 3 }
+    - { address: "fd00::200:1" }
+---
+apiVersion: networking.istio.io/v1beta1
+kind: ServiceEntry
+metadata: { name: db, namespace: other }
+spec:
+  hosts: [db.example.com, api.example.com, web.shop.svc.cluster.local, "*.db.example.com"]
+  addresses: [198.19.200.1, "fd00::c8:1"]
+  resolution: STATIC
+  ports: [{ number: 5432, name: tcp, protocol: TCP }]
+  endpoints: [{ address: 198.18.200.1 }]
+`,
   `apiVersion: v1
 kind: List
 items:

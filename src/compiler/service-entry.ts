@@ -1,0 +1,183 @@
+/**
+ * ServiceEntry (networking.istio.io v1, v1beta1, v1alpha3: one schema): hosts that the cluster does not know, their ports
+ * and endpoints. Its addresses, or those that are allocated for it, are virtual IPs like a service's.
+ */
+import { canonicalAddress, parseAddress } from '../base/address.ts'
+import type { ServicePort } from '../model/service.ts'
+import { exportToField, isWildcard, type Visibility, visibilityOf } from './hosts.ts'
+import { findings, quote } from './messages.ts'
+import type { MeshObject } from './object.ts'
+import { protocolOfPort } from './protocol.ts'
+import {
+  Cursor,
+  checked,
+  INT32_MAX,
+  integer,
+  list,
+  map,
+  object,
+  oneOf,
+  port,
+  required,
+  text,
+  unsupported,
+  type ValueOf,
+} from './schema.ts'
+import type { Run } from './settings.ts'
+import { isDnsLabel, labelMap } from './strings.ts'
+
+/** Most hosts of one entry, as the API has it. */
+const HOSTS_MAX = 256
+
+const entryHost = checked(text, (host, cursor) => {
+  const labels = (host.startsWith('*.') ? host.slice(2) : host).toLowerCase().split('.')
+  const isName = host.length <= 253 && parseAddress(host) === null && labels.every((label) => isHostLabel(label))
+  if (!isName) {
+    cursor.reject(`${quote(host)} is not a host name.`, 'Write a full name, or a wildcard as the first label.')
+  }
+})
+
+function isHostLabel(label: string): boolean {
+  return isDnsLabel(label.startsWith('_') ? label.slice(1) : label)
+}
+
+const endpoint = object({
+  address: required(text),
+  ports: map(port),
+  labels: labelMap,
+  network: unsupported('network', 'the address is dialled as it is'),
+  locality: text,
+  weight: integer(0, INT32_MAX),
+  serviceAccount: unsupported('serviceAccount', 'the endpoint is outside the mesh, or known by its own pod'),
+})
+
+const entry = object({
+  hosts: required(list(entryHost, HOSTS_MAX)),
+  addresses: list(text),
+  ports: list(
+    object({
+      number: required(port),
+      protocol: oneOf(['HTTP', 'HTTPS', 'GRPC', 'GRPC-WEB', 'HTTP2', 'MONGO', 'TCP', 'TLS', 'UDP', 'REDIS', 'MYSQL']),
+      name: required(text),
+      targetPort: port,
+    }),
+  ),
+  location: oneOf(['MESH_EXTERNAL', 'MESH_INTERNAL']),
+  resolution: oneOf(['NONE', 'STATIC', 'DNS', 'DNS_ROUND_ROBIN', 'DYNAMIC_DNS']),
+  endpoints: list(endpoint),
+  workloadSelector: unsupported('workloadSelector', 'the entry has the endpoints that it lists'),
+  exportTo: exportToField,
+  subjectAltNames: unsupported('subjectAltNames', 'the names in certificates are not looked at'),
+})
+
+/** One endpoint of an entry. */
+export interface EntryEndpoint {
+  /** Canonical. */
+  readonly address: string
+  /** Target ports by port name; they win over the entry's. */
+  readonly ports: ReadonlyMap<string, number>
+  readonly labels: Readonly<Record<string, string>>
+  readonly locality: string
+  readonly weight: number
+}
+
+/** What the mesh needs of a ServiceEntry. */
+export interface ServiceEntry {
+  readonly object: MeshObject
+  /** Lower case, without wildcards. */
+  readonly hosts: readonly string[]
+  /** Canonical; empty when virtual IPs are to be allocated. */
+  readonly addresses: readonly string[]
+  readonly ports: readonly ServicePort[]
+  readonly endpoints: readonly EntryEndpoint[]
+  readonly visibility: Visibility
+}
+
+/** Reads an entry; null when it has errors or can have no effect (both reported). */
+export function readServiceEntry(object: MeshObject, run: Run): ServiceEntry | null {
+  const cursor = new Cursor(run.log, object, ['spec'])
+  const spec = entry.read(object.spec ?? {}, cursor)
+  if (spec === null || run.log.hasError(object)) return null
+  if (spec.hosts.length === 0) cursor.at('hosts').reject('The list is empty.', 'Write at least one host.')
+  checkPorts(spec, cursor)
+  const addresses = readAddresses(spec.addresses, cursor)
+  const endpoints = readEndpoints(spec, cursor)
+  if (run.log.hasError(object)) return null
+  if (spec.resolution !== 'STATIC') {
+    cursor.at('resolution').report(findings.resolutionNotSupported(spec.resolution ?? 'NONE'))
+    return null
+  }
+  const hosts = new Set<string>()
+  spec.hosts.forEach((host, i) => {
+    if (isWildcard(host)) cursor.at('hosts', i).report(findings.wildcardEntry(host))
+    else hosts.add(host.toLowerCase())
+  })
+  if (addresses.length > 0 && hosts.size > 1) {
+    // One virtual IP is one service to the mesh: connections say where they go, not by which name.
+    cursor.at('addresses').report(findings.sharedAddresses([...hosts][0]!))
+  }
+  return {
+    object,
+    hosts: [...hosts],
+    addresses,
+    ports: spec.ports.map(({ number, protocol, name, targetPort }) => ({
+      number,
+      targetPort: targetPort ?? number,
+      name,
+      protocol: protocolOfPort(protocol === 'UDP' ? 'UDP' : 'TCP', protocol ?? 'TCP', name, number),
+    })),
+    endpoints,
+    visibility: visibilityOf(spec.exportTo, object.namespace),
+  }
+}
+
+type EntrySpec = NonNullable<ValueOf<typeof entry>>
+
+function checkPorts({ ports, endpoints }: EntrySpec, cursor: Cursor): void {
+  const numbers = new Set<number>()
+  const names = new Set<string>()
+  ports.forEach(({ number, name }, i) => {
+    const place = cursor.at('ports', i)
+    if (numbers.has(number)) place.reject(`Port ${number} is listed twice.`, 'Remove one.')
+    if (names.has(name)) place.reject(`The port name ${quote(name)} is given twice.`, 'Rename one.')
+    numbers.add(number)
+    names.add(name)
+  })
+  endpoints.forEach((one, i) => {
+    for (const name of one.ports.keys()) {
+      if (names.has(name)) continue
+      cursor.at('endpoints', i, 'ports').reject(`The entry has no port named ${quote(name)}.`, 'Correct the name.')
+    }
+  })
+}
+
+function readAddresses(written: readonly string[], cursor: Cursor): readonly string[] {
+  const addresses = new Set<string>()
+  written.forEach((one, i) => {
+    const canonical = canonicalAddress(one)
+    if (canonical !== null) addresses.add(canonical)
+    else
+      cursor
+        .at('addresses', i)
+        .reject(`${quote(one)} is not an IP address.`, 'Write addresses; blocks are not supported yet.')
+  })
+  return [...addresses]
+}
+
+function readEndpoints({ endpoints, resolution }: EntrySpec, cursor: Cursor): EntryEndpoint[] {
+  if (resolution !== 'STATIC') return []
+  return endpoints.flatMap((one, i) => {
+    const address = canonicalAddress(one.address)
+    if (address === null) {
+      cursor
+        .at('endpoints', i, 'address')
+        .reject(`${quote(one.address)} is not an IP address.`, 'Write one, or use DNS.')
+      return []
+    }
+    const ports = new Map<string, number>()
+    for (const [name, number] of one.ports) if (number !== null) ports.set(name, number)
+    const labels: Record<string, string> = Object.create(null)
+    for (const [name, value] of one.labels) labels[name] = value ?? ''
+    return [{ address, ports, labels, locality: one.locality ?? '', weight: one.weight ?? 1 }]
+  })
+}
