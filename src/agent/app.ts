@@ -21,6 +21,7 @@ import { AdminEndpoint, type Answer, jsonAnswer, type Routes, TYPE_TEXT } from '
 import type { Capture } from './capture.ts'
 import { EbpfCapture } from './capture-ebpf.ts'
 import { LoopbackCapture } from './capture-loopback.ts'
+import { CaptureWatch } from './capture-watch.ts'
 import { Certificates } from './certificates.ts'
 import type { AgentConfig } from './config.ts'
 import { ControllerLink } from './controller-link.ts'
@@ -28,6 +29,7 @@ import { CredentialGate } from './credential-gate.ts'
 import { KernelCarriage } from './kernel-carriage.ts'
 import { Pods } from './pods.ts'
 import { Presence } from './presence.ts'
+import { SNAPSHOT_FILE } from './snapshot-file.ts'
 import { Subscription } from './subscription.ts'
 import { chooseTransport, type TransportName } from './worker-transport.ts'
 import { Workers } from './workers.ts'
@@ -60,6 +62,7 @@ export class Agent {
   /** Null where the kernel carries nothing by itself. */
   private readonly carriage: KernelCarriage | null
   private readonly subscription: Subscription
+  private readonly captureWatch: CaptureWatch
   private readonly gate: CredentialGate
   private readonly registry: MetricsRegistry
   private readonly endpoints: AdminEndpoint[] = []
@@ -122,10 +125,16 @@ export class Agent {
       credentialReady: (identity) => this.gate.ready(identity),
       onIdentities: (identities) => this.certificates.setIdentities(identities),
     })
+    this.captureWatch = new CaptureWatch({
+      audit: (uid) => this.pods.audit(uid),
+      wanted: () => this.pods.wanted(),
+      renew: (uid) => this.pods.renew(uid),
+      log: log.child('capture'),
+    })
     this.subscription = new Subscription({
       connect: () => link.connect(),
       node: certificates.node,
-      snapshotFile: join(config.state, 'snapshot.json'),
+      snapshotFile: join(config.state, SNAPSHOT_FILE),
       clock: systemClock,
       log: log.child('subscription'),
       onDelta: (delta) => this.applyDelta(delta),
@@ -191,6 +200,7 @@ export class Agent {
     await this.listen('readiness', config.readiness, { '/healthz/ready': () => this.readiness() })
     await this.listen('admin', config.admin, this.adminRoutes())
     this.presence.start()
+    this.captureWatch.start()
     await this.workers.start()
     this.certificates.start()
     await this.subscription.start()
@@ -211,6 +221,7 @@ export class Agent {
     this.certificates.stop()
     this.link.close()
     this.gate.close()
+    this.captureWatch.stop()
     await this.pods.stop()
     this.carriage?.stop()
     // Capture first: new connections go as without an agent. The next agent finds the pods captured.
@@ -295,6 +306,8 @@ export class Agent {
       ...this.capture.stats(),
       ...this.presence.totals(),
       enrolledPods: this.pods.enrolledCount,
+      podsNotCaptured: this.captureWatch.notCaptured,
+      captureRepairs: this.captureWatch.repaired,
       silentWorkers: this.workers.silentCount,
       openConnections,
       certificateExpiryMs,

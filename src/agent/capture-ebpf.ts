@@ -45,6 +45,7 @@ import {
   ROLE_INBOUND,
   ROLE_OUTBOUND,
 } from './capture.ts'
+import type { AuditedPod } from './capture-watch.ts'
 import { KernelCarried } from './carried-kernel.ts'
 import type { CarriedSource } from './carried-source.ts'
 import { DnsEnrolments } from './dns-enrolment.ts'
@@ -52,6 +53,7 @@ import { EbpfCarrier } from './ebpf-carrier.ts'
 import { type FoundPod, FoundPods } from './found-pods.ts'
 import { KernelUnserved } from './kernel-unserved.ts'
 import { LingeringPods } from './lingering-pods.ts'
+import { auditPod } from './pod-audit.ts'
 import { type PodRecord, PodRecords } from './pod-records.ts'
 
 export interface EbpfCaptureOptions {
@@ -256,6 +258,21 @@ export class EbpfCapture implements Capture {
     if (this.isReleased) return
     // One that has too many workers for both is left some out: those that stay take all connections.
     this.programs.servingWorkers.set([...this.ownSlots, ...this.predecessorSlots].slice(0, WORKERS_MAX))
+  }
+
+  audit(uid: string): AuditedPod | null {
+    const pod = this.enrolled.get(uid)
+    if (pod === undefined || !pod.isCaptured || this.isReleased) return null
+    const { netnsFd, link, record, workerCount } = pod
+    const slots = Array.from({ length: workerCount }, (_, worker) => this.slotBase + worker)
+    const { netnsCookie, plan } = record
+    const audited = { netnsFd, netnsCookie, linkFd: link.fd, slots, plan }
+    const { faults, left } = auditPod(this.addon, this.programs, audited, (repaired) => {
+      pod.record = { ...record, plan: repaired }
+      this.records.put(pod.record)
+      this.switchOn(pod)
+    })
+    return { uid, faults, left }
   }
 
   get unserved(): UnservedCounts {

@@ -7,6 +7,7 @@
 import type { CarriedPeer } from '../kernel/carried-peers.ts'
 import type { LocalPod } from '../model/workload.ts'
 import type { UnservedCounts } from './absence-watch.ts'
+import type { AuditedPod } from './capture-watch.ts'
 import type { CarriageMaps } from './carriage.ts'
 import type { CarriedSource } from './carried-source.ts'
 
@@ -109,6 +110,8 @@ export interface Capture {
   stats(): CaptureStats
   /** Changes what happens to an enrolled pod's connections when no data worker is alive (`PodToCapture.isStrict`). */
   setStrict?(uid: string, isStrict: boolean): void
+  /** Looks at a captured pod in the kernel and repairs it; null when it is not captured. Loopback cannot look. */
+  audit?(uid: string): AuditedPod | null
   /** Descriptor of the map in which data workers show that they are alive; their number is the key. Loopback has none. */
   readonly heartbeatMapFd?: number
   /** What the kernel counts while nobody serves. Loopback has none. */

@@ -11,6 +11,7 @@ import { isPeerAuthentication } from '../model/policy.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import { FAILURE_BY_POLICY, FAILURE_CLOSED, type LocalPod, type Workload } from '../model/workload.ts'
 import type { Capture, PodToCapture } from './capture.ts'
+import type { AuditedPod } from './capture-watch.ts'
 import type { KernelCarriage } from './kernel-carriage.ts'
 import type { Workers } from './workers.ts'
 
@@ -97,6 +98,29 @@ export class Pods {
         this.options.log.error('pods of an earlier agent stay captured', { error: describeError(error) })
       }
     })
+  }
+
+  /** `namespace/name` by uid, of the pods that are to be captured. */
+  wanted(): ReadonlyMap<string, string> {
+    const names = new Map<string, string>()
+    for (const uid of this.snapshot?.pods.keys() ?? []) {
+      const workload = this.snapshot!.workloads.get(uid)
+      names.set(uid, workload === undefined ? uid : `${workload.namespace}/${workload.name}`)
+    }
+    return names
+  }
+
+  /** Looks at a pod in the kernel: see capture-watch.ts. */
+  audit(uid: string): AuditedPod | null {
+    if (this.enrolments.get(uid)?.isActive !== true) return null
+    const { capture } = this.options
+    return capture.audit === undefined ? { uid, faults: [], left: [] } : capture.audit(uid)
+  }
+
+  /** Enrols a pod anew. */
+  renew(uid: string): void {
+    this.enqueue(() => this.withdraw(uid))
+    this.enqueue(() => this.enrol(uid))
   }
 
   async stop(): Promise<void> {

@@ -17,6 +17,9 @@ import type { ResourceStore } from './resource-store.ts'
 /** Of the file's form. Another one is not read: the controller sends everything anew. */
 const FORMAT = 1
 
+/** Its name in the state directory. */
+export const SNAPSHOT_FILE = 'snapshot.json'
+
 interface SnapshotFile {
   readonly format: number
   readonly node: string

@@ -25,6 +25,7 @@ import {
   ServingWorkersMap,
   StatsMap,
 } from './maps.ts'
+import type { InspectedMaps } from './pod-inspection.ts'
 import { AbsenceJournalMap, lastBeatNs, UnservedMap } from './unserved.ts'
 
 // Numbers of `enum bpf_attach_type` in linux/bpf.h.
@@ -155,6 +156,8 @@ export class CapturePrograms {
   readonly absences: AbsenceJournalMap
   /** The latest heartbeat before these programs were opened; 0 when there was none. */
   readonly beatBeforeNs: bigint
+  /** For `inspectPod`. */
+  readonly inspected: InspectedMaps
   readonly dnsPods: DnsPodMap
   readonly resolvers: ResolverMap
   readonly dnsStats: DnsStatsMap
@@ -210,6 +213,8 @@ export class CapturePrograms {
     this.resolvers = new ResolverMap(new KernelMap(addon, mapFds['resolvers']!), resolverAddresses)
     this.dnsStats = new DnsStatsMap(new KernelMap(addon, mapFds['dns_stats']!))
     this.resolverMapFd = resolverAddresses.fd
+    const map = (name: string): KernelMap => new KernelMap(addon, mapFds[name]!)
+    this.inspected = { pods: map('pods'), ownAddresses: map('own_addresses'), listeners: map('listeners') }
     this.exemptMapFd = mapFds['exempt_sockets']!
     this.heartbeatMapFd = mapFds['heartbeats']!
   }

@@ -182,6 +182,12 @@ export class HeartbeatMap {
     this.map.update(u32(slot), u64(nowNs))
   }
 
+  /** 0 when nobody has ever beaten there. */
+  read(slot: number): bigint {
+    const value = this.map.lookup(u32(slot))
+    return value === null ? 0n : decodeCookie(value)
+  }
+
   /** Nobody is alive in that slot. */
   clear(slot: number): void {
     this.map.update(u32(slot), u64(0n))

@@ -11,6 +11,7 @@ export const NETLINK_SOCK_DIAG = 4
 
 const RTM_NEWROUTE = 24
 const RTM_DELROUTE = 25
+const RTM_GETROUTE = 26
 const RTM_NEWRULE = 32
 const RTM_DELRULE = 33
 const SOCK_DIAG_BY_FAMILY = 20
@@ -31,7 +32,11 @@ const RTA_DST = 1
 const RTA_OIF = 4
 const RTA_PRIORITY = 6
 const RTA_PREFSRC = 7
+const RTA_MARK = 16
 const RTN_LOCAL = 2
+/** The answer is the route itself, as it was set, with its table, not the way that follows from it. */
+const RTM_F_LOOKUP_TABLE = 0x1000
+const RTM_F_FIB_MATCH = 0x2000
 /** Marks the route as set by a program (RTPROT_STATIC, as `ip route add` does). */
 const RTPROT_STATIC = 4
 const RT_SCOPE_HOST = 254
@@ -44,8 +49,9 @@ const TCP_CLOSE = 7
 const TCP_LISTEN = 10
 const TCP_STATES_ALL = 0xfff
 
-/** Bytes of `struct nlmsghdr`. */
+/** Bytes of `struct nlmsghdr`, and of `struct rtmsg`. */
 const HEADER_BYTES = 16
+const ROUTE_BYTES = 12
 
 const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
 
@@ -86,6 +92,46 @@ export function replaceRoute(route: LocalRoute): Uint8Array {
 /** Deletes a route; answered with ESRCH when it is not there. */
 export function deleteRoute(route: LocalRoute): Uint8Array {
   return routeMessage(RTM_DELROUTE, 0, route)
+}
+
+/** A way that packets would take. */
+export interface RouteQuestion {
+  readonly family: Family
+  /** 4 or 16 bytes. */
+  readonly destination: Uint8Array
+  readonly mark: number
+  /** Of the interface to which the socket is bound; 0 for none. */
+  readonly interfaceIndex: number
+}
+
+/** Asks which route packets would take; answered with ENETUNREACH when none. */
+export function askRoute(question: RouteQuestion): Uint8Array {
+  const { family, destination, mark, interfaceIndex } = question
+  const message = new Message(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_ACK)
+  // struct rtmsg.
+  message.bytes(family, destination.length * 8, 0, 0)
+  message.bytes(0, 0, 0, 0)
+  message.u32(RTM_F_FIB_MATCH | RTM_F_LOOKUP_TABLE)
+  message.attribute(RTA_DST, destination)
+  message.attributeU32(RTA_MARK, mark)
+  if (interfaceIndex !== 0) message.attributeU32(RTA_OIF, interfaceIndex)
+  return message.finish()
+}
+
+/** True when the answer to `askRoute` is a local route of that table over that interface. */
+export function isLocalRoute(answer: Uint8Array, table: number, interfaceIndex: number): boolean {
+  if (answer.length < HEADER_BYTES + ROUTE_BYTES) return false
+  if (answer[HEADER_BYTES + 4] !== table || answer[HEADER_BYTES + 7] !== RTN_LOCAL) return false
+  const view = new DataView(answer.buffer, answer.byteOffset, answer.byteLength)
+  for (let at = HEADER_BYTES + ROUTE_BYTES; at + 8 <= answer.length; ) {
+    const length = view.getUint16(at, IS_LITTLE_ENDIAN)
+    if (view.getUint16(at + 2, IS_LITTLE_ENDIAN) === RTA_OIF) {
+      return view.getUint32(at + 4, IS_LITTLE_ENDIAN) === interfaceIndex
+    }
+    if (length < 4) return false
+    at += (length + 3) & ~3
+  }
+  return false
 }
 
 /** Asks for the TCP sockets of a family that carry `mark` and are neither listening nor closed. */

@@ -18,12 +18,15 @@ import { type Addon, hasCode, type NetnsInterface } from './addon.ts'
 import { POD_INTERFACES_MAX, STEER_MARK, STEER_RULE_PRIORITY, STEER_TABLE } from './layout.generated.ts'
 import {
   addRule,
+  askRoute,
   deleteRoute,
   deleteRule,
   dumpMarkedSockets,
+  isLocalRoute,
   type LocalRoute,
   NETLINK_ROUTE,
   NETLINK_SOCK_DIAG,
+  type RouteQuestion,
   type Rule,
   replaceRoute,
 } from './netlink.ts'
@@ -72,6 +75,11 @@ export function planSteering(found: readonly NetnsInterface[], podAddresses: rea
   }
 }
 
+/** The interfaces of a netns by which something can be sent now, with their addresses. */
+export function upInterfaces(addon: Addon, netnsFd: number): NetnsInterface[] {
+  return addon.netnsInterfaces(netnsFd).filter(({ isUp }) => isUp)
+}
+
 /** Sets routes, then rules; doing it twice changes nothing. Throws the system call's error. */
 export function installSteering(addon: Addon, netnsFd: number, plan: SteeringPlan): void {
   for (const route of plan.routes) addon.netlinkInNetns(netnsFd, NETLINK_ROUTE, replaceRoute(route))
@@ -81,6 +89,43 @@ export function installSteering(addon: Addon, netnsFd: number, plan: SteeringPla
     } catch (error) {
       if (!hasCode(error, 'EEXIST')) throw error
     }
+  }
+}
+
+/** Of no pod: the blocks that are reserved for documentation (RFC 5737, RFC 3849). */
+const ELSEWHERE: Readonly<Record<Family, Uint8Array>> = {
+  [FAMILY_IPV4]: parseAddress('198.51.100.1')!,
+  [FAMILY_IPV6]: parseAddress('2001:db8::1')!,
+}
+
+/**
+ * What is wrong with the steering of a netns, a sentence each. Asks the kernel which route marked packets would take, and
+ * so sees a route or a rule that is missing as well as a rule of somebody else that comes before ours.
+ */
+export function steeringFaults(addon: Addon, netnsFd: number, plan: SteeringPlan): string[] {
+  const faults: string[] = []
+  for (const { family, interfaceIndex } of plan.routes) {
+    const isUnbound = interfaceIndex === LOOPBACK_INDEX
+    const question = {
+      family,
+      destination: ELSEWHERE[family],
+      mark: STEER_MARK,
+      interfaceIndex: isUnbound ? 0 : interfaceIndex,
+    }
+    if (isSteered(addon, netnsFd, question, interfaceIndex)) continue
+    const bound = isUnbound ? '' : ` of sockets bound to interface ${interfaceIndex}`
+    faults.push(`${family === FAMILY_IPV4 ? 'IPv4' : 'IPv6'} packets${bound} are not steered to the agent`)
+  }
+  return faults
+}
+
+function isSteered(addon: Addon, netnsFd: number, question: RouteQuestion, interfaceIndex: number): boolean {
+  try {
+    const answer = addon.netlinkInNetns(netnsFd, NETLINK_ROUTE, askRoute(question))
+    return isLocalRoute(answer, STEER_TABLE, interfaceIndex)
+  } catch (error) {
+    if (hasCode(error, 'ENETUNREACH') || hasCode(error, 'EHOSTUNREACH') || hasCode(error, 'ENODEV')) return false
+    throw error
   }
 }
 

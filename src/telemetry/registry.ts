@@ -46,6 +46,9 @@ const BUCKET_SUFFIXES: readonly string[] = [...BUCKET_BOUNDS.map(String), '+Inf'
 /** The agent's own state at the time of a scrape. Plain data. */
 export interface AgentState {
   readonly enrolledPods: number
+  /** Pods that are to be captured and are not, as the kernel was last seen; and how often a damaged capture was repaired. */
+  readonly podsNotCaptured: number
+  readonly captureRepairs: number
   /** Connections since start. */
   readonly outboundCaptured: number
   readonly inboundCaptured: number
@@ -233,6 +236,8 @@ export class MetricsRegistry {
 class AgentGauges {
   private readonly now: () => number
   private readonly enrolledPods: Gauge
+  private readonly podsNotCaptured: Gauge
+  private readonly captureRepairs: Counter
   private readonly captured: Counter<'direction'>
   private readonly bypassed: Counter
   private readonly refused: Counter
@@ -250,6 +255,16 @@ class AgentGauges {
     const registers = [register]
     this.now = now
     this.enrolledPods = new Gauge({ name: 'weft_enrolled_pods', help: 'Pods of this node in the mesh.', registers })
+    this.podsNotCaptured = new Gauge({
+      name: 'weft_pods_not_captured',
+      help: 'Pods that are to be in the mesh and whose connections do not come to it, as the kernel was last seen.',
+      registers,
+    })
+    this.captureRepairs = new Counter({
+      name: 'weft_capture_repairs_total',
+      help: 'Times that the capture of a pod was damaged by somebody and set right again.',
+      registers,
+    })
     this.captured = new Counter({
       name: 'weft_captured_connections_total',
       help: 'Connections steered to the proxy, by direction.',
@@ -317,6 +332,8 @@ class AgentGauges {
 
   set(state: AgentState): void {
     this.enrolledPods.set(state.enrolledPods)
+    this.podsNotCaptured.set(state.podsNotCaptured)
+    setCounter(this.captureRepairs, state.captureRepairs)
     this.captured.reset()
     this.captured.inc({ direction: 'outbound' }, state.outboundCaptured)
     this.captured.inc({ direction: 'inbound' }, state.inboundCaptured)

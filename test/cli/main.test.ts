@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { EXIT_FAILED, EXIT_OK, EXIT_USAGE } from '../../src/cli/command.ts'
@@ -97,6 +100,24 @@ test('the version is that of the package, as text and as JSON', async () => {
   assert.match((await weft('version')).out, /^weft 0\.\d+\.\d+ \(Node\.js /)
   const versions = JSON.parse((await weft('version', '-o', 'json')).out) as Record<string, string>
   assert.deepEqual(Object.keys(versions), ['weft', 'node', 'openssl'])
+})
+
+test('check --node tells where nothing is captured, and fails', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'weft-check-'))
+  try {
+    const flags = ['--state', directory, '--pin-directory', join(directory, 'pins'), '--admin', '127.0.0.1:1']
+    const text = await weft('check', '--node', ...flags)
+    assert.equal(text.code, EXIT_FAILED)
+    assert.match(text.out, /^wrong +agent +no agent serves \(none has served since the node was booted\)/m)
+    assert.match(text.out, /^wrong +programs +nothing is pinned in /m)
+    assert.match(text.out, /^wrong +configuration +nobody knows which pods are to be captured/m)
+    const json = await weft('check', '--node', '-o', 'json', ...flags)
+    assert.equal(json.code, EXIT_FAILED)
+    const report = JSON.parse(json.out)
+    assert.deepEqual([report.ok, report.agent.state, report.agent.main, report.pods], [false, 'never', 'absent', []])
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
 })
 
 test('check prints a line each, and JSON, and fails when something required is missing', async () => {

@@ -4,8 +4,21 @@ import { describe, test } from 'node:test'
 import { FAMILY_IPV4, FAMILY_IPV6, parseAddress } from '../../src/base/address.ts'
 import type { Addon, NetnsInterface } from '../../src/kernel/addon.ts'
 import { POD_INTERFACES_MAX } from '../../src/kernel/layout.generated.ts'
-import { addRule, deleteRoute, deleteRule, dumpMarkedSockets, replaceRoute } from '../../src/kernel/netlink.ts'
-import { hasSteeredSockets, installSteering, planSteering, removeSteering } from '../../src/kernel/steering.ts'
+import {
+  addRule,
+  askRoute,
+  deleteRoute,
+  deleteRule,
+  dumpMarkedSockets,
+  replaceRoute,
+} from '../../src/kernel/netlink.ts'
+import {
+  hasSteeredSockets,
+  installSteering,
+  planSteering,
+  removeSteering,
+  steeringFaults,
+} from '../../src/kernel/steering.ts'
 
 function row(name: string, index: number, address: string | null): NetnsInterface {
   return { name, index, isUp: true, address: address === null ? null : parseAddress(address)! }
@@ -128,6 +141,48 @@ describe('installing and removing', () => {
   })
 })
 
+describe('looking at what is set', () => {
+  const plan = planSteering([row('eth0', 2, '10.0.0.5')], ['10.0.0.5'])
+  const WRONG = [
+    'IPv4 packets are not steered to the agent',
+    'IPv4 packets of sockets bound to interface 2 are not steered to the agent',
+  ]
+
+  /** An answer of rtnetlink: header, rtmsg, and the interface of the route. */
+  function answer(table: number, type: number, interfaceIndex: number): Uint8Array {
+    const bytes = new Uint8Array(16 + 12 + 8 + 8)
+    const view = new DataView(bytes.buffer)
+    const isLittle = endianness() === 'LE'
+    bytes[20] = table
+    bytes[23] = type
+    view.setUint16(28, 8, isLittle)
+    view.setUint16(30, 15, isLittle)
+    view.setUint16(36, 8, isLittle)
+    view.setUint16(38, 4, isLittle)
+    view.setUint32(40, interfaceIndex, isLittle)
+    return bytes
+  }
+
+  test('takes a local route of our table over the right interface for right, and nothing else', () => {
+    const expected = [answer(151, 2, 1), answer(151, 2, 2)]
+    assert.deepEqual(steeringFaults(new NetlinkRecorder(() => expected.shift()!).addon, 9, plan), [])
+    for (const wrong of [
+      answer(254, 2, 1),
+      answer(151, 1, 1),
+      answer(151, 2, 3),
+      answer(151, 2, 1).subarray(0, 36),
+      new Uint8Array(0),
+    ]) {
+      assert.deepEqual(steeringFaults(new NetlinkRecorder(() => wrong).addon, 9, plan), WRONG)
+    }
+  })
+
+  test('takes a route that is not there for a fault, and lets every other failure through', () => {
+    assert.deepEqual(steeringFaults(new NetlinkRecorder(failing('ENETUNREACH')).addon, 9, plan), WRONG)
+    assert.throws(() => steeringFaults(new NetlinkRecorder(failing('EPERM')).addon, 9, plan), { code: 'EPERM' })
+  })
+})
+
 test('messages have the bytes of rtnetlink and sock_diag', { skip: endianness() !== 'LE' }, () => {
   const rule = { family: FAMILY_IPV4, mark: 0x57450001, table: 151, priority: 151 } as const
   const route = {
@@ -158,6 +213,17 @@ test('messages have the bytes of rtnetlink and sock_diag', { skip: endianness() 
       '080007000a000005',
   )
   assert.equal(hex(deleteRoute(route)).slice(8, 16), '19000500')
+  // rtmsg: family, all bits of the destination, the route itself with its table; destination, mark, interface.
+  const destination = parseAddress('198.51.100.1')!
+  const question = { family: FAMILY_IPV4, destination, mark: 0x57450001, interfaceIndex: 2 } as const
+  assert.equal(
+    hex(askRoute(question)),
+    '340000001a0005000000000000000000' +
+      '022000000000000000300000' +
+      '08000100c6336401' +
+      '0800100001004557' +
+      '0800040002000000',
+  )
   const dump = hex(dumpMarkedSockets(FAMILY_IPV6, 0x57450001))
   assert.equal(dump.length, 2 * 88)
   assert.equal(dump.slice(0, 16), '5800000014000103')

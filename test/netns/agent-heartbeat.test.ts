@@ -14,6 +14,8 @@ import { needsRoot } from '../support/netns.ts'
 const NODE = 'node1'
 const AGENT = `agent-${NODE}`
 
+const WEFT = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+
 /** A time after which no beat of before counts. */
 const FORGOTTEN_MS = HEARTBEAT_MS_MAX + HEARTBEAT_INTERVAL_MS
 
@@ -21,6 +23,7 @@ const FORGOTTEN_MS = HEARTBEAT_MS_MAX + HEARTBEAT_INTERVAL_MS
 const BLOCK_MS = 8000
 
 const ABSENCE = 'the node was without its agent'
+const REPAIR = 'the capture of a pod was damaged, and is repaired'
 const SILENT_MAIN = 'the main thread does not respond; data workers go on with the configuration they have'
 
 describe('an agent that stands still', needsRoot, () => {
@@ -130,20 +133,80 @@ spec: { mtls: { mode: STRICT } }
     })
   })
 
+  /** `weft check --node`: its exit code and what it prints. */
+  async function checkNode(...flags: readonly string[]): Promise<{ readonly status: number; readonly text: string }> {
+    const script = '"$@"; echo "status $?"'
+    const output = await mesh.onNode(NODE, [
+      ...['sh', '-c', script, 'sh', process.execPath, WEFT, 'check', '--node'],
+      ...['--pin-directory', mesh.pinDirectory(NODE), '--state', mesh.stateDirectory(NODE), ...flags],
+    ] as [string, ...string[]])
+    const [, text, status] = /^(.*)status (\d+)\n$/s.exec(output)!
+    return { status: Number(status), text: text! }
+  }
+
+  it('passes the check of the node while it runs', async () => {
+    const { status, text } = await checkNode()
+    assert.equal(status, 0, text)
+    assert.match(text, /^ok +agent +serves with 2 data workers$/m)
+    for (const pod of ['default/client', 'default/near'])
+      assert.match(text, new RegExp(`^ok +pod ${pod} +captured, fails closed$`, 'm'))
+    assert.match(text, /^ok +pod vault\/vault +captured, fails open$/m)
+    assert.match(text, /^note +namespaces +\d+ are not in the mesh: .*outsider/m)
+  })
+
   it('only in its main thread serves on, is not ready, and its data workers say so', async () => {
     const program = fileURLToPath(new URL('../support/live-debugger.ts', import.meta.url))
     const command = [process.execPath, program, String(mesh.pid(AGENT)), 'block-main', String(BLOCK_MS)] as const
     assert.equal(await mesh.onNode(NODE, [...command]), 'done\n')
     const absences = events(ABSENCE).length
-    await mesh.eventually('a data worker says so', () => events(SILENT_MAIN).length === 1)
-    for (let i = 0; i < 5; i++) for (const host of ['near', 'vault']) assert.equal(await get('client', host), '200')
     await assert.rejects(
       mesh.onNode(NODE, ['curl', '-sS', '--max-time', '0.5', 'http://127.0.0.1:15021/healthz/ready']),
     )
+    // Somebody takes the rule of a pod away while nobody looks.
+    await mesh.onNode(NODE, ['ip', '-n', mesh.plan.pod('client').netns!, 'rule', 'del', 'pref', '151'])
+    for (let i = 0; i < 5; i++) assert.equal(await get('near', 'vault'), '200')
+    const { status, text } = await checkNode()
+    assert.equal(status, 1)
+    assert.match(text, /^wrong +agent +its main thread does not respond/m)
+    assert.match(text, /^wrong +pod default\/client +IPv4 packets are not steered to the agent; .*Restart the agent$/m)
+    await mesh.eventually('a data worker says so', () => events(SILENT_MAIN).length === 1)
     await mesh.eventually('it runs again', () => events('the main thread responds again').length === 1)
     assert.equal(await mesh.metric(NODE, 'weft_main_thread_stalls_total'), 1)
     assert.ok((await mesh.metric(NODE, 'weft_main_thread_stalled_seconds_total')) > 5)
     assert.equal(events(ABSENCE).length, absences, 'everybody was served')
     assert.equal(await mesh.get(NODE, 15_021, '/healthz/ready'), 'ready\n')
+    await mesh.eventually('the rule is set again', () => events(REPAIR).length === 1)
+    assert.equal(events(REPAIR)[0]!['pod'], 'default/client')
+    assert.equal(await mesh.metric(NODE, 'weft_capture_repairs_total'), 1)
+    assert.equal(await mesh.metric(NODE, 'weft_pods_not_captured'), 0)
+    assert.equal((await checkNode()).status, 0)
+  })
+
+  it('that is killed is missed by the check of the node, and its successor tells how long and by whom', async () => {
+    const before = await mesh.metric(NODE, 'weft_bypassed_connections_total')
+    await mesh.kill(AGENT)
+    assert.equal(await get('outsider', addressOf('vault')), '200', 'it fails open')
+    assert.equal(await get('outsider', addressOf('near')), '000', 'it fails closed')
+    await delay(FORGOTTEN_MS)
+    const { status, text } = await checkNode()
+    assert.equal(status, 1)
+    assert.match(text, /^wrong +agent +no agent serves \(for \d+\.\d s\): .*Start the agent$/m)
+    assert.match(text, /^ok +configuration +3 pods are to be captured, says .*snapshot\.json$/m)
+    assert.match(text, /^ok +pod vault\/vault +captured, and nobody serves; fails open: 1 bypassed in$/m)
+    assert.match(text, /^ok +pod default\/near +captured, and nobody serves; fails closed: 1 refused in$/m)
+    const { ok, agent, untold } = JSON.parse((await checkNode('-o', 'json')).text)
+    assert.deepEqual([ok, agent.state, agent.main], [false, 'silent', 'absent'])
+    assert.deepEqual(untold, { bypassed: 1, refused: 1 })
+
+    const told = events(ABSENCE).length
+    await mesh.startAgent(NODE)
+    await mesh.eventually('the absence is told', () => events(ABSENCE).length > told)
+    const event = events(ABSENCE).at(-1)!
+    assert.equal(event['cause'], 'no agent ran')
+    assert.ok(Number(event['seconds']) >= FORGOTTEN_MS / 1000)
+    assert.deepEqual([event['bypassed'], event['refused']], [1, 1])
+    assert.deepEqual(event['pods'], ['default/near: 1 refused in', 'vault/vault: 1 bypassed in'])
+    assert.equal(await mesh.metric(NODE, 'weft_bypassed_connections_total'), before + 1)
+    assert.equal((await checkNode()).status, 0)
   })
 })

@@ -3,6 +3,8 @@ import type { AgentState } from '../../src/telemetry/registry.ts'
 
 export const IDLE_STATE: AgentState = {
   enrolledPods: 0,
+  podsNotCaptured: 0,
+  captureRepairs: 0,
   outboundCaptured: 0,
   inboundCaptured: 0,
   bypassed: 0,

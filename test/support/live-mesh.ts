@@ -125,6 +125,16 @@ export class LiveMesh {
     return join(this.runDirectory, 'credentials', node)
   }
 
+  /** Directory of an agent's state. */
+  stateDirectory(node: NodeName): string {
+    return join(this.runDirectory, 'state', node)
+  }
+
+  /** Directory of an agent's pins. */
+  pinDirectory(node: NodeName): string {
+    return join(this.places.bpf, node)
+  }
+
   /** Puts a file of YAML in place at once, as editors and configuration management do. */
   writeRules(name: string, text: string): void {
     const staged = join(this.runDirectory, 'staged')
@@ -189,8 +199,8 @@ export class LiveMesh {
     this.startWeft(`agent-${node}`, node, [
       'agent',
       ...['--node', node, '--controller', this.plan.controller, '--credentials', this.credentials(node)],
-      ...['--state', join(this.runDirectory, 'state', node), '--cgroup', this.places.cgroup],
-      ...['--pin-directory', join(this.places.bpf, node), '--drain', '10s'],
+      ...['--state', this.stateDirectory(node), '--cgroup', this.places.cgroup],
+      ...['--pin-directory', this.pinDirectory(node), '--drain', '10s'],
       ...['--workers', String(this.options.workers ?? 1)],
       ...(this.options.agentFlags ?? []),
     ])

@@ -41,6 +41,8 @@ const IDLE: AgentState = {
   inboundCaptured: 0,
   bypassed: 0,
   silentWorkers: 0,
+  podsNotCaptured: 0,
+  captureRepairs: 0,
   absences: 0,
   absentSeconds: 0,
   mainStalls: 0,
@@ -414,6 +416,8 @@ describe('the text', () => {
       inboundCaptured: 20,
       bypassed: 1,
       silentWorkers: 2,
+      podsNotCaptured: 8,
+      captureRepairs: 9,
       absences: 3,
       absentSeconds: 4.5,
       mainStalls: 5,
@@ -433,6 +437,8 @@ describe('the text', () => {
     assert.equal(first.value('weft_captured_connections_total', { direction: 'inbound' }), 20)
     assert.equal(first.value('weft_bypassed_connections_total'), 1)
     assert.equal(first.value('weft_refused_connections_total'), 2)
+    assert.equal(first.value('weft_pods_not_captured'), 8)
+    assert.equal(first.value('weft_capture_repairs_total'), 9)
     assert.equal(first.value('weft_agent_absences_total'), 3)
     assert.equal(first.value('weft_agent_absence_seconds_total'), 4.5)
     assert.equal(first.value('weft_main_thread_stalls_total'), 5)
