@@ -6,8 +6,9 @@
  *
  * Steps: connect ADDRESS PORT | disconnect | bind ADDRESS PORT | bind-device NAME | send TEXT |
  * sendto ADDRESS PORT TEXT | sendmmsg ADDRESS PORT TEXT ADDRESS PORT TEXT | send-by NAME ADDRESS PORT TEXT
- * (the interface in the packet information) | recv | peek | recvmmsg (two) | names | wait (for a line on
- * standard input) | hop (a new socket)
+ * (the interface in the packet information) | burst ADDRESS PORT COUNT BYTES (numbered, and filled up to that
+ * many bytes) | recv | peek | recvmmsg (two) | names | wait (for a line on standard input) | hop (a new
+ * socket)
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -145,6 +146,22 @@ static void send_by(const char* name, const char* address, const char* port, cha
   report("send-by", sendmsg(fd, &message, 0));
 }
 
+static void burst(const char* address, const char* port, int count, size_t size) {
+  static char bytes[65507];
+  struct sockaddr_storage to;
+  socklen_t length = parse(address, port, &to);
+  if (size > sizeof(bytes)) exit(2);
+  memset(bytes, '.', sizeof(bytes));
+  int sent = 0;
+  for (int i = 0; i < count; i++) {
+    int digits = snprintf(bytes, sizeof(bytes), "%d", i);
+    bytes[digits] = '.';
+    if (sendto(fd, bytes, size, 0, (struct sockaddr*)&to, length) == (ssize_t)size) sent++;
+  }
+  printf("burst %d\n", sent);
+  fflush(stdout);
+}
+
 int main(int argc, char** argv) {
   if (argc < 2) return 2;
   family = strcmp(argv[1], "6") == 0 ? AF_INET6 : AF_INET;
@@ -179,6 +196,9 @@ int main(int argc, char** argv) {
       i += 6;
     } else if (strcmp(step, "send-by") == 0 && left >= 4) {
       send_by(argv[i + 1], argv[i + 2], argv[i + 3], argv[i + 4]);
+      i += 4;
+    } else if (strcmp(step, "burst") == 0 && left >= 4) {
+      burst(argv[i + 1], argv[i + 2], atoi(argv[i + 3]), (size_t)atoi(argv[i + 4]));
       i += 4;
     } else if (strcmp(step, "recv") == 0) {
       receive(step, 0);

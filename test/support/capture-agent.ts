@@ -71,6 +71,7 @@ function refuseBadArguments(addon: Addon): void {
   assert.throws(() => wrong['netnsCookie']!('x'), TypeError)
   assert.throws(() => wrong['netlinkInNetns']!(0, 0, 'x'), TypeError)
   assert.throws(() => wrong['socketInNetns']!(0, 1, 2, 3), TypeError)
+  assert.throws(() => wrong['datagramInNetns']!(0, 1, 2, 3, 4), TypeError)
   assert.throws(() => wrong['loadObject']!('x', null, null), TypeError)
   assert.throws(() => addon.openNetns('/nowhere'), { code: 'ENOENT', syscall: 'open' })
   assert.throws(() => addon.openNetns('/proc/self/status'), { code: 'ENOTTY' })
