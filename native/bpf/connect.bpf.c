@@ -94,7 +94,7 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
   /* A socket may be connected anew: the last decision must not stay with it. */
   if (bpf_sk_storage_get(&carried_sockets, sk, 0, 0)) bpf_sk_storage_delete(&carried_sockets, sk);
   /* Questions over TCP are answered by the agent, whatever the kernel could do with them. */
-  int is_dns = ctx->user_port == bpf_htons(PORT_DOMAIN) && find_dns_pod(netns_cookie) != NULL;
+  int is_dns = ctx->user_port == bpf_htons(PORT_DOMAIN) && is_dns_captured(netns_cookie);
   switch (is_dns ? CARRY_BY_AGENT
                  : choose_backend(pod, destination, bpf_ntohs((__u16)ctx->user_port), flow)) {
     case CARRY_DENIED:

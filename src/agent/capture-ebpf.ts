@@ -388,8 +388,10 @@ export class EbpfCapture implements Capture {
     if (id === this.nextPodId) this.nextPodId++
     // Last, because it does not fail: nobody would close its sockets.
     const slots = Array.from({ length: workerCount }, (_, worker) => this.slotBase + worker)
-    const dns = pod.isDnsCaptured === true ? this.dns.prepare({ displayName, netnsFd, netnsCookie, plan, slots }) : null
-    if (dns !== null) listeners.push(dns)
+    const isDnsCaptured = pod.isDnsCaptured === true && this.programs.canCaptureDns
+    const dns = isDnsCaptured ? this.dns.prepare({ displayName, netnsFd, netnsCookie, plan, slots }) : null
+    if (dns === null) this.dns.removeFound(netnsCookie, netnsFd, plan)
+    else listeners.push(dns)
     const dialing: PodDialing = {
       netnsFd,
       netnsCookie,

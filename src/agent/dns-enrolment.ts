@@ -81,12 +81,12 @@ export class DnsEnrolments {
   /** Captures from now on, if the pod was prepared. */
   begin(netnsCookie: bigint): void {
     const pod = this.pods.get(netnsCookie)
-    if (pod !== undefined) this.programs.dnsPods.insert(netnsCookie, pod)
+    if (pod !== undefined) this.programs.dnsPods.switchOn(netnsCookie, pod)
   }
 
   /** New questions go to the resolvers; answers that are on their way still come. */
   end(netnsCookie: bigint): void {
-    if (this.pods.has(netnsCookie)) this.programs.dnsPods.delete(netnsCookie)
+    if (this.pods.has(netnsCookie)) this.programs.dnsPods.switchOff(netnsCookie)
   }
 
   /** Removes everything of a pod that was ended. Its sockets may live on; the netns may be gone. */
@@ -95,9 +95,20 @@ export class DnsEnrolments {
     if (pod === undefined) return
     this.pods.delete(netnsCookie)
     for (const slot of pod.slots) this.programs.listeners.delete(netnsCookie, ROLE_DNS, slot)
-    this.programs.resolvers.forget(netnsCookie)
+    this.programs.forgetDns(netnsCookie)
+    this.removeRoutes(pod.netnsFd, pod.routes)
+  }
+
+  /** Removes what an earlier agent has set for a pod whose DNS is captured no more. */
+  removeFound(netnsCookie: bigint, netnsFd: number, plan: SteeringPlan): void {
+    if (!this.programs.dnsPods.has(netnsCookie)) return
+    this.programs.forgetDns(netnsCookie)
+    this.removeRoutes(netnsFd, planDnsRoutes(plan))
+  }
+
+  private removeRoutes(netnsFd: number, routes: readonly LocalRoute[]): void {
     try {
-      removeDnsRoutes(this.addon, pod.netnsFd, pod.routes)
+      removeDnsRoutes(this.addon, netnsFd, routes)
     } catch (error) {
       this.log.warn('routes of captured DNS cannot be removed', { error: describeError(error) })
     }

@@ -7,6 +7,7 @@ import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { Addon } from '../kernel/addon.ts'
 import type { CapturePrograms } from '../kernel/capture-programs.ts'
+import { planDnsRoutes, removeDnsRoutes } from '../kernel/dns-capture.ts'
 import type { Pod } from '../kernel/maps.ts'
 import { findNetns } from '../kernel/netns-search.ts'
 import { installSteering, planSteering } from '../kernel/steering.ts'
@@ -88,6 +89,7 @@ export class FoundPods {
   /** Switches a pod off. */
   switchOff({ netnsCookie }: FoundPod): void {
     this.programs.pods.delete(netnsCookie)
+    this.programs.dnsPods.switchOff(netnsCookie)
   }
 
   /** Removes what captured a pod that is switched off; its routes stay while steered connections are open. */
@@ -98,13 +100,24 @@ export class FoundPods {
     this.pods.delete(netnsCookie)
     this.programs.detachFoundPod(netnsCookie)
     this.programs.ownAddresses.deleteWhere((cookie) => cookie === netnsCookie)
+    const hadDns = this.programs.dnsPods.has(netnsCookie)
+    this.programs.forgetDns(netnsCookie)
     if (netnsFd < 0) {
       this.records.delete(netnsCookie)
       return
     }
     const record = pod.record ?? this.recordOf(pod, netnsFd)
     this.log.info('a pod of an earlier agent is captured no more', { pod: record.displayName })
+    if (hadDns) this.removeDnsRoutes(record, netnsFd)
     this.lingering.add(record, netnsFd)
+  }
+
+  private removeDnsRoutes({ plan, displayName }: PodRecord, netnsFd: number): void {
+    try {
+      removeDnsRoutes(this.addon, netnsFd, planDnsRoutes(plan))
+    } catch (error) {
+      this.log.warn('routes of captured DNS cannot be removed', { pod: displayName, error: describeError(error) })
+    }
   }
 
   // --- what is there ---
@@ -125,6 +138,7 @@ export class FoundPods {
     }
     for (const netnsCookie of gone.keys()) {
       programs.pods.delete(netnsCookie)
+      programs.forgetDns(netnsCookie)
       programs.detachFoundPod(netnsCookie)
       records.delete(netnsCookie)
     }

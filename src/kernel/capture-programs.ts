@@ -80,10 +80,14 @@ interface Hook {
 const PIECE_GETPEERNAME = 'getpeername hooks'
 const PIECE_SOCKOPS = 'sockops'
 
+/** The piece without which names are resolved past the agent; the first one is needed too. */
+const PIECE_MESSAGES = 'hooks of UDP messages'
+
 /** What happens instead. */
 const FALLBACKS: Readonly<Record<string, string>> = {
   [PIECE_GETPEERNAME]: 'the proxy carries every connection of pods',
   [PIECE_SOCKOPS]: 'the proxy carries every connection of pods',
+  [PIECE_MESSAGES]: 'DNS of pods is not captured',
 }
 
 /** What is attached to the cgroup, by the object that has it. The first has all shared maps. */
@@ -104,10 +108,10 @@ const OBJECTS: readonly { readonly file: string; readonly hooks: readonly Hook[]
   {
     file: 'dns.bpf.o',
     hooks: [
-      { program: 'weft_sendmsg4', attachType: BPF_CGROUP_UDP4_SENDMSG, piece: null },
-      { program: 'weft_sendmsg6', attachType: BPF_CGROUP_UDP6_SENDMSG, piece: null },
-      { program: 'weft_recvmsg4', attachType: BPF_CGROUP_UDP4_RECVMSG, piece: null },
-      { program: 'weft_recvmsg6', attachType: BPF_CGROUP_UDP6_RECVMSG, piece: null },
+      { program: 'weft_sendmsg4', attachType: BPF_CGROUP_UDP4_SENDMSG, piece: PIECE_MESSAGES },
+      { program: 'weft_sendmsg6', attachType: BPF_CGROUP_UDP6_SENDMSG, piece: PIECE_MESSAGES },
+      { program: 'weft_recvmsg4', attachType: BPF_CGROUP_UDP4_RECVMSG, piece: PIECE_MESSAGES },
+      { program: 'weft_recvmsg6', attachType: BPF_CGROUP_UDP6_RECVMSG, piece: PIECE_MESSAGES },
     ],
   },
 ]
@@ -245,7 +249,12 @@ export class CapturePrograms {
 
   /** False when a piece is missing without which the kernel must not carry connections by itself. */
   get canCarry(): boolean {
-    return this.missingPieces.length === 0
+    return this.missingPieces.every(({ piece }) => piece === PIECE_MESSAGES)
+  }
+
+  /** False when a piece is missing without which DNS must not be captured. */
+  get canCaptureDns(): boolean {
+    return !this.missingPieces.some(({ piece }) => piece === PIECE_MESSAGES || piece === PIECE_GETPEERNAME)
   }
 
   /** Descriptor of the storage of sockets that are carried; open until `close`. */
@@ -318,6 +327,11 @@ export class CapturePrograms {
   /** The same for a pod of an earlier agent. */
   detachFoundPod(netnsCookie: bigint): void {
     this.detach(this.directory.pathOf('pods', String(netnsCookie)))
+  }
+
+  /** Forgets that a pod's DNS was captured, and which resolvers it asked. */
+  forgetDns(netnsCookie: bigint): void {
+    if (this.dnsPods.delete(netnsCookie)) this.resolvers.forget(netnsCookie)
   }
 
   /** The greatest number that a pod has had in these maps. */

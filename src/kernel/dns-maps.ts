@@ -27,7 +27,7 @@ export const DNS_BLOCK_IPV4 = { address: u32Bytes(DNS_IPV4_BLOCK), length: 16 } 
 /** The same for IPv6: a /64. */
 export const DNS_BLOCK_IPV6 = { address: ipv6Block(), length: 64 } as const
 
-/** Pods whose DNS is captured, by netns cookie: inserting one switches it on. */
+/** Pods whose DNS is captured, by netns cookie. */
 export class DnsPodMap {
   private readonly map: BpfMap
 
@@ -35,13 +35,13 @@ export class DnsPodMap {
     this.map = map
   }
 
-  /** Indexes that resolvers of the netns have already are kept: connected sockets bear them. */
-  insert(netnsCookie: bigint, families: { readonly isIpv4: boolean; readonly isIpv6: boolean }): void {
-    const key = encodeCookie(netnsCookie)
-    const value = this.map.lookup(key) ?? new Uint8Array(DNS_POD.bytes)
-    const flags = (families.isIpv4 ? DNS_POD_IPV4 : 0) | (families.isIpv6 ? DNS_POD_IPV6 : 0)
-    viewOf(value).setUint32(DNS_POD.flags, flags, IS_LITTLE_ENDIAN)
-    this.map.update(key, value)
+  switchOn(netnsCookie: bigint, families: { readonly isIpv4: boolean; readonly isIpv6: boolean }): void {
+    this.setFlags(netnsCookie, (families.isIpv4 ? DNS_POD_IPV4 : 0) | (families.isIpv6 ? DNS_POD_IPV6 : 0))
+  }
+
+  /** New questions are let by. What is connected goes on, and the indexes of resolvers stay. */
+  switchOff(netnsCookie: bigint): void {
+    if (this.has(netnsCookie)) this.setFlags(netnsCookie, 0)
   }
 
   has(netnsCookie: bigint): boolean {
@@ -50,6 +50,14 @@ export class DnsPodMap {
 
   delete(netnsCookie: bigint): boolean {
     return this.map.delete(encodeCookie(netnsCookie))
+  }
+
+  private setFlags(netnsCookie: bigint, flags: number): void {
+    const key = encodeCookie(netnsCookie)
+    // The count of indexes is kept: connected sockets bear them.
+    const value = this.map.lookup(key) ?? new Uint8Array(DNS_POD.bytes)
+    viewOf(value).setUint32(DNS_POD.flags, flags, IS_LITTLE_ENDIAN)
+    this.map.update(key, value)
   }
 }
 

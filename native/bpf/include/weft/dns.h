@@ -56,7 +56,7 @@ enum dns_stat {
   DNS_STATS = 2,
 };
 
-/* A pod whose DNS is captured. */
+/* A pod whose DNS is captured, or, with no flags, was: its connected sockets may still bear the indexes. */
 struct dns_pod {
   __u32 flags;
   /* Indexes that were given to resolvers, from 1. */
@@ -149,16 +149,23 @@ static __always_inline __u32 allocate_resolver(struct dns_pod* pod, const struct
     index = __sync_fetch_and_add(&pod->resolver_count, 1) + 1;
   if (index == 0 || index > RESOLVERS_PER_POD_MAX) return 0;
   struct resolver_index_key index_key = {.netns_cookie = key->netns_cookie, .index = index};
-  if (bpf_map_update_elem(&resolver_addresses, &index_key, &key->address, BPF_ANY)) return 0;
+  /* An index that is taken (the count may be behind, when the agent has written it meanwhile) is left to its
+   * owner. */
+  if (bpf_map_update_elem(&resolver_addresses, &index_key, &key->address, BPF_NOEXIST)) return 0;
   if (bpf_map_update_elem(&resolvers, key, &index, BPF_NOEXIST) == 0) return index;
   /* Another CPU was faster: its index counts, ours stays unused. */
   __u32* found = bpf_map_lookup_elem(&resolvers, key);
   return found ? *found : 0;
 }
 
-/* True when the agent answers DNS in this pod. The pod may be one that is not captured otherwise. */
 static __always_inline struct dns_pod* find_dns_pod(__u64 netns_cookie) {
   return bpf_map_lookup_elem(&dns_pods, &netns_cookie);
+}
+
+/* True when the agent answers the pod's questions. */
+static __always_inline int is_dns_captured(__u64 netns_cookie) {
+  struct dns_pod* pod = find_dns_pod(netns_cookie);
+  return pod && pod->flags;
 }
 
 /*
