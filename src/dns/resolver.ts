@@ -86,6 +86,11 @@ export class Resolver implements ExchangeOwner {
     return this.exchanges.size
   }
 
+  /** Pods that have any. */
+  get waitingPodCount(): number {
+    return this.loads.size
+  }
+
   /**
    * One question. `source` is the uid of the pod that asks, `resolverAddress` the canonical address that the app asked.
    * The bytes stay the caller's after the call.

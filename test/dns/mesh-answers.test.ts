@@ -84,6 +84,14 @@ describe('names of the mesh', () => {
     assert.equal(isAnswered('api.example.com', unknown), true)
   })
 
+  test('of services are hidden from others in their short forms as well', () => {
+    const mesh = new ResolverMesh([{ ...clusterService('vault', 'shop', ['198.19.0.8']), exportTo: ['shop'] }])
+    for (const name of ['vault.shop', 'vault.shop.svc', 'vault.shop.svc.cluster.local']) {
+      assert.notEqual(mesh.ask(message({ name })), null, name)
+      assert.equal(mesh.ask(message({ name }), STRANGER), null, name)
+    }
+  })
+
   test('mean the service of the own namespace when several namespaces describe one host', () => {
     const mesh = new ResolverMesh([
       externalHost('db.example.com', 'aaa', ['198.19.240.10'], ['aaa']),

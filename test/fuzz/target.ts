@@ -25,7 +25,7 @@ export interface Target {
   readonly mutate: ((random: SeededRandom, input: Uint8Array) => Uint8Array) | null
 }
 
-export const TARGET_NAMES = ['h1', 'h2', 'hpack', 'headers', 'yaml', 'wire', 'regex'] as const
+export const TARGET_NAMES = ['h1', 'h2', 'hpack', 'headers', 'yaml', 'wire', 'regex', 'dns'] as const
 export type TargetName = (typeof TARGET_NAMES)[number]
 
 export function isTargetName(name: string): name is TargetName {
