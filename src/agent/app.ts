@@ -115,7 +115,8 @@ export class Agent {
       onCrash: (id) => this.registry.forgetWorker(id),
       onServing: (workers) => capture.setServing?.(workers),
     })
-    this.carriage = capture.carrier === undefined ? null : new KernelCarriage(capture.carrier, log.child('carriage'))
+    const { carrier } = capture
+    this.carriage = carrier == null ? null : new KernelCarriage(carrier, log.child('carriage'))
     this.pods = new Pods({
       capture,
       workers: this.workers,

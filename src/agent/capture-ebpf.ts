@@ -47,6 +47,7 @@ import {
 } from './capture.ts'
 import type { AuditedPod } from './capture-watch.ts'
 import { KernelCarried } from './carried-kernel.ts'
+import { CarriedNumbers } from './carried-numbers.ts'
 import type { CarriedSource } from './carried-source.ts'
 import { DnsEnrolments } from './dns-enrolment.ts'
 import { EbpfCarrier } from './ebpf-carrier.ts'
@@ -109,6 +110,7 @@ export class EbpfCapture implements Capture {
   private readonly ownNetnsCookie: bigint
   private readonly log: Logger
   private readonly dns: DnsEnrolments
+  private readonly stateDirectory: string | null
   private readonly records: PodRecords
   private readonly lingering: LingeringPods
   private readonly found: FoundPods
@@ -118,6 +120,7 @@ export class EbpfCapture implements Capture {
   private predecessorSlots: readonly number[] = []
   private ownSlots: readonly number[] = []
   private nextPodId: number
+  private carrierMade: Carrier | null = null
   private isReleased = false
 
   private constructor(addon: Addon, programs: CapturePrograms, ownNetnsCookie: bigint, options: EbpfCaptureOptions) {
@@ -128,7 +131,8 @@ export class EbpfCapture implements Capture {
     this.log = log
     this.dns = new DnsEnrolments(addon, programs, log)
     this.slotBase = options.slotBase ?? 0
-    this.records = new PodRecords(options.stateDirectory ?? null, log)
+    this.stateDirectory = options.stateDirectory ?? null
+    this.records = new PodRecords(this.stateDirectory, log)
     this.lingering = new LingeringPods(addon, this.records, log)
     this.found = new FoundPods(addon, programs, this.records, this.lingering, log)
     this.nextPodId = this.found.freeId
@@ -169,7 +173,6 @@ export class EbpfCapture implements Capture {
         version: programs.previousVersion,
         pods: this.found.count,
       })
-      programs.forgetCarrying()
     }
     if (isPredecessorServing) {
       if (programs.takeover === 'taken-over') this.predecessorSlots = programs.servingWorkers.read()
@@ -204,10 +207,17 @@ export class EbpfCapture implements Capture {
     if (pod.isCaptured) this.switchOn(pod)
   }
 
-  get carrier(): Carrier {
-    return new EbpfCarrier(this.addon, this.programs, this.enrolled, (pod) => {
+  get carrier(): Carrier | null {
+    const { addon, programs, enrolled, log, stateDirectory } = this
+    if (!programs.canCarry) return null
+    const switchOn = (pod: EnrolledPod): void => {
       if (!this.isReleased) this.switchOn(pod)
+    }
+    this.carrierMade ??= new EbpfCarrier(addon, programs, enrolled, switchOn, {
+      numbers: CarriedNumbers.open(stateDirectory, programs, log),
+      found: this.found.numbers(),
     })
+    return this.carrierMade
   }
 
   get carried(): CarriedSource {

@@ -9,6 +9,7 @@ import type { LocalPod } from '../model/workload.ts'
 import type { UnservedCounts } from './absence-watch.ts'
 import type { AuditedPod } from './capture-watch.ts'
 import type { CarriageMaps } from './carriage.ts'
+import type { CarriedNumbers } from './carried-numbers.ts'
 import type { CarriedSource } from './carried-source.ts'
 
 export const ROLE_OUTBOUND = 0
@@ -82,6 +83,10 @@ export interface CaptureStats {
 /** What the kernel needs to carry connections between pods without the proxy (carriage.ts), and who the pods are to it. */
 export interface Carrier {
   readonly maps: CarriageMaps
+  /** What the numbers in the maps stand for. */
+  readonly numbers: CarriedNumbers
+  /** Numbers by uid, of pods that an earlier agent has captured and that are not enrolled yet. */
+  readonly found: ReadonlyMap<string, number>
   /** Number of an enrolled pod; null for any other. */
   numberOf(uid: string): number | null
   /** Connections that the kernel carries for a pod, by its number. Throws the system call's error. */
@@ -117,7 +122,7 @@ export interface Capture {
   /** What the kernel counts while nobody serves. Loopback has none. */
   readonly unserved?: UnservedCounts
   /** Loopback has none: there the proxy carries everything. */
-  readonly carrier?: Carrier
+  readonly carrier?: Carrier | null
   /** What the kernel tells of the connections that it carries. */
   readonly carried?: CarriedSource
   /** The data workers, by number, that take connections from now on; nobody does before the first call. */

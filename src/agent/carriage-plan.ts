@@ -80,6 +80,11 @@ export const EMPTY_PLAN: CarriagePlan = {
   carried: new Map(),
 }
 
+/** The key of a frontend in a plan. */
+export function frontendKey({ scope, address, port }: Frontend): string {
+  return `${scope} ${address} ${port}`
+}
+
 /** The scope of what holds for every client that has no rules of its own. Scopes with rules have numbers from 1. */
 const SCOPE_EVERYONE = 0
 
@@ -233,7 +238,7 @@ class Planning {
   }
 
   private add(frontend: Frontend, service: number, slots: readonly Backend[], isFallback: boolean): void {
-    const key = `${frontend.scope} ${frontend.address} ${frontend.port}`
+    const key = frontendKey(frontend)
     const [frontends, backends] = isFallback ? [this.fallbacks, this.fallbackBackends] : [this.frontends, this.backends]
     frontends.set(key, { frontend, service, slots: slots.length, isFallback })
     for (const [slot, backend] of slots.entries()) backends.set(`${service} ${slot}`, { service, slot, backend })

@@ -6,7 +6,15 @@
 import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { BackendMap, FrontendMap, VerdictMap } from '../kernel/carry-maps.ts'
-import { type CarriagePlan, EMPTY_PLAN, type Numbering, type PlannedVerdict } from './carriage-plan.ts'
+import {
+  type CarriagePlan,
+  EMPTY_PLAN,
+  frontendKey,
+  type Numbering,
+  type PlannedBackend,
+  type PlannedFrontend,
+  type PlannedVerdict,
+} from './carriage-plan.ts'
 
 /** The maps that are kept. */
 export interface CarriageMaps {
@@ -15,15 +23,27 @@ export interface CarriageMaps {
   readonly verdicts: VerdictMap
 }
 
-/** Numbers from 1, given in the order of asking and never taken back: a stale number must not mean something else. */
+/** Numbers given in the order of asking and never taken back: a stale number must not mean something else. */
 export class Numbers implements Numbering {
+  private readonly first: number
   private readonly byName = new Map<string, number>()
-  private readonly names: string[] = ['']
+  private readonly names: string[]
+
+  /** `first` is at least 1, and the number of the first of these names. */
+  constructor(first = 1, names: readonly string[] = []) {
+    this.first = first
+    this.names = [...names]
+    for (const [index, name] of names.entries()) this.byName.set(name, first + index)
+  }
+
+  get count(): number {
+    return this.names.length
+  }
 
   numberOf(name: string): number {
     let number = this.byName.get(name)
     if (number === undefined) {
-      number = this.names.length
+      number = this.first + this.names.length
       this.names.push(name)
       this.byName.set(name, number)
     }
@@ -32,19 +52,41 @@ export class Numbers implements Numbering {
 
   /** The name of a number that was given; empty for any other. */
   nameOf(number: number): string {
-    return this.names[number] ?? ''
+    return this.names[number - this.first] ?? ''
   }
+
+  /** What the constructor takes. */
+  toJSON(): { readonly first: number; readonly names: readonly string[] } {
+    return { first: this.first, names: this.names }
+  }
+}
+
+/** What is in the maps already, by an earlier agent. */
+function planInForce(maps: CarriageMaps): CarriagePlan {
+  const plan = {
+    frontends: new Map<string, PlannedFrontend>(),
+    backends: new Map<string, PlannedBackend>(),
+    verdicts: new Map<string, PlannedVerdict>(),
+  }
+  for (const planned of maps.frontends.entries()) plan.frontends.set(frontendKey(planned.frontend), planned)
+  for (const planned of maps.backends.entries()) plan.backends.set(`${planned.service} ${planned.slot}`, planned)
+  for (const planned of maps.verdicts.entries()) {
+    const { source, destination, port } = planned.pair
+    plan.verdicts.set(`${source} ${destination} ${port}`, planned)
+  }
+  return { ...EMPTY_PLAN, ...plan }
 }
 
 /** The plan in force. */
 export class Carriage {
   private readonly maps: CarriageMaps
   private readonly log: Logger
-  private plan: CarriagePlan = EMPTY_PLAN
+  private plan: CarriagePlan
 
   constructor(maps: CarriageMaps, log: Logger) {
     this.maps = maps
     this.log = log
+    this.plan = planInForce(maps)
   }
 
   /**

@@ -4,6 +4,7 @@ import type { CapturePrograms } from '../kernel/capture-programs.ts'
 import { breakOff, type CarriedPeer, carriedPeersIn } from '../kernel/carried-peers.ts'
 import type { Carrier } from './capture.ts'
 import type { CarriageMaps } from './carriage.ts'
+import type { CarriedNumbers } from './carried-numbers.ts'
 
 /** What is needed of a pod that the capture has enrolled. */
 export interface CarryingPod {
@@ -15,13 +16,23 @@ export interface CarryingPod {
 
 /** Uses the capture's pods and descriptors: it must not outlive it. */
 export class EbpfCarrier<Pod extends CarryingPod> implements Carrier {
+  readonly numbers: CarriedNumbers
+  readonly found: ReadonlyMap<string, number>
   private readonly addon: Addon
   private readonly programs: CapturePrograms
   private readonly pods: ReadonlyMap<string, Pod>
   private readonly switchOn: (pod: Pod) => void
 
   /** `switchOn` writes a captured pod into the map of pods anew. */
-  constructor(addon: Addon, programs: CapturePrograms, pods: ReadonlyMap<string, Pod>, switchOn: (pod: Pod) => void) {
+  constructor(
+    addon: Addon,
+    programs: CapturePrograms,
+    pods: ReadonlyMap<string, Pod>,
+    switchOn: (pod: Pod) => void,
+    known: Pick<Carrier, 'numbers' | 'found'>,
+  ) {
+    this.numbers = known.numbers
+    this.found = known.found
     this.addon = addon
     this.programs = programs
     this.pods = pods

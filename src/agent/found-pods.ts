@@ -49,10 +49,11 @@ export class FoundPods {
     return this.pods.size
   }
 
-  /** The number of a pod whose uid is known; null when there is none. */
-  numberOf(uid: string): number | null {
-    for (const { id, record } of this.pods.values()) if (record?.uid === uid && id !== 0) return id
-    return null
+  /** Numbers by uid, of those whose uid is known. */
+  numbers(): ReadonlyMap<string, number> {
+    const numbers = new Map<string, number>()
+    for (const { id, record } of this.pods.values()) if (record !== null && id !== 0) numbers.set(record.uid, id)
+    return numbers
   }
 
   get(netnsCookie: bigint): FoundPod | null {

@@ -9,9 +9,10 @@ import { performance } from 'node:perf_hooks'
 import type { Logger } from '../base/log.ts'
 import { Snapshot } from '../model/snapshot.ts'
 import type { Carrier } from './capture.ts'
-import { Carriage, Numbers } from './carriage.ts'
+import { Carriage } from './carriage.ts'
 import { planCarriage } from './carriage-plan.ts'
 import { type CarriedNames, KnownNames } from './carried-names.ts'
+import type { CarriedNumbers } from './carried-numbers.ts'
 import { Expulsion } from './expulsion.ts'
 
 /** A plan takes at most one part in so many of the main thread's time, however fast things change. */
@@ -28,9 +29,7 @@ export class KernelCarriage {
   private readonly carrier: Carrier
   private readonly carriage: Carriage
   private readonly expulsion: Expulsion
-  private readonly scopes = new Numbers()
-  private readonly services = new Numbers()
-  private readonly policies = new Numbers()
+  private readonly numbers: CarriedNumbers
   private readonly known: KnownNames
   private readonly pods = new Map<string, number>()
   private snapshot = Snapshot.empty
@@ -47,7 +46,9 @@ export class KernelCarriage {
     this.carrier = carrier
     this.carriage = new Carriage(carrier.maps, log)
     this.expulsion = new Expulsion(carrier, log)
-    this.known = new KnownNames(this.snapshot, this.services, this.policies)
+    this.numbers = carrier.numbers
+    this.known = new KnownNames(this.snapshot, this.numbers.services, this.numbers.policies)
+    for (const [uid, number] of carrier.found) this.pods.set(uid, number)
   }
 
   /** What the numbers in the kernel's maps and events stand for. */
@@ -97,7 +98,10 @@ export class KernelCarriage {
     const workload = this.snapshot.workloads.get(uid)
     if (workload !== undefined) this.known.remember(number, workload)
     const scope = this.snapshot.pods.get(uid)?.scope
-    if (scope !== undefined) this.carrier.setScope(uid, this.scopes.numberOf(scope))
+    if (scope === undefined) return
+    const scopeNumber = this.numbers.scopes.numberOf(scope)
+    this.numbers.save()
+    this.carrier.setScope(uid, scopeNumber)
   }
 
   /** Changes that come in one go make one plan. */
@@ -109,8 +113,10 @@ export class KernelCarriage {
   private plan(): void {
     this.timer = null
     const startedMs = performance.now()
-    const { snapshot, pods, scopes, services, policies } = this
+    const { snapshot, pods } = this
+    const { scopes, services, policies } = this.numbers
     const plan = planCarriage({ snapshot, pods, scopes, services, policies, mustEncrypt: () => false })
+    this.numbers.save()
     this.carriage.apply(plan)
     this.expel()
     const nowMs = performance.now()

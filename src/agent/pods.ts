@@ -92,8 +92,10 @@ export class Pods {
   confirm(): void {
     const wanted = new Set(this.snapshot?.pods.keys())
     this.enqueue(async () => {
+      const { capture, carriage } = this.options
+      for (const uid of capture.carrier?.found.keys() ?? []) if (!wanted.has(uid)) carriage?.drop(uid)
       try {
-        await this.options.capture.retain?.(wanted)
+        await capture.retain?.(wanted)
       } catch (error) {
         this.options.log.error('pods of an earlier agent stay captured', { error: describeError(error) })
       }

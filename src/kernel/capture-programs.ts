@@ -344,13 +344,6 @@ export class CapturePrograms {
     return greatest
   }
 
-  /** Nothing is carried from now on, but what is open: the agent decides again. */
-  forgetCarrying(): void {
-    for (const { frontend } of this.frontends.entries()) this.frontends.delete(frontend)
-    for (const { service, slot } of this.backends.entries()) this.backends.delete(service, slot)
-    for (const { pair } of this.verdicts.entries()) this.verdicts.delete(pair)
-  }
-
   /** Removes what the maps say of pods that `isGone` says are: nobody is carried to them any more, or counted. */
   forgetPods(isGone: (id: number) => boolean): void {
     for (const { pair } of this.verdicts.entries()) {

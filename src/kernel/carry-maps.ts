@@ -62,14 +62,20 @@ export class FrontendMap {
   }
 
   /** All of them, with what `insert` was told. */
-  *entries(): Iterable<{ readonly frontend: Frontend; readonly service: number; readonly slots: number }> {
+  *entries(): Iterable<{
+    readonly frontend: Frontend
+    readonly service: number
+    readonly slots: number
+    readonly isFallback: boolean
+  }> {
     for (const [key, value] of pairsOf(this.map, FRONTEND_KEY.bytes, FRONTEND.bytes)) {
       const frontend = {
         address: decodeAddress(key, FRONTEND_KEY.address),
         port: wordAt(key, FRONTEND_KEY.port),
         scope: wordAt(key, FRONTEND_KEY.scope),
       }
-      yield { frontend, service: wordAt(value, FRONTEND.service), slots: wordAt(value, FRONTEND.slots) }
+      const isFallback = (wordAt(value, FRONTEND.flags) & FRONTEND_FALLBACK) !== 0
+      yield { frontend, service: wordAt(value, FRONTEND.service), slots: wordAt(value, FRONTEND.slots), isFallback }
     }
   }
 }
