@@ -299,6 +299,7 @@ export class EbpfCapture implements Capture {
       inboundCaptured: stats.read(STAT_INBOUND_CAPTURED),
       bypassed: stats.read(STAT_BYPASSED),
       refused: stats.read(STAT_REFUSED) + stats.read(STAT_ESCAPES_REFUSED),
+      dnsBypassed: this.dns.bypassed,
     }
   }
 

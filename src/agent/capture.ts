@@ -78,6 +78,8 @@ export interface CaptureStats {
   /** Connections let by or refused because something was missing, by reason. */
   readonly bypassed: number
   readonly refused: number
+  /** Questions to DNS resolvers that were let by: no data worker was alive, or the pod asks too many resolvers. */
+  readonly dnsBypassed?: { readonly unserved: number; readonly resolvers: number }
 }
 
 /** What the kernel needs to carry connections between pods without the proxy (carriage.ts), and who the pods are to it. */

@@ -14,7 +14,7 @@ import {
   planDnsRoutes,
   removeDnsRoutes,
 } from '../kernel/dns-capture.ts'
-import { PORT_DNS } from '../kernel/layout.generated.ts'
+import { DNS_STAT_BYPASSED, DNS_STAT_RESOLVERS_FULL, PORT_DNS } from '../kernel/layout.generated.ts'
 import type { LocalRoute } from '../kernel/netlink.ts'
 import type { SteeringPlan } from '../kernel/steering.ts'
 import { type CapturedListener, ROLE_DNS } from './capture.ts'
@@ -48,6 +48,12 @@ export class DnsEnrolments {
     this.addon = addon
     this.programs = programs
     this.log = log
+  }
+
+  /** Questions that were let by, counted by the programs. */
+  get bypassed(): { readonly unserved: number; readonly resolvers: number } {
+    const { dnsStats } = this.programs
+    return { unserved: dnsStats.read(DNS_STAT_BYPASSED), resolvers: dnsStats.read(DNS_STAT_RESOLVERS_FULL) }
   }
 
   /**

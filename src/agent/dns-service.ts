@@ -42,6 +42,8 @@ export class DnsService implements NameServer {
   private readonly resolver: Resolver
   private readonly timers = new TimerWheel()
   private readonly pods = new Map<string, PodQuestions>()
+  private receivedDropped = 0
+  private sentDropped = 0
 
   constructor(options: DnsServiceOptions) {
     this.options = options
@@ -79,6 +81,15 @@ export class DnsService implements NameServer {
 
   query(podUid: string, address: string, bytes: Uint8Array, isTcp: boolean, respond: Answering): void {
     this.resolver.query(podUid, address, bytes, isTcp, respond)
+  }
+
+  /** Counts the datagrams that were dropped since the last call. */
+  countDrops(): void {
+    const { counts, datagrams } = this.options
+    const { receivedDropped, sentDropped } = datagrams
+    counts.dropped(receivedDropped - this.receivedDropped, sentDropped - this.sentDropped)
+    this.receivedDropped = receivedDropped
+    this.sentDropped = sentDropped
   }
 
   /** Gives all sockets back. */

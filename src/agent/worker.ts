@@ -141,6 +141,7 @@ async function addPod(message: Extract<ToWorker, { kind: 'add-pod' }>): Promise<
 
 function report(request: number, connectionsMax: number): void {
   proxy.flushMetrics()
+  dns?.countDrops()
   send({
     kind: 'report',
     request,

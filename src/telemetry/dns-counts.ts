@@ -40,12 +40,17 @@ export interface DnsFailureCount {
 export interface DnsReport {
   readonly queries: readonly DnsQueryCount[]
   readonly failures: readonly DnsFailureCount[]
+  /** Datagrams of questions and answers that found the kernel's buffers full. */
+  readonly receivedDropped: number
+  readonly sentDropped: number
 }
 
 /** The counts of one worker. Kinds are few: the words above are all there are. */
 export class DnsCounts {
   private readonly queries = new Map<DnsSource, Map<DnsResult, number>>()
   private readonly failures = new Map<DnsFailure, number>()
+  private receivedDropped = 0
+  private sentDropped = 0
 
   query(source: DnsSource, result: DnsResult): void {
     let results = this.queries.get(source)
@@ -60,6 +65,11 @@ export class DnsCounts {
     this.failures.set(reason, (this.failures.get(reason) ?? 0) + 1)
   }
 
+  dropped(received: number, sent: number): void {
+    this.receivedDropped += received
+    this.sentDropped += sent
+  }
+
   /** What was counted; begins at zero again. */
   take(): DnsReport {
     const queries: DnsQueryCount[] = []
@@ -69,6 +79,9 @@ export class DnsCounts {
     const failures = [...this.failures].map(([reason, count]) => ({ reason, count }))
     this.queries.clear()
     this.failures.clear()
-    return { queries, failures }
+    const { receivedDropped, sentDropped } = this
+    this.receivedDropped = 0
+    this.sentDropped = 0
+    return { queries, failures, receivedDropped, sentDropped }
   }
 }

@@ -2,9 +2,19 @@
 import { Counter, type Registry } from 'prom-client'
 import type { DnsReport } from './dns-counts.ts'
 
+/** Questions that were let by to the pods' resolvers since the capture was set up, by reason. */
+export interface DnsBypassed {
+  /** No data worker was alive. */
+  readonly unserved: number
+  /** The pod asks more resolvers than are told apart. */
+  readonly resolvers: number
+}
+
 export class DnsFamilies {
   private readonly queries: Counter<'source' | 'result'>
   private readonly failures: Counter<'reason'>
+  private readonly dropped: Counter<'direction'>
+  private readonly bypassed: Counter<'reason'>
 
   constructor(register: Registry) {
     const registers = [register]
@@ -20,9 +30,30 @@ export class DnsFamilies {
       labelNames: ['reason'],
       registers,
     })
+    this.dropped = new Counter({
+      name: 'weft_dns_dropped_datagrams_total',
+      help: 'Datagrams of DNS, questions received and answers sent, that found the buffers of the kernel full.',
+      labelNames: ['direction'],
+      registers,
+    })
+    this.bypassed = new Counter({
+      name: 'weft_dns_bypassed_total',
+      help: 'DNS questions of captured pods that went to their resolvers past the agent, by reason.',
+      labelNames: ['reason'],
+      registers,
+    })
   }
 
-  add({ queries, failures }: DnsReport): void {
+  /** Totals of the kernel. */
+  setBypassed({ unserved, resolvers }: DnsBypassed): void {
+    this.bypassed.reset()
+    this.bypassed.inc({ reason: 'unserved' }, unserved)
+    this.bypassed.inc({ reason: 'resolvers' }, resolvers)
+  }
+
+  add({ queries, failures, receivedDropped, sentDropped }: DnsReport): void {
+    this.dropped.inc({ direction: 'received' }, receivedDropped)
+    this.dropped.inc({ direction: 'sent' }, sentDropped)
     for (const { source, result, count } of queries) this.queries.inc({ source, result }, count)
     for (const { reason, count } of failures) this.failures.inc({ reason }, count)
   }

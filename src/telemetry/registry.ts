@@ -23,7 +23,7 @@ import {
   TCP_LABELS,
   TCP_WIDTH,
 } from './catalogue.ts'
-import { DnsFamilies } from './dns-families.ts'
+import { type DnsBypassed, DnsFamilies } from './dns-families.ts'
 import {
   type MetricsReport,
   SERIES_HTTP,
@@ -53,6 +53,8 @@ export interface AgentState {
   readonly outboundCaptured: number
   readonly inboundCaptured: number
   readonly bypassed: number
+  /** Left out where DNS is never captured. */
+  readonly dnsBypassed?: DnsBypassed
   /** Data workers that do not respond now. */
   readonly silentWorkers: number
   readonly refused: number
@@ -210,6 +212,7 @@ export class MetricsRegistry {
   /** The text in pieces; the state is read at the beginning. */
   async *chunks(state: AgentState): AsyncGenerator<string> {
     this.gauges.set(state)
+    if (state.dnsBypassed !== undefined) this.dns.setBypassed(state.dnsBypassed)
     this.carriedGauges.set(state.carried ?? NOTHING_CARRIED)
     this.dropOrphans()
     yield `${await this.own.metrics()}\n`

@@ -165,5 +165,6 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
     }
     await mesh.startAgent('node1')
     assert.equal(await dig(`@${resolver4}`, NEAR), addressesOf('near')[0])
+    assert.ok((await mesh.metric('node1', 'weft_dns_bypassed_total', { reason: 'unserved' })) >= 2)
   })
 })

@@ -344,6 +344,8 @@ describe('the text', () => {
     first.dns.query('cache', 'nxdomain')
     second.dns.query('mesh', 'answered')
     second.dns.failure('timeout')
+    first.dns.dropped(2, 1)
+    second.dns.dropped(3, 0)
     node.registry.merge(1, first.collect())
     node.registry.merge(1, first.collect())
     node.registry.merge(2, second.collect())
@@ -354,6 +356,10 @@ describe('the text', () => {
     assert.deepEqual(counts.sort(), ['cache/nxdomain 1', 'mesh/answered 4'])
     assert.equal(scrape.value('weft_dns_upstream_failures_total'), 1)
     assert.equal(scrape.find('weft_dns_upstream_failures_total')[0]!.labels['reason'], 'timeout')
+    const dropped = scrape
+      .find('weft_dns_dropped_datagrams_total')
+      .map(({ labels, value }) => `${labels['direction']} ${value}`)
+    assert.deepEqual(dropped.sort(), ['received 5', 'sent 1'])
   })
 
   test('counts breaches of the rules of HTTP by side and reason, over all workers, with a bound on reasons', async () => {
