@@ -134,7 +134,8 @@ function secondsOf(ns: bigint): number {
 
 /** Those with most unserved connections first. */
 function describePods(pods: ReadonlyMap<string, Unserved>): readonly string[] {
-  const rows = [...pods].map(([name, counts]) => ({ name, counts, sum: sumOf(counts) })).sort((a, b) => b.sum - a.sum)
+  const rows = [...pods].map(([name, counts]) => ({ name, counts, sum: sumOf(counts) }))
+  rows.sort((a, b) => b.sum - a.sum || (a.name < b.name ? -1 : 1))
   const named = rows.slice(0, PODS_NAMED_MAX).map(({ name, counts }) => `${name}: ${describe(counts)}`)
   return rows.length > named.length ? [...named, `${rows.length - named.length} more`] : named
 }

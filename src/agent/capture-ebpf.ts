@@ -286,9 +286,7 @@ export class EbpfCapture implements Capture {
   }
 
   get unserved(): UnservedCounts {
-    return new KernelUnserved(this.programs, () =>
-      [...this.enrolled.values()].map(({ record }) => [record.netnsCookie, record.displayName]),
-    )
+    return new KernelUnserved(this.programs, (netnsCookie) => this.records.get(netnsCookie)?.displayName ?? null)
   }
 
   stats(): CaptureStats {

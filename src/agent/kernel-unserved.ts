@@ -8,13 +8,13 @@ import type { UnservedCounts } from './absence-watch.ts'
 export class KernelUnserved implements UnservedCounts {
   readonly beatBeforeNs: bigint
   private readonly programs: CapturePrograms
-  private readonly pods: () => readonly (readonly [netnsCookie: bigint, displayName: string])[]
+  private readonly nameOf: (netnsCookie: bigint) => string | null
 
-  /** `pods` are those that are enrolled when it is called. */
-  constructor(programs: CapturePrograms, pods: () => readonly (readonly [bigint, string])[]) {
+  /** `nameOf` is null for a pod that nobody knows any more. */
+  constructor(programs: CapturePrograms, nameOf: (netnsCookie: bigint) => string | null) {
     this.beatBeforeNs = programs.beatBeforeNs
     this.programs = programs
-    this.pods = pods
+    this.nameOf = nameOf
   }
 
   totals(): { readonly bypassed: number; readonly refused: number } {
@@ -24,9 +24,9 @@ export class KernelUnserved implements UnservedCounts {
 
   takePods(): ReadonlyMap<string, Unserved> {
     const taken = new Map<string, Unserved>()
-    for (const [netnsCookie, displayName] of this.pods()) {
+    for (const netnsCookie of this.programs.unserved.cookies()) {
       const counts = this.programs.unserved.take(netnsCookie)
-      if (counts !== null) taken.set(displayName, counts)
+      if (counts !== null) taken.set(this.nameOf(netnsCookie) ?? `a pod that is gone (${netnsCookie})`, counts)
     }
     return taken
   }

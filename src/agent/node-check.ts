@@ -18,6 +18,8 @@ export interface NodeCheckOptions {
   readonly pinDirectory: string
   readonly stateDirectory: string
   readonly answer: AgentAnswer
+  /** What the controller says, if it was asked. */
+  readonly wanted?: WantedPods
   /** Where namespaces have names; for tests. */
   readonly netnsDirectory?: string
 }
@@ -74,7 +76,7 @@ const NETNS_DIRECTORY = '/run/netns'
 export async function checkNode(options: NodeCheckOptions): Promise<NodeReport> {
   const { answer } = options
   const isOwn = answer.kind === 'answer' && answer.pinDirectory === options.pinDirectory
-  const wanted = isOwn ? answer.wanted : await readWantedPods(options.stateDirectory)
+  const wanted = options.wanted ?? (isOwn ? answer.wanted : await readWantedPods(options.stateDirectory))
   const capture = PinnedCapture.open(options.addon, options.pinDirectory)
   try {
     return new NodeCheck(options, capture, wanted, answer.kind === 'answer' && !isOwn ? 'absent' : answer.kind).run()

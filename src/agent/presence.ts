@@ -2,6 +2,7 @@
  * Whether this agent is there, told by itself: beats for its main thread, says afterwards when that stood still, and keeps
  * the watch over absences going.
  */
+import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import { ABSENCE_CHECK_MS, AbsenceWatch, type UnservedCounts } from './absence-watch.ts'
 import { VitalSigns } from './vital-signs.ts'
@@ -66,6 +67,11 @@ export class Presence {
       this.mainStalledNs += stalledNs
       this.log.warn('the main thread responds again', { silentMs: Number(stalledNs / 1_000_000n) })
     }
-    this.absences?.check(nowNs)
+    try {
+      this.absences?.check(nowNs)
+    } catch (error) {
+      // What cannot be told must not end the agent.
+      this.log.error('absences cannot be looked at', { error: describeError(error) })
+    }
   }
 }

@@ -1,13 +1,20 @@
 /**
- * Which pods of a node are to be captured, as far as anybody on the node knows: the running agent, or else the last good
- * configuration in its state directory.
+ * Which pods of a node are to be captured: as the controller says, the running agent, or the last good configuration in the
+ * agent's state directory.
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { systemClock } from '../base/clock.ts'
+import { WeftError } from '../base/errors.ts'
 import { silentLog } from '../base/log.ts'
+import { Snapshot } from '../model/snapshot.ts'
 import type { LocalPod, Workload } from '../model/workload.ts'
+import { Certificates } from './certificates.ts'
+import { ControllerLink } from './controller-link.ts'
 import { ResourceStore } from './resource-store.ts'
 import { readSnapshot, SNAPSHOT_FILE } from './snapshot-file.ts'
+import { Subscription } from './subscription.ts'
 
 /** A pod that is to be captured. */
 export interface WantedPod {
@@ -26,6 +33,9 @@ export interface WantedPods {
 
 /** An agent's main thread that does not answer within this time stands still. */
 const ANSWER_MS = 2000
+
+/** A controller that has not said everything by then is not waited for. */
+const CONTROLLER_MS = 5000
 
 /** What the agent's admin endpoint says. */
 export type AgentAnswer =
@@ -49,6 +59,70 @@ export async function askAgent(address: string): Promise<AgentAnswer> {
   } catch (error) {
     return { kind: (error as Error).name === 'TimeoutError' ? 'silent' : 'absent' }
   }
+}
+
+/** How to ask the controller. */
+export interface ControllerQuestion {
+  /** `host:port`. */
+  readonly address: string
+  /** Directory of the node's credential. */
+  readonly credentials: string
+}
+
+/**
+ * Asks the controller, as the node's agent would: it alone knows of pods that came while there was no agent. Rejects with
+ * WeftError: WEFT_CERTIFICATE, WEFT_CONTROLLER.
+ */
+export async function fetchWantedPods({ address, credentials }: ControllerQuestion): Promise<WantedPods> {
+  const certificates = await Certificates.open({
+    credentialDirectory: credentials,
+    // Nothing is asked for: the node's own certificate is enough.
+    requestCertificate: () => Promise.reject(new WeftError('WEFT_CERTIFICATE', 'a check requests no certificate')),
+    validitySeconds: 0,
+    clock: systemClock,
+    log: silentLog,
+    onMaterial: () => {},
+    onRemoved: () => {},
+    onNodeCredential: () => {},
+  })
+  const { node, trustDomain } = certificates
+  const link = new ControllerLink({ address, trustDomain, credential: () => certificates.nodeCredential() })
+  let snapshot = Snapshot.empty
+  let complete: () => void = () => {}
+  const completed = new Promise<void>((resolve) => {
+    complete = resolve
+  })
+  const subscription = new Subscription({
+    connect: () => link.connect(),
+    node,
+    snapshotFile: null,
+    clock: systemClock,
+    log: silentLog,
+    onDelta: (delta) => {
+      snapshot = snapshot.apply(delta)
+    },
+    onComplete: () => complete(),
+  })
+  const timeout = new AbortController()
+  try {
+    await subscription.start()
+    const isComplete = await Promise.race([
+      completed.then(() => true),
+      delay(CONTROLLER_MS, false, { signal: timeout.signal }),
+    ])
+    const { lastError } = subscription.status()
+    if (!isComplete) {
+      const what = `the controller at ${address} did not say which pods ${node} has`
+      throw new WeftError('WEFT_CONTROLLER', `${what}: ${lastError ?? `no answer in ${CONTROLLER_MS / 1000} s`}`)
+    }
+  } finally {
+    timeout.abort()
+    await subscription.stop()
+    link.close()
+    certificates.stop()
+  }
+  const pods = wantedPods([...snapshot.pods.values()], [...snapshot.workloads.values()])
+  return { source: `the controller at ${address}`, pods }
 }
 
 /** Reads an agent's state directory. Null when there is no usable configuration in it. */

@@ -2,7 +2,9 @@
  * What the programs count while nobody serves, and what agents have told of it: native/bpf/include/weft/unserved.h.
  */
 import { ABSENCE_JOURNAL, HEARTBEAT_MS_MAX, UNSERVED, WORKER_SLOTS_MAX } from './layout.generated.ts'
-import { type BpfMap, encodeCookie, IS_LITTLE_ENDIAN } from './maps.ts'
+import { type BpfMap, decodeCookie, encodeCookie, IS_LITTLE_ENDIAN, pairsOf, type WalkableMap } from './maps.ts'
+
+const COOKIE_BYTES = 8
 
 /** As long as the programs wait for a heartbeat. */
 export const SILENT_NS = BigInt(HEARTBEAT_MS_MAX) * 1_000_000n
@@ -17,9 +19,9 @@ export interface Unserved {
 
 /** Unserved connections by pod, since they were last taken. */
 export class UnservedMap {
-  private readonly map: BpfMap
+  private readonly map: WalkableMap
 
-  constructor(map: BpfMap) {
+  constructor(map: WalkableMap) {
     this.map = map
   }
 
@@ -34,6 +36,11 @@ export class UnservedMap {
       refusedOutbound: number(view, UNSERVED.refused_outbound),
       refusedInbound: number(view, UNSERVED.refused_inbound),
     }
+  }
+
+  /** Netns cookies of all pods that have any, also of pods that are gone. */
+  cookies(): bigint[] {
+    return Array.from(pairsOf(this.map, COOKIE_BYTES, UNSERVED.bytes), ([key]) => decodeCookie(key))
   }
 
   /** Reads and begins anew. What is counted between the two is in the totals only. */

@@ -222,6 +222,7 @@ describe('the maps of unserved connections', () => {
     const map = new UnservedMap(memory)
     const expected = { bypassedOutbound: 1, bypassedInbound: 2, refusedOutbound: 3, refusedInbound: 4 }
     assert.deepEqual(map.read(7n), expected)
+    assert.deepEqual(map.cookies(), [7n])
     assert.deepEqual(map.take(7n), expected)
     assert.equal(map.take(7n), null)
   })

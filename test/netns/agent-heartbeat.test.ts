@@ -198,6 +198,13 @@ spec: { mtls: { mode: STRICT } }
     assert.deepEqual([ok, agent.state, agent.main], [false, 'silent', 'absent'])
     assert.deepEqual(untold, { bypassed: 1, refused: 1 })
 
+    // A pod that comes now is known to the controller alone.
+    await mesh.addPod({ name: 'late', node: NODE })
+    const asked = ['--controller', mesh.plan.controller, '--credentials', mesh.credentials(NODE)]
+    const late = await checkNode(...asked)
+    assert.match(late.text, /^ok +configuration +4 pods are to be captured, says the controller at /m)
+    assert.match(late.text, /^wrong +pod default\/late +it is not enrolled: .*\. Start the agent$/m)
+
     const told = events(ABSENCE).length
     await mesh.startAgent(NODE)
     await mesh.eventually('the absence is told', () => events(ABSENCE).length > told)
@@ -207,6 +214,6 @@ spec: { mtls: { mode: STRICT } }
     assert.deepEqual([event['bypassed'], event['refused']], [1, 1])
     assert.deepEqual(event['pods'], ['default/near: 1 refused in', 'vault/vault: 1 bypassed in'])
     assert.equal(await mesh.metric(NODE, 'weft_bypassed_connections_total'), before + 1)
-    assert.equal((await checkNode()).status, 0)
+    assert.equal((await checkNode(...asked)).status, 0)
   })
 })

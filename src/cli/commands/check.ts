@@ -3,9 +3,10 @@
 import { describe } from '../../agent/absence-watch.ts'
 import { agentFlags } from '../../agent/config.ts'
 import { checkNode, type NodeReport, type PodFinding } from '../../agent/node-check.ts'
-import { askAgent } from '../../agent/wanted-pods.ts'
+import { askAgent, fetchWantedPods } from '../../agent/wanted-pods.ts'
 import { formatHostPort } from '../../base/address.ts'
-import { describeFlags, outputFlag, parseFlags, switchFlag } from '../../base/flags.ts'
+import { describeFlags, type FlagValues, outputFlag, parseFlags, switchFlag, UsageError } from '../../base/flags.ts'
+import { optionalFlag, textFlag } from '../../base/settings.ts'
 import { loadAddon } from '../../kernel/addon.ts'
 import { type Command, EXIT_FAILED, EXIT_OK, helpText, type Streams } from '../command.ts'
 import { agentRequirements } from '../machine.ts'
@@ -16,6 +17,16 @@ const FLAGS = {
   state: { ...agentFlags.state, doc: 'With --node: the state directory of the agent.' },
   pinDirectory: { ...agentFlags.pinDirectory, doc: 'With --node: the pin directory of the agent.' },
   admin: { ...agentFlags.admin, doc: 'With --node: where the agent answers, if it runs.' },
+  controller: optionalFlag(
+    { name: 'controller', doc: 'With --node: ask the controller which pods are to be captured; it knows the newest.' },
+    'HOST:PORT',
+    agentFlags.controller.parse,
+  ),
+  credentials: textFlag(
+    { name: 'credentials', doc: 'With --controller: directory of the credential of this node.' },
+    'DIR',
+    '',
+  ),
   output: outputFlag,
 }
 
@@ -37,6 +48,10 @@ export const checkCommand: Command = {
         ['weft check', 'read it'],
         ['weft check -o json', 'for scripts: {"ok","requirements":[{"name","isMet","isRequired","detail"}]}'],
         ['weft check --node', 'is every pod of this node captured, and does anybody serve?'],
+        [
+          'weft check --node --controller weft:15012 --credentials /etc/weft/node1',
+          'also pods that came while no agent ran',
+        ],
         ['weft check --node -o json', '{"ok","agent","bypassed","refused","untold","findings","pods","outside"}'],
         [`weft check --node -o json | jq '.pods[] | select(.isCaptured | not)'`, 'pods that are not captured'],
       ],
@@ -65,11 +80,15 @@ async function runMachine(output: 'text' | 'json', streams: Streams): Promise<nu
   return ok ? EXIT_OK : EXIT_FAILED
 }
 
-async function runNode(
-  flags: { state: string; pinDirectory: string; admin: { address: string; port: number }; output: 'text' | 'json' },
-  streams: Streams,
-): Promise<number> {
+async function runNode(flags: FlagValues<typeof FLAGS>, streams: Streams): Promise<number> {
+  const { controller, credentials } = flags
+  if ((controller === null) !== (credentials === '')) {
+    throw new UsageError('--controller and --credentials belong together')
+  }
   const report = await checkNode({
+    ...(controller === null
+      ? {}
+      : { wanted: await fetchWantedPods({ address: addressText(controller), credentials }) }),
     addon: loadAddon(),
     pinDirectory: flags.pinDirectory,
     stateDirectory: flags.state,
@@ -81,6 +100,10 @@ async function runNode(
     printRows(nodeRows(report), { ok: good, wrong: bad, note: dim }, streams)
   }
   return report.ok ? EXIT_OK : EXIT_FAILED
+}
+
+function addressText({ host, port }: { readonly host: string; readonly port: number }): string {
+  return formatHostPort(host, port)
 }
 
 type NodeRow = readonly ['ok' | 'wrong' | 'note', string, string]
