@@ -22,6 +22,7 @@ import type { Capture } from './capture.ts'
 import { EbpfCapture } from './capture-ebpf.ts'
 import { LoopbackCapture } from './capture-loopback.ts'
 import { CaptureWatch } from './capture-watch.ts'
+import { CARRIED_RECORDER, CarriedReports } from './carried-reports.ts'
 import { Certificates } from './certificates.ts'
 import type { AgentConfig } from './config.ts'
 import { ControllerLink } from './controller-link.ts'
@@ -34,7 +35,7 @@ import { Subscription } from './subscription.ts'
 import { chooseTransport, type TransportName } from './worker-transport.ts'
 import { Workers } from './workers.ts'
 
-/** Connections that /connections shows per worker. */
+/** Connections that /connections shows per worker, and of those that the kernel carries. */
 const CONNECTIONS_SHOWN_MAX = 1000
 
 /** What the program around the agent gives it. */
@@ -61,6 +62,7 @@ export class Agent {
   private readonly pods: Pods
   /** Null where the kernel carries nothing by itself. */
   private readonly carriage: KernelCarriage | null
+  private readonly carried: CarriedReports
   private readonly subscription: Subscription
   private readonly captureWatch: CaptureWatch
   private readonly gate: CredentialGate
@@ -86,11 +88,26 @@ export class Agent {
     this.link = link
     this.capture = capture
     this.gate = gate
-    this.registry = new MetricsRegistry({ component: 'proxy', version: host.version, now: systemClock.now })
+    const { carrier } = capture
+    this.carriage = carrier == null ? null : new KernelCarriage(carrier, log.child('carriage'))
+    const isServingAll = (): boolean => this.subscription.status().isReady && this.pods.pendingCount === 0
+    this.carried = new CarriedReports({
+      kernel: capture.carried ?? null,
+      names: this.carriage?.names ?? null,
+      accessLog: config.accessLog ? host.accessLog : null,
+      log: log.child('carried'),
+      areNamesKnown: isServingAll,
+    })
+    this.registry = new MetricsRegistry({
+      component: 'proxy',
+      version: host.version,
+      now: systemClock.now,
+      roundTrips: this.carried.roundTrips,
+    })
     this.presence = new Presence({
       counts: capture.unserved ?? null,
       log: log.child('presence'),
-      isServingAll: () => this.subscription.status().isReady && this.pods.pendingCount === 0,
+      isServingAll,
     })
     const addon = capture.kind === 'ebpf' ? loadAddon() : null
     const transport = chooseTransport(config.transport, log)
@@ -115,8 +132,6 @@ export class Agent {
       onCrash: (id) => this.registry.forgetWorker(id),
       onServing: (workers) => capture.setServing?.(workers),
     })
-    const { carrier } = capture
-    this.carriage = carrier == null ? null : new KernelCarriage(carrier, log.child('carriage'))
     this.pods = new Pods({
       capture,
       workers: this.workers,
@@ -202,6 +217,7 @@ export class Agent {
     await this.listen('admin', config.admin, this.adminRoutes())
     this.presence.start()
     this.captureWatch.start()
+    this.carried.start()
     await this.workers.start()
     this.certificates.start()
     await this.subscription.start()
@@ -229,6 +245,7 @@ export class Agent {
     await this.capture.drain?.()
     await this.workers.stop(this.config.drain)
     this.presence.stop()
+    await this.carried.stop()
     await this.capture.release?.()
     await this.capture.close()
     for (const endpoint of this.endpoints) await endpoint.close()
@@ -261,9 +278,8 @@ export class Agent {
       '/config_dump': () => jsonAnswer(this.configDump()),
       '/connections': async () => {
         const reports = await this.workers.reports(CONNECTIONS_SHOWN_MAX)
-        return jsonAnswer(
-          [...reports].flatMap(([worker, { connections }]) => connections.map((c) => ({ worker, ...c }))),
-        )
+        const proxied = [...reports].flatMap(([worker, { connections }]) => connections.map((c) => ({ worker, ...c })))
+        return jsonAnswer([...proxied, ...this.carried.connections(CONNECTIONS_SHOWN_MAX)])
       },
       '/certificates': () => jsonAnswer(this.certificates.status()),
       '/healthz/ready': () => this.readiness(),
@@ -299,6 +315,7 @@ export class Agent {
         openConnections.set(pod, (openConnections.get(pod) ?? 0) + count)
       }
     }
+    this.registry.merge(CARRIED_RECORDER, await this.carried.collect())
     const certificateExpiryMs = new Map<string, number>()
     for (const { identity, notAfterMs } of this.certificates.status()) {
       if (notAfterMs !== null) certificateExpiryMs.set(identity, notAfterMs)
@@ -314,6 +331,7 @@ export class Agent {
       certificateExpiryMs,
       configVersion: this.snapshot.version,
       configRejected: this.subscription.status().rejectedCount,
+      carried: this.carried.state(),
     })
     return { status: 200, type: this.registry.contentType, body }
   }

@@ -344,16 +344,13 @@ export class CapturePrograms {
     return greatest
   }
 
-  /** Removes what the maps say of pods that `isGone` says are: nobody is carried to them any more, or counted. */
+  /** Removes what the maps say of pods that `isGone` says are: nobody is carried to them any more. Counters stay. */
   forgetPods(isGone: (id: number) => boolean): void {
     for (const { pair } of this.verdicts.entries()) {
       if (isGone(pair.source) || isGone(pair.destination)) this.verdicts.delete(pair)
     }
     for (const { service, slot, backend } of this.backends.entries()) {
       if (backend.pod !== 0 && isGone(backend.pod)) this.backends.insert(service, slot, { ...backend, pod: 0 })
-    }
-    for (const map of [this.edges, this.accountedEdges]) {
-      for (const { ids } of map.all()) if (isGone(ids.source) || isGone(ids.destination)) map.delete(ids)
     }
   }
 

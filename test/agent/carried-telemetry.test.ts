@@ -149,7 +149,12 @@ describe('counters of carried connections', () => {
     ]
     assert.deepEqual(bytes(), [15, 150])
     assert.equal(text.value('weft_carried_open_connections', { pod: 'shop/client-1' }), 2)
-    // One closes after the edges were read and before the sockets are.
+    // One more is opened, another closes after the edges were read and before the sockets are.
+    kernel.count((totals) => {
+      totals.attempted += 1
+      totals.opened += 1
+    })
+    kernel.sockets.push(openSocket(0, 200))
     kernel.onSockets = () => {
       kernel.onSockets = () => {}
       kernel.sockets.splice(0, 1)
@@ -160,17 +165,18 @@ describe('counters of carried connections', () => {
       })
     }
     text = await reader.scrape()
-    assert.deepEqual(bytes(), [15, 150])
+    assert.deepEqual(bytes(), [15, 250])
+    assert.equal(text.value(FAMILY.opened, { reporter: 'source', response_flags: '-' }), 3)
     text = await reader.scrape()
-    assert.deepEqual(bytes(), [35, 150])
+    assert.deepEqual(bytes(), [35, 350])
     kernel.sockets.splice(0)
     kernel.count((totals) => {
       totals.sent += 5
-      totals.received += 51
-      ended(totals, OUTCOME_CLOSED, 1)
+      totals.received += 251
+      ended(totals, OUTCOME_CLOSED, 2)
     })
     text = await reader.scrape()
-    assert.deepEqual(bytes(), [35, 151])
+    assert.deepEqual(bytes(), [35, 351])
   })
 
   test('of a time without an agent are counted by the next one, once', async () => {

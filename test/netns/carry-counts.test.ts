@@ -1,13 +1,15 @@
 /** What the kernel counts of the connections that it carries, with the real kernel and real processes. */
 import assert from 'node:assert/strict'
+import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { after, before, beforeEach, describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
+import { CarriedTelemetry } from '../../src/agent/carried-telemetry.ts'
 import { silentLog } from '../../src/base/log.ts'
 import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
-import type { EdgeTotals } from '../../src/kernel/edge-map.ts'
+import { type EdgeTotals, ROUND_TRIP_BOUNDS_SECONDS } from '../../src/kernel/edge-map.ts'
 import { type CarriedEvent, decodeEvent, type EventRing, eventCount } from '../../src/kernel/event-ring.ts'
 import {
   OUTCOME_CLOSED,
@@ -18,9 +20,17 @@ import {
   OUTCOME_RESET_BY_SOURCE,
   STAT_EVENTS_LOST,
 } from '../../src/kernel/layout.generated.ts'
+import { AccessLog } from '../../src/telemetry/access-log.ts'
+import { MetricsRegistry } from '../../src/telemetry/registry.ts'
+import { RoundTrips } from '../../src/telemetry/round-trips.ts'
+import { WorkerRecorder } from '../../src/telemetry/worker-recorder.ts'
 import { AnsweringPod, runClient } from '../support/answering-pod.ts'
-import { type Ending, TALKER, type Talk, type Talked } from '../support/byte-talker.ts'
+import { type Ending, HELLO, TALKER, type Talk, type Talked } from '../support/byte-talker.ts'
+import { FakeNames } from '../support/fake-carried.ts'
+import { IDLE_STATE } from '../support/idle-state.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
+import { PrometheusText } from '../support/prometheus-text.ts'
+import { workloadOf } from '../support/proxy-objects.ts'
 import { SeededRandom } from '../support/seeded-random.ts'
 
 const APP_PORT = 8080
@@ -68,7 +78,9 @@ describe('what is counted of carried connections', needsRoot, () => {
 
   beforeEach(() => {
     programs.verdicts.insert({ source: 1, destination: 2, port: APP_PORT }, true, 0)
-    for (const { ids } of programs.edges.all()) programs.edges.delete(ids)
+    for (const edges of [programs.edges, programs.accountedEdges]) {
+      for (const { ids } of edges.all()) edges.delete(ids)
+    }
     readAll()
   })
 
@@ -89,13 +101,17 @@ describe('what is counted of carried connections', needsRoot, () => {
   }
 
   /** The edge's counters once all its connections are over. */
-  async function settled(service: number): Promise<EdgeTotals> {
+  function settled(service: number): Promise<EdgeTotals> {
+    return settledButFor(service, 0)
+  }
+
+  async function settledButFor(service: number, open: number): Promise<EdgeTotals> {
     for (;;) {
       const totals = programs.edges.read(1, 2, service)
       assert.ok(totals !== null)
       const over = totals.ended.reduce((sum, count) => sum + count) - totals.ended[OUTCOME_DENIED]!
       assert.ok(over <= totals.attempted, `${over} of ${totals.attempted} connections have ended`)
-      if (over === totals.attempted) return totals
+      if (over + open === totals.attempted) return totals
       await delay(5)
     }
   }
@@ -108,6 +124,18 @@ describe('what is counted of carried connections', needsRoot, () => {
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line) as Talked)
+  }
+
+  async function startDeaf(): Promise<ChildProcess> {
+    const deaf = network.start(network.pod('b'), [process.execPath, TALKER, 'ignore', String(DEAF_PORT)])
+    await once(deaf.stdout!, 'data')
+    return deaf
+  }
+
+  async function end(child: ChildProcess): Promise<void> {
+    const gone = once(child, 'exit')
+    child.kill('SIGKILL')
+    await gone
   }
 
   for (const [family, vip, service] of [
@@ -235,20 +263,28 @@ describe('what is counted of carried connections', needsRoot, () => {
     })
   }
 
+  it('a connection that the client alone has closed is over, and its bytes are exact', async () => {
+    const deaf = await startDeaf()
+    const talks: Talk[] = [{ ending: 'client', sent: 1_000, received: HELLO.length }]
+    const [talked] = await talk(VIP_DEAF, talks)
+    const totals = await settled(4)
+    assert.deepEqual([totals.sent, totals.received], [talked!.sent, HELLO.length])
+    assert.equal(totals.ended[OUTCOME_CLOSED], 1)
+    await end(deaf)
+  })
+
   it('a connection whose app is gone is open until its bytes are taken or given up, and is counted once', async () => {
-    const b = network.pod('b')
-    const deaf = network.start(b, [process.execPath, TALKER, 'ignore', String(DEAF_PORT)])
-    await once(deaf.stdout!, 'data')
+    const deaf = await startDeaf()
     const talks: Talk[] = [{ ending: 'half', sent: 20_000_000, received: 0 }]
     const order = JSON.stringify({ address: VIP_DEAF, port: 80, talks, atOnce: 1 })
     const client = network.start(a, [process.execPath, TALKER, 'talk', order])
-    while (capture.carried.socketsOf(1).length === 0) await delay(5)
-    client.kill('SIGKILL')
-    await once(client, 'exit')
+    // More than the destination takes: the rest waits at the source.
+    while ((capture.carried.socketsOf(1)[0]?.sent ?? 0) < 50_000) await delay(5)
+    await end(client)
     assert.equal(capture.carried.socketsOf(1).length, 1)
     const { attempted, ended } = programs.edges.read(1, 2, 4)!
     assert.deepEqual([attempted, ended], [1, [0, 0, 0, 0, 0, 0]])
-    deaf.kill('SIGKILL')
+    await end(deaf)
     const totals = await settled(4)
     assert.equal(totals.ended[OUTCOME_RESET_BY_DESTINATION], 1)
     assert.ok(totals.sent > 0 && totals.sent < 20_000_000, `${totals.sent} bytes were taken`)
@@ -257,14 +293,20 @@ describe('what is counted of carried connections', needsRoot, () => {
   })
 
   it('what a socket that connects anew was before is not counted for what it is then', async () => {
-    const [first, , second] = await runClient(network, a, [
+    const own = network.start(a, [process.execPath, TALKER, 'serve', String(APP_PORT)])
+    await once(own.stdout!, 'data')
+    const [failed, , carried, , loopback] = await runClient(network, a, [
       ...['4', 'connect', VIP_CLOSED, '80', 'disconnect'],
-      ...['connect', VIP4, '80', 'write', 'half 0 0'],
+      ...['connect', VIP4, '80', 'disconnect'],
+      ...['connect', '127.0.0.1', String(APP_PORT)],
     ])
-    assert.equal(first, 'connect ECONNREFUSED')
-    assert.ok(second!.startsWith('connect ok'), second)
+    assert.equal(failed, 'connect ECONNREFUSED')
+    assert.ok(carried!.endsWith(`remote ${VIP4}:80`), carried)
+    assert.ok(loopback!.endsWith(`remote 127.0.0.1:${APP_PORT}`), loopback)
     assert.equal((await settled(3)).ended[OUTCOME_FAILED], 1)
-    assert.deepEqual((await settled(1)).ended[OUTCOME_CLOSED], 1)
+    assert.deepEqual((await settled(1)).attempted, 1)
+    assert.equal(readAll().length, 2)
+    await end(own)
   })
 
   it('10,000 short connections as fast as they can be made are all counted, whoever reads the events', async () => {
@@ -286,5 +328,63 @@ describe('what is counted of carried connections', needsRoot, () => {
       totals.reduce((sum, { sent }) => sum + sent, 0),
       talked.reduce((sum, { sent }) => sum + sent, 0),
     )
+  })
+
+  it('who reads after another counts and logs what happened in between, once', async () => {
+    const lines: string[] = []
+    const opened: number[] = []
+    const received: number[] = []
+    const names = new FakeNames()
+    names.pods.set(1, workloadOf('a')).set(2, workloadOf('b'))
+    events.close()
+    const talks: Talk[] = [{ ending: 'client', sent: 1_000, received: 10 }]
+    const stay = JSON.stringify({
+      address: VIP4,
+      port: 80,
+      talks: [{ ending: 'stay', sent: 500, received: 5 }],
+      atOnce: 1,
+    })
+    const staying = network.start(a, [process.execPath, TALKER, 'talk', stay])
+    await once(staying.stdout!, 'data')
+    let sent = 'stay 500 5\n'.length + 500
+    for (let reader = 0; reader < 3; reader++) {
+      const log = new AccessLog((text) => lines.push(...text.trimEnd().split('\n')))
+      const recorder = new WorkerRecorder(log)
+      const telemetry = new CarriedTelemetry({
+        kernel: capture.carried,
+        names,
+        recorder,
+        roundTrips: new RoundTrips(ROUND_TRIP_BOUNDS_SECONDS, Date.now),
+        clock: { now: Date.now, monotonicNs: () => Number(process.hrtime.bigint()) },
+        log: silentLog,
+        areNamesKnown: () => true,
+      })
+      for (const { sent: bytes } of await talk(VIP4, talks, 4, 25)) sent += bytes
+      if (reader === 2) {
+        staying.stdin!.write('\n')
+        await settled(1)
+      }
+      // Stopping in order is as good as being killed after a look at the counters: `accounted` is written then.
+      await telemetry.stop()
+      log.flush()
+      const registry = new MetricsRegistry({ component: 'weft', version: '1', now: Date.now })
+      registry.merge(-1, recorder.collect())
+      const text = new PrometheusText(await registry.render(IDLE_STATE))
+      const labels = { reporter: 'destination', response_flags: '-' }
+      opened.push(text.value('istio_tcp_connections_opened_total', labels))
+      received.push(text.value('istio_tcp_received_bytes_total', labels))
+      // Nobody reads now.
+      if (reader < 2) for (const { sent: bytes } of await talk(VIP4, talks, 4, 25)) sent += bytes
+      await settledButFor(1, reader < 2 ? 1 : 0)
+    }
+    assert.deepEqual(opened, [26, 50, 50])
+    const total = await settled(1)
+    assert.equal(total.sent, sent)
+    assert.equal(
+      received.reduce((sum, bytes) => sum + bytes),
+      sent,
+    )
+    assert.equal(lines.length, 126)
+    events = programs.openEvents()
   })
 })

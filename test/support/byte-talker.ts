@@ -2,7 +2,7 @@
  * Both ends of connections that carry known numbers of bytes and end in a known way, as programs for pods.
  *
  *      node byte-talker.ts serve PORT                     prints `listening`
- *      node byte-talker.ts ignore PORT                    the same, but reads nothing
+ *      node byte-talker.ts ignore PORT                    the same, but says hello and reads nothing
  *      node byte-talker.ts talk '{"address", "port", "talks": [...], "atOnce"}'
  *                                                         prints one JSON line (`Talked`) per connection
  *
@@ -45,6 +45,9 @@ export interface TalkOrder {
   readonly atOnce: number
 }
 
+/** What a server says that reads nothing. */
+export const HELLO = 'hello'
+
 export const TALKER = new URL(import.meta.url).pathname
 
 /** The first line of a connection. */
@@ -83,7 +86,10 @@ function serve(port: number): void {
 }
 
 function ignore(port: number): void {
-  createServer({ pauseOnConnect: true }).listen(port, '::', () => console.log('listening'))
+  createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) => {
+    socket.on('error', () => socket.destroy())
+    socket.write(HELLO)
+  }).listen(port, '::', () => console.log('listening'))
 }
 
 async function talk(order: TalkOrder): Promise<void> {
