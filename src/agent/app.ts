@@ -27,7 +27,9 @@ import { Certificates } from './certificates.ts'
 import type { AgentConfig } from './config.ts'
 import { ControllerLink } from './controller-link.ts'
 import { CredentialGate } from './credential-gate.ts'
+import { systemLookup } from './host-lookup.ts'
 import { KernelCarriage } from './kernel-carriage.ts'
+import { NamedEndpoints } from './named-endpoints.ts'
 import { Pods } from './pods.ts'
 import { Presence } from './presence.ts'
 import { SNAPSHOT_FILE } from './snapshot-file.ts'
@@ -64,6 +66,7 @@ export class Agent {
   private readonly carriage: KernelCarriage | null
   private readonly carried: CarriedReports
   private readonly subscription: Subscription
+  private readonly namedEndpoints: NamedEndpoints
   private readonly captureWatch: CaptureWatch
   private readonly gate: CredentialGate
   private readonly registry: MetricsRegistry
@@ -147,13 +150,19 @@ export class Agent {
       renew: (uid) => this.pods.renew(uid),
       log: log.child('capture'),
     })
+    this.namedEndpoints = new NamedEndpoints({
+      lookUp: systemLookup(),
+      clock: systemClock,
+      log: log.child('endpoints'),
+      onDelta: (delta) => this.applyDelta(delta),
+    })
     this.subscription = new Subscription({
       connect: () => link.connect(),
       node: certificates.node,
       snapshotFile: join(config.state, SNAPSHOT_FILE),
       clock: systemClock,
       log: log.child('subscription'),
-      onDelta: (delta) => this.applyDelta(delta),
+      onDelta: (delta) => this.applyDelta(this.namedEndpoints.translate(delta)),
       onComplete: () => this.pods.confirm(),
     })
   }
@@ -235,6 +244,7 @@ export class Agent {
     this.isStopping = true
     this.log.info('agent is stopping', { node: this.certificates.node })
     await this.subscription.stop()
+    this.namedEndpoints.stop()
     this.certificates.stop()
     this.link.close()
     this.gate.close()

@@ -58,7 +58,7 @@ export function claimHosts(
     const { object, ports, visibility } = entry
     const key = serviceKey(object.namespace, host)
     // Who asks for a host that leads nowhere is better off with what other resolvers know of it.
-    const isReachable = ports.length > 0 && entry.endpoints.length > 0
+    const isReachable = ports.length > 0 && (entry.endpoints.length > 0 || entry.isOwnEndpoint)
     const given = addresses.length > 0 || !isReachable ? addresses : allocator.allocate(key)
     if (given.length === 0 && isReachable) run.log.add(object, ['spec', 'hosts'], findings.noVirtualIpLeft(host))
     const service = {

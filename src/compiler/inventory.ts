@@ -395,30 +395,35 @@ function addEntryEndpoints(
   addresses: Map<string, Draft>,
   run: Run,
 ): void {
-  for (const endpoint of entry.endpoints) {
+  const itself = { address: '', hostname: service.hostname, ports: NO_PORTS, labels: {}, locality: '', weight: 1 }
+  for (const endpoint of entry.isOwnEndpoint ? [itself] : entry.endpoints) {
     const ports = entry.ports.map(({ number, targetPort, name }): PortMapping => {
       return { servicePort: number, targetPort: endpoint.ports.get(name) ?? targetPort }
     })
-    const draft = addresses.get(endpoint.address) ?? draftEntryEndpoint(entry, endpoint, run)
+    const made = draftEntryEndpoint(entry, endpoint, run)
+    const draft = addresses.get(endpoint.address) ?? drafts.get(made.uid) ?? made
     drafts.set(draft.uid, draft)
-    addresses.set(endpoint.address, draft)
+    if (endpoint.address !== '') addresses.set(endpoint.address, draft)
     addEndpoint(draft, service.key, { isReady: true, ports })
   }
 }
+
+const NO_PORTS: ReadonlyMap<string, number> = new Map()
 
 /** An endpoint of an entry that is no pod: plain, outside the mesh. */
 function draftEntryEndpoint({ object }: ServiceEntry, endpoint: EntryEndpoint, run: Run): Draft {
   const { settings } = run
   const [region = '', zone = '', subzone = ''] = endpoint.locality.split('/')
   return {
-    uid: `${settings.clusterId}/networking.istio.io/ServiceEntry/${object.namespace}/${object.name}/${endpoint.address}`,
+    uid: `${settings.clusterId}/networking.istio.io/ServiceEntry/${object.namespace}/${object.name}/${endpoint.address || endpoint.hostname}`,
     namespace: object.namespace,
     pod: null,
     labels: endpoint.labels,
     isReady: true,
     base: {
       name: object.name,
-      addresses: [endpoint.address],
+      addresses: endpoint.address === '' ? [] : [endpoint.address],
+      ...(endpoint.hostname === '' ? {} : { hostname: endpoint.hostname }),
       node: '',
       trustDomain: settings.trustDomain,
       serviceAccount: '',

@@ -30,12 +30,15 @@ import { isDnsLabel, labelMap } from './strings.ts'
 const HOSTS_MAX = 256
 
 const entryHost = checked(text, (host, cursor) => {
-  const labels = (host.startsWith('*.') ? host.slice(2) : host).toLowerCase().split('.')
-  const isName = host.length <= 253 && parseAddress(host) === null && labels.every((label) => isHostLabel(label))
-  if (!isName) {
+  if (!isHostName(host.startsWith('*.') ? host.slice(2) : host)) {
     cursor.reject(`${quote(host)} is not a host name.`, 'Write a full name, or a wildcard as the first label.')
   }
 })
+
+/** True for a name that can be looked up. */
+function isHostName(host: string): boolean {
+  return host.length <= 253 && parseAddress(host) === null && host.toLowerCase().split('.').every(isHostLabel)
+}
 
 function isHostLabel(label: string): boolean {
   return isDnsLabel(label.startsWith('_') ? label.slice(1) : label)
@@ -72,8 +75,10 @@ const entry = object({
 
 /** One endpoint of an entry. */
 export interface EntryEndpoint {
-  /** Canonical. */
+  /** Canonical; empty for a name. */
   readonly address: string
+  /** Lower case; empty for an address. */
+  readonly hostname: string
   /** Target ports by port name; they win over the entry's. */
   readonly ports: ReadonlyMap<string, number>
   readonly labels: Readonly<Record<string, string>>
@@ -90,6 +95,8 @@ export interface ServiceEntry {
   readonly addresses: readonly string[]
   readonly ports: readonly ServicePort[]
   readonly endpoints: readonly EntryEndpoint[]
+  /** True when it lists no endpoints and each host is its own: its name is looked up. */
+  readonly isOwnEndpoint: boolean
   readonly visibility: Visibility
 }
 
@@ -103,7 +110,7 @@ export function readServiceEntry(object: MeshObject, run: Run): ServiceEntry | n
   const addresses = readAddresses(spec.addresses, cursor)
   const endpoints = readEndpoints(spec, cursor)
   if (run.log.hasError(object)) return null
-  if (spec.resolution !== 'STATIC') {
+  if (spec.resolution === null || spec.resolution === 'NONE' || spec.resolution === 'DYNAMIC_DNS') {
     cursor.at('resolution').report(findings.resolutionNotSupported(spec.resolution ?? 'NONE'))
     return null
   }
@@ -127,6 +134,7 @@ export function readServiceEntry(object: MeshObject, run: Run): ServiceEntry | n
       protocol: protocolOfPort(protocol === 'UDP' ? 'UDP' : 'TCP', protocol ?? 'TCP', name, number),
     })),
     endpoints,
+    isOwnEndpoint: spec.resolution !== 'STATIC' && spec.endpoints.length === 0,
     visibility: visibilityOf(spec.exportTo, object.namespace),
   }
 }
@@ -164,20 +172,22 @@ function readAddresses(written: readonly string[], cursor: Cursor): readonly str
   return [...addresses]
 }
 
+/** Addresses with any resolution; names only where they are looked up. */
 function readEndpoints({ endpoints, resolution }: EntrySpec, cursor: Cursor): EntryEndpoint[] {
-  if (resolution !== 'STATIC') return []
+  const hasNames = resolution === 'DNS' || resolution === 'DNS_ROUND_ROBIN'
   return endpoints.flatMap((one, i) => {
     const address = canonicalAddress(one.address)
-    if (address === null) {
-      cursor
-        .at('endpoints', i, 'address')
-        .reject(`${quote(one.address)} is not an IP address.`, 'Write one, or use DNS.')
+    if (address === null && (!hasNames || !isHostName(one.address))) {
+      const fix = hasNames ? 'Write one, or a whole host name.' : 'Write one, or the resolution DNS.'
+      cursor.at('endpoints', i, 'address').reject(`${quote(one.address)} is not an IP address.`, fix)
       return []
     }
     const ports = new Map<string, number>()
     for (const [name, number] of one.ports) if (number !== null) ports.set(name, number)
     const labels: Record<string, string> = Object.create(null)
     for (const [name, value] of one.labels) labels[name] = value ?? ''
-    return [{ address, ports, labels, locality: one.locality ?? '', weight: one.weight ?? 1 }]
+    const [locality, weight] = [one.locality ?? '', one.weight ?? 1]
+    const hostname = address === null ? one.address.toLowerCase() : ''
+    return [{ address: address ?? '', hostname, ports, labels, locality, weight }]
   })
 }

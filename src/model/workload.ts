@@ -34,6 +34,8 @@ export interface Workload {
   readonly namespace: string
   /** Canonical addresses, the preferred one first. */
   readonly addresses: readonly string[]
+  /** A name that stands for the addresses, which are then empty: agents look it up (agent/named-endpoints.ts). */
+  readonly hostname?: string
   readonly node: string
   readonly trustDomain: string
   readonly serviceAccount: string

@@ -45,6 +45,7 @@ export function workloadToMessage(workload: Workload, checks: Checks): AddressMe
     services,
     locality: workload.locality,
     capacity: { value: checks.uint32('capacity', workload.capacity) },
+    hostname: workload.hostname ?? '',
   }
   return { workload: message }
 }
@@ -87,6 +88,7 @@ export function workloadFromMessage(message: WorkloadMessage, checks: Checks): W
     canonicalName: checks.text('canonical_name', message.canonicalName),
     canonicalRevision: checks.text('canonical_revision', message.canonicalRevision),
     capacity: message.capacity?.value ?? 1,
+    ...(message.hostname === '' ? {} : { hostname: checks.text('hostname', message.hostname) }),
   }
 }
 

@@ -117,6 +117,7 @@ export interface PortMessage {
 }
 
 export interface WorkloadMessage {
+  readonly hostname: string
   readonly name: string
   readonly namespace: string
   readonly addresses: readonly Uint8Array[]

@@ -114,6 +114,37 @@ describe('a ServiceEntry', () => {
     }
   })
 
+  test('with resolution DNS has endpoints by name: those it lists, else its hosts', () => {
+    const listed = compileTrees([
+      entry('api', ['api.example.com'], {
+        resolution: 'DNS',
+        endpoints: [{ address: 'EU.example.com', weight: 2 }, { address: '198.18.200.1' }],
+      }),
+    ])
+    assertQuiet(listed)
+    assert.deepEqual(
+      listed.state.workloads.map(({ uid, addresses, hostname, capacity }) => [uid, addresses, hostname, capacity]),
+      [
+        ['Kubernetes/networking.istio.io/ServiceEntry/shop/api/198.18.200.1', ['198.18.200.1'], undefined, 1],
+        ['Kubernetes/networking.istio.io/ServiceEntry/shop/api/eu.example.com', [], 'eu.example.com', 2],
+      ],
+    )
+    for (const resolution of ['DNS', 'DNS_ROUND_ROBIN']) {
+      const own = compileTrees([entry('api', ['a.example.com', 'b.example.com'], { resolution, endpoints: [] })])
+      assertQuiet(own)
+      assert.deepEqual(
+        own.state.workloads.map(({ hostname, services }) => [hostname, services.map(({ service }) => service)]),
+        [
+          ['a.example.com', ['shop/a.example.com']],
+          ['b.example.com', ['shop/b.example.com']],
+        ],
+      )
+      assert.equal(hostOf(own, 'a.example.com').addresses.length, 2)
+    }
+    const bad = compileTrees([entry('api', ['a.example.com'], { resolution: 'DNS', endpoints: [{ address: 'a b' }] })])
+    assert.deepEqual(codes(bad), ['IST0106 error'])
+  })
+
   test('keeps its virtual IPs in every order of input and whatever else there is', () => {
     const one = entry('api', ['api.example.com'], {}, { age: 1 })
     const others = Array.from({ length: 200 }, (_, i) => entry(`e${i}`, [`h${i}.example.com`], {}, { age: 2 + i }))

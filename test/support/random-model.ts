@@ -88,6 +88,7 @@ export class RandomModel {
       canonicalName: this.text(),
       canonicalRevision: this.text(),
       capacity: random.pick([0, 1, 7, 100, 4_294_967_295]),
+      ...(random.boolean() ? { hostname: this.hostname() } : {}),
     }
   }
 
