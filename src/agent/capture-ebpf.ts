@@ -29,6 +29,7 @@ import {
   WORKERS_MAX,
 } from '../kernel/layout.generated.ts'
 import type { LocalRoute } from '../kernel/netlink.ts'
+import { countConnections } from '../kernel/open-connections.ts'
 import { listenInNetns } from '../kernel/sockets.ts'
 import { installSteering, planSteering, removeSteering, type SteeringPlan } from '../kernel/steering.ts'
 import type { UnservedCounts } from './absence-watch.ts'
@@ -268,6 +269,12 @@ export class EbpfCapture implements Capture {
     if (this.isReleased) return
     // One that has too many workers for both is left some out: those that stay take all connections.
     this.programs.servingWorkers.set([...this.ownSlots, ...this.predecessorSlots].slice(0, WORKERS_MAX))
+  }
+
+  connectionsBefore(uid: string): number {
+    const pod = this.enrolled.get(uid)
+    if (pod === undefined || pod.isCaptured) return 0
+    return countConnections(this.addon, pod.netnsFd, pod.record.plan.ownAddresses)
   }
 
   audit(uid: string): AuditedPod | null {

@@ -112,6 +112,11 @@ export interface Capture {
    * workers serve it, so that no connection meets one that does not know the pod. In loopback listening is capturing.
    */
   begin?(uid: string): void
+  /**
+   * TCP connections that an enrolled pod had with others before it is captured, to be asked before `begin`: they go on past
+   * the mesh. 0 for a pod that an earlier agent has captured.
+   */
+  connectionsBefore?(uid: string): number
   /** Stops capturing; open proxied connections live on until the data workers close them. Unknown uids are ignored. */
   withdraw(uid: string): Promise<void>
   stats(): CaptureStats

@@ -122,7 +122,7 @@ export class Pods {
   /** Enrols a pod anew. */
   renew(uid: string): void {
     this.enqueue(() => this.withdraw(uid))
-    this.enqueue(() => this.enrol(uid))
+    this.enqueue(() => this.enrol(uid, true))
   }
 
   async stop(): Promise<void> {
@@ -137,7 +137,7 @@ export class Pods {
     })
   }
 
-  private async enrol(uid: string): Promise<void> {
+  private async enrol(uid: string, isKnown = false): Promise<void> {
     const pod = this.snapshot?.pods.get(uid)
     const workload = this.snapshot?.workloads.get(uid)
     if (pod === undefined || workload === undefined || this.enrolments.has(uid)) return
@@ -149,6 +149,7 @@ export class Pods {
     try {
       await this.options.credentialReady(identity)
       const captured = await capture.enrol(described, workers.count)
+      const connections = isKnown ? 0 : this.connectionsBefore(uid)
       try {
         await workers.addPod(captured, identity)
       } catch (error) {
@@ -167,6 +168,10 @@ export class Pods {
       enrolment.isActive = true
       this.backoffs.delete(uid)
       log.info('pod enrolled', { pod: described.displayName, identity })
+      if (connections > 0) {
+        const fields = { pod: described.displayName, connections }
+        log.warn('connections that a pod had before it was captured go on past the mesh', fields)
+      }
     } catch (error) {
       this.enrolments.delete(uid)
       const backoff = this.backoffs.get(uid) ?? new Backoff({ baseMs: 500, maxMs: 30_000 })
@@ -178,6 +183,15 @@ export class Pods {
         this.enqueue(() => this.enrol(uid))
       }, delayMs)
       this.retries.add(timer)
+    }
+  }
+
+  private connectionsBefore(uid: string): number {
+    try {
+      return this.options.capture.connectionsBefore?.(uid) ?? 0
+    } catch (error) {
+      this.options.log.debug('open connections of a pod cannot be listed', { pod: uid, error: describeError(error) })
+      return 0
     }
   }
 

@@ -4,7 +4,7 @@
  * Netlink instead of the `ip` program: enrolling a pod starts no process, and a failure is an errno, not a text.
  * Numbers are of linux/rtnetlink.h, linux/fib_rules.h and linux/inet_diag.h; all fields are in the machine's order.
  */
-import type { Family } from '../base/address.ts'
+import { FAMILY_IPV6, type Family } from '../base/address.ts'
 
 export const NETLINK_ROUTE = 0
 export const NETLINK_SOCK_DIAG = 4
@@ -44,6 +44,7 @@ const RT_SCOPE_HOST = 254
 const INET_DIAG_REQ_BYTECODE = 1
 const INET_DIAG_BC_MARK_COND = 10
 const IPPROTO_TCP = 6
+const TCP_ESTABLISHED = 1
 const TCP_TIME_WAIT = 6
 const TCP_CLOSE = 7
 const TCP_LISTEN = 10
@@ -52,6 +53,8 @@ const TCP_STATES_ALL = 0xfff
 /** Bytes of `struct nlmsghdr`, and of `struct rtmsg`. */
 const HEADER_BYTES = 16
 const ROUTE_BYTES = 12
+/** Of `struct inet_diag_msg`. */
+const SOCKET_BYTES = 72
 
 const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
 
@@ -151,6 +154,28 @@ export function dumpMarkedSockets(family: Family, mark: number): Uint8Array {
   view.setUint32(8, 0xffffffff, IS_LITTLE_ENDIAN)
   message.attribute(INET_DIAG_REQ_BYTECODE, condition)
   return message.finish()
+}
+
+/** Asks for the established TCP connections of a family. */
+export function dumpConnections(family: Family): Uint8Array {
+  const message = new Message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP)
+  message.bytes(family, IPPROTO_TCP, 0, 0)
+  message.u32(1 << TCP_ESTABLISHED)
+  for (let i = 0; i < 12; i++) message.u32(0)
+  return message.finish()
+}
+
+/** The peers' addresses, 4 or 16 bytes each, in the answer to a dump of sockets. */
+export function* remoteAddresses(answer: Uint8Array): Iterable<Uint8Array> {
+  const view = new DataView(answer.buffer, answer.byteOffset, answer.byteLength)
+  for (let at = 0; at + HEADER_BYTES + SOCKET_BYTES <= answer.length; ) {
+    const length = view.getUint32(at, IS_LITTLE_ENDIAN)
+    if (length < HEADER_BYTES + SOCKET_BYTES) return
+    // struct inet_diag_msg: family, state, timer, retransmits; ports (4 bytes); source, destination (16 bytes each).
+    const destination = at + HEADER_BYTES + 24
+    yield answer.subarray(destination, destination + (answer[at + HEADER_BYTES] === FAMILY_IPV6 ? 16 : 4))
+    at += (length + 3) & ~3
+  }
 }
 
 function ruleMessage(type: number, flags: number, rule: Rule): Uint8Array {

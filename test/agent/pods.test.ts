@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { afterEach, beforeEach, mock, test } from 'node:test'
 import { Pods } from '../../src/agent/pods.ts'
 import { WeftError } from '../../src/base/errors.ts'
-import { silentLog } from '../../src/base/log.ts'
+import { Logger } from '../../src/base/log.ts'
 import { type Delta, EMPTY_DELTA } from '../../src/model/delta.ts'
 import { PEER_AUTHENTICATION_PREFIX, POLICY_SCOPE_NAMESPACE, type Policy } from '../../src/model/policy.ts'
 import { Snapshot } from '../../src/model/snapshot.ts'
@@ -25,6 +25,8 @@ const STRICT: Policy = {
 
 let log: CaptureLog
 let capture: FakeCapture
+/** What the pods have logged. */
+let lines: Record<string, unknown>[]
 let identities: ReadonlySet<string>
 let isCredentialThere: boolean
 let areWorkersWilling: boolean
@@ -40,6 +42,7 @@ afterEach(() => mock.timers.reset())
 
 function begin(kind: 'ebpf' | 'loopback'): void {
   log = []
+  lines = []
   capture = new FakeCapture(log, kind)
   isCredentialThere = true
   areWorkersWilling = true
@@ -54,7 +57,10 @@ function begin(kind: 'ebpf' | 'loopback'): void {
       },
       removePod: (uid) => log.push(`remove ${uid}`),
     },
-    log: silentLog,
+    log: new Logger('pods', 'info', (line) => {
+      const { time: _, component: __, ...rest } = JSON.parse(line) as Record<string, unknown>
+      lines.push(rest)
+    }),
     isAnsweringDns: true,
     credentialReady: async () => {
       if (!isCredentialThere) throw new WeftError('WEFT_CERTIFICATE', 'none')
@@ -203,6 +209,25 @@ test('the DNS of a pod is captured unless it is exempt, and it is enrolled anew 
   await apply({ pods: [{ ...POD_A, isDnsExempt: true }] })
   assert.deepEqual(take(), [`withdraw ${A.uid}`, `remove ${A.uid}`, 'enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
   assert.equal(capture.asked[1]!.isDnsCaptured, false)
+})
+
+test('connections from before the capture are told once, and not of a pod that is enrolled anew', async () => {
+  capture.openConnections = 3
+  await apply({ workloads: [A], pods: [POD_A] })
+  pods.renew(A.uid)
+  await pods.settled
+  assert.equal(pods.enrolledCount, 1)
+  assert.deepEqual(
+    lines.filter(({ message }) => /before it was captured/.test(String(message))),
+    [
+      {
+        level: 'warn',
+        message: 'connections that a pod had before it was captured go on past the mesh',
+        pod: 'shop/a',
+        connections: 3,
+      },
+    ],
+  )
 })
 
 test('loopback capture is told what to listen on, anew when that changes', async () => {

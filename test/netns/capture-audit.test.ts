@@ -12,10 +12,40 @@ import type { AgentAnswer, WantedPod } from '../../src/agent/wanted-pods.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { loadAddon } from '../../src/kernel/addon.ts'
 import { HeartbeatMap, KernelMap, PodMap } from '../../src/kernel/maps.ts'
-import { AnsweringPod, answerIn, runClient, startApp } from '../support/answering-pod.ts'
+import { AnsweringPod, answerIn, podToCapture, runClient, startApp, TestClient } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
 const APP_PORT = '8080'
+
+describe('a pod that is captured late', needsRoot, () => {
+  it('had connections already, which are counted: those with others, of either family', async () => {
+    const network = TestNetwork.create(['a', 'b'])
+    const [a, b] = [network.pod('a'), network.pod('b')]
+    const directory = `/run/${network.prefix}-late`
+    const capture = EbpfCapture.open({ cgroupPath: network.cgroupPath, pinDirectory: directory, log: silentLog })
+    try {
+      for (const pod of [a, b]) await startApp(network, pod, Number(APP_PORT))
+      for (const [family, address] of [
+        ['4', b.ipv4],
+        ['6', b.ipv6],
+        // Within the pod.
+        ['4', a.ipv4],
+        ['4', '127.0.0.1'],
+        ['6', '::1'],
+      ] as const) {
+        const client = TestClient.start(network, a, [family, 'connect', address, APP_PORT, 'wait'])
+        assert.match(await client.line(), /^connect ok/)
+      }
+      const { uid } = await capture.enrol(podToCapture(a), 1)
+      assert.equal(capture.connectionsBefore(uid), 2)
+      capture.begin(uid)
+      assert.equal(capture.connectionsBefore(uid), 0)
+    } finally {
+      await capture.close()
+      await network.close()
+    }
+  })
+})
 
 describe('a capture that somebody damages', needsRoot, () => {
   let network: TestNetwork

@@ -19,6 +19,8 @@ export class FakeCapture implements Capture {
   failures = 0
   /** The same for the last step. */
   failuresToBegin = 0
+  /** That every pod has before it is captured. */
+  openConnections = 0
 
   constructor(log: CaptureLog, kind: 'ebpf' | 'loopback' = 'ebpf') {
     this.log = log
@@ -50,6 +52,10 @@ export class FakeCapture implements Capture {
 
   async withdraw(uid: string): Promise<void> {
     this.log.push(`withdraw ${uid}`)
+  }
+
+  connectionsBefore(): number {
+    return this.openConnections
   }
 
   setStrict(uid: string, isStrict: boolean): void {
