@@ -4,8 +4,14 @@ import { after, before, describe, it } from 'node:test'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { silentLog } from '../../src/base/log.ts'
 import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
-import { DNS_STAT_BYPASSED, DNS_STAT_RESOLVERS_FULL, RESOLVERS_PER_POD_MAX } from '../../src/kernel/layout.generated.ts'
+import {
+  DNS_STAT_BYPASSED,
+  DNS_STAT_RESOLVERS_FULL,
+  RESOLVERS_PER_POD_MAX,
+  STAT_OUTBOUND_CAPTURED,
+} from '../../src/kernel/layout.generated.ts'
 import { AnsweringDns, runDatagrams, startResolver } from '../support/answering-dns.ts'
+import { runClient } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
 describe('DNS capture', needsRoot, () => {
@@ -207,6 +213,22 @@ describe('DNS capture', needsRoot, () => {
     assert.ok(programs.dnsStats.read(DNS_STAT_RESOLVERS_FULL) > 0)
     const known = await fromA(['4', 'sendto', b.ipv4, '53', 'q', 'recv'])
     assert.equal(known[1], `recv from ${b.ipv4} 53 agent 0: ${b.ipv4} asked q`)
+  })
+
+  it('brings questions over TCP to the agent, where the kernel would carry the connection too', async () => {
+    const pair = { source: 1, destination: 2, port: 53 }
+    programs.backends.insert(1, 0, { address: b.ipv4, port: 53, pod: 2 })
+    programs.verdicts.insert(pair, true, 0)
+    for (const port of [53, 54]) programs.frontends.insert({ address: '198.19.9.9', port, scope: 1 }, 1, 1)
+    const counts = () => [programs.stats.read(STAT_OUTBOUND_CAPTURED), carriedCount()]
+    const carriedCount = () => programs.edges.all().reduce((sum, { totals }) => sum + totals.attempted, 0)
+    const [captured, carried] = counts()
+    const [steered] = await runClient(network, a, ['4', 'connect', '198.19.9.9', '53'])
+    assert.match(steered!, /^connect ok/)
+    assert.deepEqual(counts(), [captured! + 1, carried])
+    await runClient(network, a, ['4', 'connect', '198.19.9.9', '54'])
+    assert.deepEqual(counts(), [captured! + 1, carried! + 1])
+    programs.verdicts.delete(pair)
   })
 
   it('leaves nothing behind when the pod is withdrawn', async () => {
