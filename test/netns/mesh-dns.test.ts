@@ -6,10 +6,12 @@ import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { LiveMesh } from '../support/live-mesh.ts'
 import { needsRoot } from '../support/netns.ts'
 import { lacks } from '../support/programs.ts'
 
+const LOAD_PROGRAM = fileURLToPath(new URL('../support/dns-load.ts', import.meta.url))
 const NEAR = 'near.default.svc.cluster.local'
 
 describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, () => {
@@ -28,9 +30,14 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
       workers: 2,
     })
     ;[resolver4, resolver6] = mesh.plan.pod('names').addresses as [string, string]
+    // h<n>.load.example is 10.0.<n>, as the program that asks expects it.
+    const hosts = Array.from({ length: 4000 }, (_, n) => `10.0.${n >> 8}.${n & 255} h${n}.load.example`)
+    const hostsFile = join(mesh.runDirectory, 'load-hosts')
+    writeFileSync(hostsFile, hosts.join('\n'))
     const long = Array.from({ length: 6 }, (_, i) => String(i).repeat(200)).join(',')
     mesh.startIn('names', 'dnsmasq', [
       ...(['dnsmasq', '--keep-in-foreground', '--no-resolv', '--no-hosts', '--conf-file=/dev/null'] as const),
+      ...[`--addn-hosts=${hostsFile}`, '--dns-forward-max=1000'],
       ...['--user=root', '--pid-file=', '--bind-interfaces', '--listen-address', `${resolver4},${resolver6}`],
       ...['--local=/example/', '--local=/cluster.local/', '--host-record=other.example,198.51.100.7,2001:db8::7'],
       ...[`--txt-record=long.example,${long}`, '--cache-size=0'],
@@ -102,6 +109,11 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
     const other = await mesh.run('client', ['getent', 'ahostsv6', 'other.example'])
     assert.match(other.stdout, /^2001:db8::7 +STREAM/)
     assert.equal(await mesh.code('client', 'http://near.default.svc.cluster.local:8080/'), '200')
+  })
+
+  it('gives thousands of questions from one socket their own answers', async () => {
+    const { stdout, stderr } = await mesh.run('client', [process.execPath, LOAD_PROGRAM, resolver4, '4000', '100'])
+    assert.match(stdout, /"answered":4000,"wrong":0/, stdout + stderr)
   })
 
   it('counts the questions', async () => {
