@@ -47,7 +47,7 @@ static std::string ProgramName(uint32_t id) {
 }
 
 /*
- * describeLink(linkFd): {kind: 'cgroup' | 'netns' | 'other', target: bigint, program}
+ * describeLink(linkFd): {kind: 'cgroup' | 'netns' | 'other', target: bigint, id, program, programId}
  *
  * `target` is the cgroup's id or the netns's inode number; 0 when that is gone.
  */
@@ -72,6 +72,8 @@ static Napi::Value DescribeLink(const Napi::CallbackInfo& info) {
   Napi::Object result = Napi::Object::New(env);
   result.Set("kind", Napi::String::New(env, kind));
   result.Set("target", Napi::BigInt::New(env, target));
+  result.Set("id", Napi::Number::New(env, shape.id));
+  result.Set("programId", Napi::Number::New(env, shape.prog_id));
   result.Set("program", Napi::String::New(env, ProgramName(shape.prog_id)));
   return result;
 }

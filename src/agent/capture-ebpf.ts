@@ -115,7 +115,7 @@ export class EbpfCapture implements Capture {
   private readonly records: PodRecords
   private readonly lingering: LingeringPods
   private readonly found: FoundPods
-  private readonly slotBase: number
+  readonly slotBase: number
   private readonly enrolled = new Map<string, EnrolledPod>()
   /** Slots of the agent before this one, while it still serves. */
   private predecessorSlots: readonly number[] = []
@@ -324,6 +324,8 @@ export class EbpfCapture implements Capture {
     const isEmpty =
       this.enrolled.size === 0 && this.records.all().length === 0 && this.found.others(new Set()).length === 0
     this.lingering.leave()
+    // A link that is open anywhere stays attached: the next agent could not detach it.
+    for (const { link } of this.enrolled.values()) closeSync(link.fd)
     // With nothing captured there is nothing to keep.
     if (isEmpty) this.programs.abandon()
     else this.programs.release()
@@ -333,10 +335,7 @@ export class EbpfCapture implements Capture {
     const pods = [...this.enrolled.values()]
     this.enrolled.clear()
     if (this.isReleased) {
-      for (const { netnsFd, link } of pods) {
-        closeSync(link.fd)
-        closeSync(netnsFd)
-      }
+      for (const { netnsFd } of pods) closeSync(netnsFd)
       this.programs.close()
       return
     }

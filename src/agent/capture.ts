@@ -124,8 +124,10 @@ export interface Capture {
   setStrict?(uid: string, isStrict: boolean): void
   /** Looks at a captured pod in the kernel and repairs it; null when it is not captured. Loopback cannot look. */
   audit?(uid: string): AuditedPod | null
-  /** Descriptor of the map in which data workers show that they are alive; their number is the key. Loopback has none. */
+  /** Descriptor of the map in which data workers show that they are alive. Loopback has none. */
   readonly heartbeatMapFd?: number
+  /** Key there of data worker 0, of 1 the next one. 0 when left out. */
+  readonly slotBase?: number
   /** What the kernel counts while nobody serves. Loopback has none. */
   readonly unserved?: UnservedCounts
   /** Loopback has none: there the proxy carries everything. */

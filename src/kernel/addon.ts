@@ -40,6 +40,9 @@ export interface DescribedLink {
   readonly kind: 'cgroup' | 'netns' | 'other'
   /** Id of the cgroup, or inode number of the netns; 0 when that is gone. */
   readonly target: bigint
+  /** The kernel's numbers of the link and of its program. */
+  readonly id: number
+  readonly programId: number
   /** Name of the program, cut to 15 letters. */
   readonly program: string
 }

@@ -115,8 +115,9 @@ function startHeart(capture: Capture, workers: number): NodeJS.Timeout | null {
   if (heartbeatMapFd === undefined) return null
   const heartbeats = new HeartbeatMap(new KernelMap(loadAddon(), heartbeatMapFd))
   const slots = Array.from({ length: workers }, (_, worker) => worker)
+  const slotBase = capture.slotBase ?? 0
   const beat = (): void => {
-    for (const slot of slots) heartbeats.beat(slot, process.hrtime.bigint())
+    for (const slot of slots) heartbeats.beat(slotBase + slot, process.hrtime.bigint())
   }
   beat()
   capture.setServing?.(slots)

@@ -25,6 +25,8 @@ interface Request {
   readonly addonPath: string
   readonly cgroupPath: string
   readonly pinDirectory: string
+  readonly stateDirectory?: string
+  readonly version?: string
   readonly pods: readonly (TestPod & { readonly isStrict: boolean })[]
 }
 

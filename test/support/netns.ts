@@ -151,6 +151,7 @@ export class TestNetwork {
     if (this.ownCgroup !== null) writeFileSync(`${this.ownCgroup}/cgroup.procs`, String(process.pid))
     for (const name of [...this.pods.keys()]) this.deletePod(name)
     this.ip(`netns del ${this.nodeNetns}`)
+    removePins(this.prefix)
     // A process that has just ended may be counted in its cgroup for a moment.
     for (let tries = 0; tries < 100; tries++) {
       if (readFileSync(`${this.cgroupPath}/cgroup.procs`, 'utf8') === '') break
@@ -191,6 +192,18 @@ function removeAbandoned(cgroup2: string): void {
   }
   const namespaces = existsSync('/var/run/netns') ? readdirSync('/var/run/netns') : []
   for (const name of namespaces.filter(isAbandoned)) execFileSync('ip', ['netns', 'del', name])
+  const pins = readdirSync('/run').filter(isAbandoned)
+  for (const name of pins) removePins(name.replace(/^(weft-t[0-9]+)-.*/, '$1'))
+}
+
+/** Removes the bpf file systems in /run that agents with such names have left there. */
+function removePins(prefix: string): void {
+  for (const line of readFileSync('/proc/self/mounts', 'utf8').split('\n')) {
+    const [, path, type] = line.split(' ')
+    if (type !== 'bpf' || !path!.startsWith(`/run/${prefix}-`)) continue
+    execFileSync('umount', ['-l', path!])
+    rmdirSync(path!)
+  }
 }
 
 /** The directory of the cgroup (v2) that this process is in. */
