@@ -4,8 +4,7 @@
  * netns deliver marked packets locally, where sk_lookup.bpf.c hands them to the agent's listener.
  *
  * Attached once per agent; a netns that is not in `pods` costs one hash look-up. A return value of 0 makes
- * connect() fail with EPERM (bpf_set_retval, which could say ECONNREFUSED, is younger than our oldest
- * kernel, 5.17).
+ * connect() fail with EPERM.
  */
 #include "include/weft/carry.h"
 #include "include/weft/dns.h"
@@ -16,6 +15,16 @@
 #define SO_MARK 36
 #define PROCEED 1
 #define REFUSE 0
+#define ECONNREFUSED 111
+
+/* bpf_set_retval is of 5.18, younger than our oldest kernel; the agent has tried it (set_retval.bpf.c). */
+const volatile __u32 has_set_retval = 0;
+
+/* Denied by policy: apps know what to do with a connection that is refused, and hardly any knows EPERM. */
+static __always_inline int deny(void) {
+  if (has_set_retval) bpf_set_retval(-ECONNREFUSED);
+  return REFUSE;
+}
 
 /*
  * Lets a connect() by. A socket that an earlier connect() had steered gets its own mark back, else its
@@ -69,6 +78,29 @@ static __always_inline int on_connect_datagram(struct bpf_sock_addr* ctx, __u64 
   return capture_resolver(ctx, netns_cookie, &flow->destination) ? REWRITE : PROCEED;
 }
 
+/* False when there is no memory. */
+static __always_inline int carry(struct bpf_sock_addr* ctx, struct bpf_sock* sk, struct flow* flow) {
+  if (!bpf_sk_storage_get(&carried_sockets, sk, flow, BPF_SK_STORAGE_GET_F_CREATE)) return 0;
+  pass(ctx);
+  return 1;
+}
+
+/* Nobody serves: the connection is let by, or refused if the pod is strict. */
+static __always_inline int on_connect_unserved(struct bpf_sock_addr* ctx, __u64 netns_cookie,
+                                               const struct pod* pod, struct flow* flow) {
+  struct bpf_sock* sk = ctx->sk;
+  if (!sk) return PROCEED;
+  if (pod->flags & POD_STRICT) {
+    count_unserved(netns_cookie, 0, 1);
+    return REFUSE;
+  }
+  enum carry_decision decision = choose_unserved(pod, flow);
+  if (decision == CARRY_DENIED) return deny();
+  count_unserved(netns_cookie, 0, 0);
+  if (decision == CARRY_BY_KERNEL && carry(ctx, sk, flow)) return REWRITE;
+  return pass(ctx);
+}
+
 /*
  * `flow` says where the connection goes when the result is REWRITE.
  */
@@ -98,20 +130,16 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
   switch (is_dns ? CARRY_BY_AGENT
                  : choose_backend(pod, destination, bpf_ntohs((__u16)ctx->user_port), flow)) {
     case CARRY_DENIED:
-      return REFUSE;
+      return deny();
     case CARRY_BY_KERNEL:
-      if (!bpf_sk_storage_get(&carried_sockets, sk, flow, BPF_SK_STORAGE_GET_F_CREATE)) break;
-      pass(ctx);
-      return REWRITE;
+      if (carry(ctx, sk, flow)) return REWRITE;
+      break;
     default:
       break;
   }
 
-  if ((pod->flags & POD_UNSERVED) || find_worker(netns_cookie, ROLE_OUTBOUND, 0) < 0) {
-    int is_refused = (pod->flags & POD_STRICT) != 0;
-    count_unserved(netns_cookie, 0, is_refused);
-    return is_refused ? REFUSE : pass(ctx);
-  }
+  if ((pod->flags & POD_UNSERVED) || find_worker(netns_cookie, ROLE_OUTBOUND, 0) < 0)
+    return on_connect_unserved(ctx, netns_cookie, pod, flow);
 
   if (!can_steer_from(pod, sk->bound_dev_if)) {
     count(STAT_ESCAPES_REFUSED);

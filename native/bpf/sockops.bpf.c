@@ -225,6 +225,8 @@ int weft_sockops(struct bpf_sock_ops* ops) {
     if (op == BPF_SOCK_OPS_STATE_CB) on_destination_state(ops);
     return 1;
   }
+  /* Let by while nobody served: it has the record for getpeername() only. */
+  if (flow->destination_pod == 0) return 1;
   if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
     begin(ops, sk, flow);
   else if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)

@@ -130,7 +130,7 @@ export interface Capture {
   readonly slotBase?: number
   /** What the kernel counts while nobody serves. Loopback has none. */
   readonly unserved?: UnservedCounts
-  /** Loopback has none: there the proxy carries everything. */
+  /** Loopback has none, nor a kernel that lacks a piece: there the proxy carries everything. */
   readonly carrier?: Carrier | null
   /** What the kernel tells of the connections that it carries. */
   readonly carried?: CarriedSource

@@ -10,6 +10,7 @@ import { type Addon, type DescribedMap, kernelError, NATIVE_BUILD_DIRECTORY } fr
 import { Attachments } from './attachments.ts'
 import { BpfDirectory } from './bpf-directory.ts'
 import { BackendMap, FrontendMap, VerdictMap } from './carry-maps.ts'
+import { denialConstants, whyErrorsCannotBeChosen } from './denial.ts'
 import { DnsPodMap, DnsStatsMap, ResolverMap } from './dns-maps.ts'
 import { EdgeMap } from './edge-map.ts'
 import { EventRing } from './event-ring.ts'
@@ -79,6 +80,8 @@ interface Hook {
 /** The piece without which the kernel carries nothing by itself. */
 const PIECE_GETPEERNAME = 'getpeername hooks'
 const PIECE_SOCKOPS = 'sockops'
+/** Without it only an error looks different. */
+const PIECE_SET_RETVAL = 'bpf_set_retval'
 
 /** The piece without which names are resolved past the agent; the first one is needed too. */
 const PIECE_MESSAGES = 'hooks of UDP messages'
@@ -88,12 +91,15 @@ const FALLBACKS: Readonly<Record<string, string>> = {
   [PIECE_GETPEERNAME]: 'the proxy carries every connection of pods',
   [PIECE_SOCKOPS]: 'the proxy carries every connection of pods',
   [PIECE_MESSAGES]: 'DNS of pods is not captured',
+  [PIECE_SET_RETVAL]: 'connections of pods that policy denies fail with EPERM, not ECONNREFUSED',
 }
+
+const CONNECT_OBJECT = 'connect.bpf.o'
 
 /** What is attached to the cgroup, by the object that has it. The first has all shared maps. */
 const OBJECTS: readonly { readonly file: string; readonly hooks: readonly Hook[] }[] = [
   {
-    file: 'connect.bpf.o',
+    file: CONNECT_OBJECT,
     hooks: [
       { program: 'weft_connect4', attachType: BPF_CGROUP_INET4_CONNECT, piece: null },
       { program: 'weft_connect6', attachType: BPF_CGROUP_INET6_CONNECT, piece: null },
@@ -249,7 +255,7 @@ export class CapturePrograms {
 
   /** False when a piece is missing without which the kernel must not carry connections by itself. */
   get canCarry(): boolean {
-    return this.missingPieces.every(({ piece }) => piece === PIECE_MESSAGES)
+    return !this.missingPieces.some(({ piece }) => piece === PIECE_GETPEERNAME || piece === PIECE_SOCKOPS)
   }
 
   /** False when a piece is missing without which DNS must not be captured. */
@@ -487,11 +493,12 @@ class Opening {
   /** Descriptors of the programs that this kernel takes. New maps are kept. */
   private load(file: string, hooks: readonly Hook[]): Readonly<Record<string, number>> {
     const path = join(this.build, file)
+    const constants = file === CONNECT_OBJECT ? this.connectConstants() : null
     const optional = hooks.filter(({ piece }) => piece !== null)
     const leftOut: string[] = []
     for (;;) {
       try {
-        const loaded = this.addon.loadObject(path, this.mapFds, null, leftOut)
+        const loaded = this.addon.loadObject(path, this.mapFds, constants, leftOut)
         for (const [name, fd] of Object.entries(loaded.maps)) {
           const isWanted = (SHARED_MAPS as readonly string[]).includes(name) && this.mapFds[name] === undefined
           if (isWanted) this.mapFds[name] = fd
@@ -508,6 +515,12 @@ class Opening {
         if (optional.length === hooks.length) return {}
       }
     }
+  }
+
+  private connectConstants(): Uint8Array {
+    const failure = whyErrorsCannotBeChosen(this.addon, this.build)
+    if (failure !== null) this.miss(PIECE_SET_RETVAL, failure)
+    return denialConstants(failure === null)
   }
 
   private attach(programs: Readonly<Record<string, number>>, hooks: readonly Hook[], cgroupFd: number): void {

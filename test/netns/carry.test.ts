@@ -4,7 +4,12 @@ import { after, before, describe, it } from 'node:test'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { silentLog } from '../../src/base/log.ts'
 import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
-import { OUTCOME_FAILED, STAT_KERNEL_CARRIED, STAT_KERNEL_DENIED } from '../../src/kernel/layout.generated.ts'
+import {
+  OUTCOME_FAILED,
+  STAT_BYPASSED,
+  STAT_KERNEL_CARRIED,
+  STAT_KERNEL_DENIED,
+} from '../../src/kernel/layout.generated.ts'
 import { AnsweringPod, answerIn, runClient, startApp } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
@@ -82,10 +87,71 @@ describe('connections that the kernel carries', needsRoot, () => {
   it('are refused where policy says so', async () => {
     programs.verdicts.insert({ source: 1, destination: 2, port: APP_PORT }, false, 3)
     const [refused] = await runClient(network, a, ['4', 'connect', VIP4, '80', 'read'])
-    assert.equal(refused, 'connect EPERM')
+    assert.equal(refused, 'connect ECONNREFUSED')
     assert.equal(programs.stats.read(STAT_KERNEL_DENIED), 1)
     programs.verdicts.delete({ source: 1, destination: 2, port: APP_PORT })
     const [, read] = await runClient(network, a, ['4', 'connect', VIP4, '80', 'read'])
     assert.equal(answerIn(read).pod, 'a')
+  })
+
+  describe('with nobody who serves', () => {
+    const FALLBACK4 = '198.19.0.7'
+    const FALLBACK6 = 'fd77:99::7'
+
+    before(() => {
+      for (const pod of pods) pod.stopBeating()
+      programs.servingWorkers.set([])
+      for (const [service, address, target] of [
+        [7, FALLBACK4, network.pod('c').ipv4],
+        [8, FALLBACK6, network.pod('c').ipv6],
+      ] as const) {
+        programs.backends.insert(service, 0, { address: target, port: APP_PORT, pod: 0 })
+        programs.frontends.insert({ address, port: 80, scope: 0 }, service, 1, true)
+      }
+    })
+
+    for (const [family, vip, address] of [
+      ['4', FALLBACK4, () => a.ipv4],
+      ['6', FALLBACK6, () => a.ipv6],
+    ] as const) {
+      it(`connections to services go to an endpoint, counted as let by; the client sees the service, over IPv${family}`, async () => {
+        const [bypassed, carried] = [STAT_BYPASSED, STAT_KERNEL_CARRIED].map((stat) => programs.stats.read(stat))
+        const [connect, read] = await runClient(network, a, [family, 'connect', vip, '80', 'read'])
+        assert.equal(read, `read app c ${address()}`)
+        assert.ok(connect!.endsWith(`remote ${vip}:80`), connect)
+        assert.equal(programs.stats.read(STAT_BYPASSED), bypassed! + 1)
+        assert.equal(programs.stats.read(STAT_KERNEL_CARRIED), carried)
+      })
+    }
+
+    it('what is carried is carried still, and what is denied is denied', async () => {
+      programs.verdicts.insert({ source: 1, destination: 2, port: APP_PORT }, true, 0)
+      const [, read] = await runClient(network, a, ['4', 'connect', VIP4, '80', 'read'])
+      assert.equal(read, `read app b ${a.ipv4}`)
+      programs.verdicts.insert({ source: 1, destination: 2, port: APP_PORT }, false, 3)
+      programs.backends.insert(7, 0, { address: network.pod('b').ipv4, port: APP_PORT, pod: 2 })
+      for (const vip of [VIP4, FALLBACK4]) {
+        const [refused] = await runClient(network, a, ['4', 'connect', vip, '80', 'read'])
+        assert.equal(refused, 'connect ECONNREFUSED')
+      }
+    })
+
+    it('an endpoint that policy has not judged is asked without a voucher: a strict one refuses', async () => {
+      programs.verdicts.delete({ source: 1, destination: 2, port: APP_PORT })
+      const [refused] = await runClient(network, a, ['4', 'connect', FALLBACK4, '80', 'read'])
+      assert.equal(refused, 'connect ECONNREFUSED')
+    })
+
+    it('a strict pod is refused at once', async () => {
+      const [refused] = await runClient(network, network.pod('b'), ['4', 'connect', FALLBACK4, '80', 'read'])
+      assert.equal(refused, 'connect EPERM')
+    })
+
+    it('an endpoint of the other family is not dialled: the connection goes as it was', async () => {
+      programs.backends.insert(7, 0, { address: network.pod('c').ipv6, port: APP_PORT, pod: 0 })
+      network.ipIn(a, `route add unreachable ${FALLBACK4}`)
+      const [outcome] = await runClient(network, a, ['4', 'connect', FALLBACK4, '80'])
+      assert.equal(outcome, 'connect EHOSTUNREACH')
+    })
   })
 })

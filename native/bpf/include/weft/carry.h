@@ -52,19 +52,26 @@ static __always_inline struct frontend* find_frontend(const struct pod* pod, con
   return bpf_map_lookup_elem(&frontends, &key);
 }
 
-/* Fills `flow` unless the agent has to decide. */
+static __always_inline struct verdict_value* find_verdict(const struct pod* pod, const struct flow* flow) {
+  struct verdict_key key = {
+      .source = pod->id, .destination = flow->destination_pod, .port = flow->destination_port};
+  return bpf_map_lookup_elem(&verdicts, &key);
+}
+
+/*
+ * Chooses an endpoint and fills `flow`. When the agent has to decide and cannot, it may go there all the same
+ * (choose_unserved), unless the flow's service is 0: then the mesh knows no endpoint.
+ */
 static __always_inline enum carry_decision choose_backend(const struct pod* pod,
                                                           const struct address* address, __u32 port,
                                                           struct flow* flow) {
   struct frontend* frontend = find_frontend(pod, address, port);
-  if (!frontend || frontend->slots == 0 || frontend->flags & FRONTEND_FALLBACK) return CARRY_BY_AGENT;
+  if (!frontend || frontend->slots == 0) return CARRY_BY_AGENT;
   struct backend_key backend_key = {.service = frontend->service,
                                     .slot = bpf_get_prandom_u32() % frontend->slots};
   struct backend* backend = bpf_map_lookup_elem(&backends, &backend_key);
-  if (!backend || backend->pod == 0) return CARRY_BY_AGENT;
-  struct verdict_key verdict_key = {.source = pod->id, .destination = backend->pod, .port = backend->port};
-  struct verdict_value* verdict = bpf_map_lookup_elem(&verdicts, &verdict_key);
-  if (!verdict) return CARRY_BY_AGENT;
+  /* A socket cannot go over to the other family. */
+  if (!backend || address_is_mapped(&backend->address) != address_is_mapped(address)) return CARRY_BY_AGENT;
   flow->original = *address;
   flow->original_port = port;
   flow->destination = backend->address;
@@ -72,9 +79,28 @@ static __always_inline enum carry_decision choose_backend(const struct pod* pod,
   flow->source_pod = pod->id;
   flow->destination_pod = backend->pod;
   flow->service = frontend->service;
+  if (backend->pod == 0 || frontend->flags & FRONTEND_FALLBACK) return CARRY_BY_AGENT;
+  struct verdict_value* verdict = find_verdict(pod, flow);
+  if (!verdict) return CARRY_BY_AGENT;
   if (verdict->verdict == VERDICT_ALLOW) return CARRY_BY_KERNEL;
   record_denial(flow, verdict->policy);
   return CARRY_DENIED;
+}
+
+/*
+ * What becomes of a connection that is the agent's when nobody serves and the pod is not strict: it goes to
+ * the endpoint that was chosen, without anybody vouching for it, so that the destination judges it like any
+ * plaintext. Policy that is known is enforced still.
+ */
+static __always_inline enum carry_decision choose_unserved(const struct pod* pod, struct flow* flow) {
+  if (flow->service == 0) return CARRY_BY_AGENT;
+  struct verdict_value* verdict = find_verdict(pod, flow);
+  if (verdict && verdict->verdict == VERDICT_DENY) {
+    record_denial(flow, verdict->policy);
+    return CARRY_DENIED;
+  }
+  flow->destination_pod = 0;
+  return CARRY_BY_KERNEL;
 }
 
 #endif
