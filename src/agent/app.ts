@@ -151,7 +151,7 @@ export class Agent {
       log: log.child('capture'),
     })
     this.namedEndpoints = new NamedEndpoints({
-      lookUp: systemLookup(),
+      lookUp: systemLookup(config.endpointResolvers),
       clock: systemClock,
       log: log.child('endpoints'),
       onDelta: (delta) => this.applyDelta(delta),

@@ -3,7 +3,7 @@
  * same name (`WEFT_LOG_LEVEL`); the flag wins.
  */
 import { availableParallelism } from 'node:os'
-import { parseCidr, parseHostPort } from '../base/address.ts'
+import { canonicalAddress, parseCidr, parseHostPort } from '../base/address.ts'
 import { choiceFlag, type FlagValues, requiredFlag, switchFlag, UsageError } from '../base/flags.ts'
 import {
   type Environment,
@@ -86,6 +86,14 @@ export const agentFlags = {
     ['on', 'off'] as const,
     'on',
   ),
+  endpointResolvers: optionalFlag(
+    {
+      name: 'endpoint-resolvers',
+      doc: "Resolvers for endpoints that are known by name, with commas. Default: the machine's.",
+    },
+    'ADDRESS',
+    parseResolvers,
+  ),
   metrics: listenFlag({ name: 'metrics', doc: 'Where Prometheus scrapes /metrics.' }, '0.0.0.0:15020'),
   readiness: listenFlag({ name: 'readiness', doc: 'Where /healthz/ready answers.' }, '0.0.0.0:15021'),
   admin: loopbackFlag({ name: 'admin', doc: 'Admin endpoint, on a loopback address only.' }, '127.0.0.1:15000'),
@@ -120,6 +128,14 @@ function parseController(text: string): { readonly host: string; readonly port: 
   const endpoint = parseHostPort(text)
   if (endpoint === null) throw new UsageError('must be HOST:PORT, such as weft-controller:15012 or [fd00::1]:15012')
   return endpoint
+}
+
+function parseResolvers(text: string): readonly string[] {
+  return text.split(',').map((part) => {
+    const address = canonicalAddress(part.trim())
+    if (address === null) throw new UsageError('must be IP addresses with commas between them')
+    return address
+  })
 }
 
 function parseBlock(text: string): string {

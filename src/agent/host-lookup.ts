@@ -1,4 +1,4 @@
-/** Looks names up with the resolvers of the agent's own machine, TTLs included. */
+/** Looks names up from the agent's own network, TTLs included. */
 import { Resolver } from 'node:dns/promises'
 import type { FoundAddresses } from './named-endpoints.ts'
 
@@ -6,9 +6,13 @@ import type { FoundAddresses } from './named-endpoints.ts'
 const TRIES = 2
 const TIMEOUT_MS = 2_000
 
-/** IPv4 addresses, or IPv6 ones where there are no others. Rejects with the error of node:dns. */
-export function systemLookup(): (hostname: string) => Promise<FoundAddresses> {
+/**
+ * IPv4 addresses, or IPv6 ones where there are no others; `servers` are resolvers to ask, null the machine's own. Rejects
+ * with the error of node:dns.
+ */
+export function systemLookup(servers: readonly string[] | null): (hostname: string) => Promise<FoundAddresses> {
   const resolver = new Resolver({ timeout: TIMEOUT_MS, tries: TRIES })
+  if (servers !== null) resolver.setServers(servers)
   return async (hostname) => {
     const records = await resolver.resolve4(hostname, { ttl: true }).catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'ENODATA') return resolver.resolve6(hostname, { ttl: true })
