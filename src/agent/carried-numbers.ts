@@ -12,7 +12,7 @@ import type { CapturePrograms } from '../kernel/capture-programs.ts'
 import { Numbers } from './carriage.ts'
 
 /** In the directory of the agent's state. */
-const FILE = 'carried-numbers.json'
+export const NUMBERS_FILE = 'carried-numbers.json'
 
 const KINDS = ['scopes', 'services', 'policies'] as const
 type Kind = (typeof KINDS)[number]
@@ -37,7 +37,7 @@ export class CarriedNumbers {
 
   /** For the maps of `programs`. Without a state directory nothing is written down. */
   static open(stateDirectory: string | null, programs: CapturePrograms, log: Logger): CarriedNumbers {
-    const path = stateDirectory === null ? null : join(stateDirectory, FILE)
+    const path = stateDirectory === null ? null : join(stateDirectory, NUMBERS_FILE)
     const read = path === null ? null : readNumbers(path, programs.epoch, log)
     const { epoch } = programs
     if (read === null) return new CarriedNumbers(path, epoch, unused(programs), log)
@@ -73,18 +73,6 @@ export class CarriedNumbers {
   private get count(): number {
     return this.scopes.count + this.services.count + this.policies.count
   }
-}
-
-/** Removes the file: the maps that it is about are gone. */
-export function removeNumbers(stateDirectory: string): boolean {
-  const path = join(stateDirectory, FILE)
-  try {
-    readFileSync(path)
-  } catch {
-    return false
-  }
-  rmSync(path, { force: true })
-  return true
 }
 
 /** Null when there is no file, it is about other maps, or it cannot be understood. */

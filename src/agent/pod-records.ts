@@ -29,7 +29,7 @@ export interface PodRecord {
 const FORMAT = 1
 
 /** The directory of the records in that of the agent's state. */
-const DIRECTORY = 'captured'
+export const RECORDS_DIRECTORY = 'captured'
 
 /** Changes with every start of the machine. */
 const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id'
@@ -41,7 +41,7 @@ export class PodRecords {
 
   /** Reads what is there. Without a state directory records are kept in memory only. */
   constructor(stateDirectory: string | null, log: Logger) {
-    this.directory = stateDirectory === null ? null : join(stateDirectory, DIRECTORY)
+    this.directory = stateDirectory === null ? null : join(stateDirectory, RECORDS_DIRECTORY)
     this.bootId = readFileSync(BOOT_ID_FILE, 'utf8').trim()
     if (this.directory === null) return
     mkdirSync(this.directory, { recursive: true, mode: 0o700 })

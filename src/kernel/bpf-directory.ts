@@ -20,7 +20,7 @@ import {
   statSync,
   unlinkSync,
 } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { WeftError } from '../base/errors.ts'
 import { type Addon, hasCode, kernelError } from './addon.ts'
 import { readStamp } from './layout-stamp.ts'
@@ -110,6 +110,27 @@ export class BpfDirectory {
       if (existsSync(target)) unlinkSync(path)
       else renameSync(path, target)
     }
+  }
+
+  /** How much is pinned, in all sets. */
+  counts(): Readonly<Record<PinKind, number>> {
+    const countOf = (kind: PinKind): number => this.paths(kind).length
+    return { maps: countOf('maps'), links: countOf('links'), pods: countOf('pods') }
+  }
+
+  /** The pods with a program, in all sets; the inode number of a netns that is gone is 0. */
+  pods(): { readonly netnsCookie: bigint; readonly inode: bigint }[] {
+    return this.paths('pods').map((path) => {
+      const fd = this.addon.openPinned(path)
+      const { target: inode } = this.addon.describeLink(fd)
+      closeSync(fd)
+      return { netnsCookie: BigInt(basename(path).replace(NEW, '')), inode }
+    })
+  }
+
+  private paths(kind: PinKind): string[] {
+    const directories = [join(this.path, kind), join(this.path, kind + OLD)].filter((path) => existsSync(path))
+    return directories.flatMap((directory) => this.ours(kind, directory).map((name) => join(directory, name)))
   }
 
   // --- a set of another layout ---

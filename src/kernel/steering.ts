@@ -136,7 +136,8 @@ export function removeSteering(addon: Addon, netnsFd: number, plan: SteeringPlan
     try {
       addon.netlinkInNetns(netnsFd, NETLINK_ROUTE, request)
     } catch (error) {
-      if (!hasCode(error, 'ENOENT') && !hasCode(error, 'ESRCH')) throw error
+      // The last one: with its interface a route is gone.
+      if (!['ENOENT', 'ESRCH', 'ENODEV'].some((code) => hasCode(error, code))) throw error
     }
   }
 }

@@ -5,6 +5,7 @@ import { describeFlags } from '../../base/flags.ts'
 import { Logger } from '../../base/log.ts'
 import { type Command, EXIT_OK, helpText } from '../command.ts'
 import { endSignal } from '../signals.ts'
+import { cleanUp, cleanupFlags } from './agent-cleanup.ts'
 import { weftVersion } from './version.ts'
 
 /** Where `streams.err` leads. */
@@ -14,19 +15,23 @@ export const agentCommand: Command = {
   help() {
     return helpText({
       summary:
-        'Runs the agent of this node until SIGTERM, then removes its capture. Every flag may also come from a variable:\n' +
-        '--log-level from WEFT_LOG_LEVEL; the flag wins.',
+        'Runs the agent of this node until SIGTERM. Every flag may also come from a variable: --log-level from\n' +
+        'WEFT_LOG_LEVEL; the flag wins.\n\n' +
+        'What is in the kernel stays when the agent ends, in any way: until the next agent takes it over, connections of\n' +
+        'pods are let by or refused as their policy says. --cleanup removes it.',
       usage: 'weft agent --controller HOST:PORT --credentials DIR [flags]',
-      flags: describeFlags(agentFlags),
+      flags: describeFlags({ ...agentFlags, ...cleanupFlags }),
       examples: [
         ['weft controller issue --node node1 --out /etc/weft/node1', 'the credential, made where the controller is'],
         ['weft agent --node node1 --controller weft:15012 --credentials /etc/weft/node1', 'as root'],
         ['weft agent ... --access-log --log-level debug', 'see what it does'],
+        ['weft agent --cleanup', 'when the node is to be without Weft; -o json says what was removed'],
       ],
     })
   },
 
   async run(args, streams, environment) {
+    if (args.includes('--cleanup')) return await cleanUp(args, streams, environment)
     const config = parseAgentConfig(args, environment)
     const logLine = (line: string): void => streams.err(`${line}\n`)
     const log = new Logger('agent', config.logLevel, logLine)
