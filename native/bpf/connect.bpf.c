@@ -72,7 +72,6 @@ static __always_inline int steer(struct bpf_sock_addr* ctx, struct bpf_sock* sk)
 /* A UDP socket that names its resolver by connect(): see dns.h. */
 static __always_inline int on_connect_datagram(struct bpf_sock_addr* ctx, __u64 netns_cookie,
                                                const struct address* destination, struct flow* flow) {
-  if (ctx->user_port != bpf_htons(PORT_DOMAIN)) return PROCEED;
   flow->destination = *destination;
   flow->destination_port = PORT_DNS;
   return capture_resolver(ctx, netns_cookie, &flow->destination) ? REWRITE : PROCEED;
@@ -106,6 +105,8 @@ static __always_inline int on_connect_unserved(struct bpf_sock_addr* ctx, __u64 
  */
 static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct address* destination,
                                       struct flow* flow) {
+  /* Of datagrams only questions to resolvers are captured. */
+  if (ctx->protocol == WEFT_IPPROTO_UDP && ctx->user_port != bpf_htons(PORT_DOMAIN)) return PROCEED;
   __u64 netns_cookie = bpf_get_netns_cookie(ctx);
   struct pod* pod = bpf_map_lookup_elem(&pods, &netns_cookie);
   if (!pod) return pass(ctx);

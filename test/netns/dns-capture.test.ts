@@ -1,5 +1,6 @@
 /** DNS over UDP with the real kernel: which questions come to the agent, and what the app sees of it. */
 import assert from 'node:assert/strict'
+import { createInterface } from 'node:readline'
 import { after, before, describe, it } from 'node:test'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { silentLog } from '../../src/base/log.ts'
@@ -10,7 +11,7 @@ import {
   RESOLVERS_PER_POD_MAX,
   STAT_OUTBOUND_CAPTURED,
 } from '../../src/kernel/layout.generated.ts'
-import { AnsweringDns, runDatagrams, startResolver } from '../support/answering-dns.ts'
+import { AnsweringDns, DATAGRAM_CLIENT, runDatagrams, startResolver } from '../support/answering-dns.ts'
 import { runClient } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
@@ -205,6 +206,23 @@ describe('DNS capture', needsRoot, () => {
       (await fromA(['4', 'sendto', b.ipv4, '53', 'q', 'recv']))[1],
       `recv from ${b.ipv4} 53 agent 0: ${b.ipv4} asked q`,
     )
+  })
+
+  it('tells a connected socket at once that nobody is there any more, so that it connects anew', async () => {
+    const steps = ['connect', b.ipv4, '53', 'send', 'q', 'recv']
+    const client = network.start(a, [DATAGRAM_CLIENT, '4', ...steps, 'wait', 'send', 'q', 'recv', ...steps])
+    const lines = createInterface({ input: client.stdout! })[Symbol.asyncIterator]()
+    const said: string[] = []
+    while (said.at(-1) !== 'wait') said.push(String((await lines.next()).value))
+    dns.stopBeating()
+    programs.heartbeats.clear(0)
+    client.stdin!.write('\n')
+    for await (const line of lines) said.push(line)
+    dns.beat(capture, 1)
+    assert.deepEqual(said.slice(4), [
+      ...['send ok', 'recv ECONNREFUSED', 'connect ok', 'send ok'],
+      `recv from ${b.ipv4} 53 real ${b.ipv4} q`,
+    ])
   })
 
   it('lets by what goes to more resolvers than are told apart', async () => {

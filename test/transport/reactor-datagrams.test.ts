@@ -25,6 +25,11 @@ const FLOOD = 5000
 /** Only a failing test waits so long. */
 const PATIENCE_MS = 10_000
 
+/** Of the build for the sanitizers. */
+interface Faults {
+  failAllocation(count: number): number
+}
+
 /** Keeps what comes, and does what the test says with it. */
 class Receiver implements DatagramHandler {
   readonly texts: string[] = []
@@ -192,6 +197,39 @@ describe('datagram sockets of the reactor', needsRoot, () => {
     await delay(50)
     assert.deepEqual(receiver.texts, ['0.........'])
     assert.equal(socket.send(Buffer.from('x')), false)
+  })
+
+  it('lose a datagram, and no more, when there is no memory', async (test) => {
+    const faults = asReactorAddon(loadReactor(process.env['WEFT_TEST_REACTOR'])) as Partial<Faults>
+    if (faults.failAllocation === undefined) {
+      test.skip('only the build for the sanitizers can make allocations fail')
+      return
+    }
+    const count = transport.reactor.connectionCount()
+    let failed = 0
+    for (let nth = 0; ; nth++) {
+      faults.failAllocation(nth)
+      const id = transport.reactor.openDatagram(makeFd(FAMILY_IPV4, PORT), '', 0)
+      faults.failAllocation(-1)
+      if (id >= 0) {
+        transport.reactor.close(id, false)
+        break
+      }
+      failed++
+    }
+    assert.ok(failed > 0)
+    assert.equal(transport.reactor.connectionCount(), count)
+    const receiver = new Receiver()
+    bound(receiver)
+    receiver.onEach = (from, bytes, ends) => {
+      faults.failAllocation!(0)
+      from.reply(copyEnds(bytes, ends), Buffer.from('lost'))
+      from.reply(copyEnds(bytes, ends), Buffer.from('kept'))
+    }
+    const before = transport.datagrams.sentDropped
+    const lines = await runDatagrams(network, pod, ['4', 'sendto', '127.0.0.1', String(PORT), 'q', 'recv'])
+    assert.equal(lines[1], `recv from 127.0.0.1 ${PORT} kept`)
+    assert.equal(transport.datagrams.sentDropped, before + 1)
   })
 
   it('refuse what they cannot be made of, and leave no descriptor behind', () => {
