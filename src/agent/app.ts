@@ -92,7 +92,10 @@ export class Agent {
     this.capture = capture
     this.gate = gate
     const { carrier } = capture
-    this.carriage = carrier == null ? null : new KernelCarriage(carrier, log.child('carriage'))
+    this.carriage =
+      carrier == null
+        ? null
+        : new KernelCarriage(carrier, log.child('carriage'), (changes) => this.workers.setCarried(changes))
     const isServingAll = (): boolean => this.subscription.status().isReady && this.pods.pendingCount === 0
     this.carried = new CarriedReports({
       kernel: capture.carried ?? null,

@@ -65,6 +65,8 @@ export interface PlannedFrontend {
   readonly slots: number
   /** Only for the time when nobody serves. */
   readonly isFallback: boolean
+  /** Where `carried` tells of it, if it does; empty for a pod's own address, and for what was found in the maps. */
+  readonly carriedKey: string
 }
 
 export interface PlannedBackend {
@@ -167,7 +169,13 @@ class Planning {
       if (found.slots.length === 0 && scope === '') continue
       const number = this.input.services.numberOf(nameOfPort(scope, service.key, port.number, family))
       const frontend = { address, port: port.number, scope: this.scopeNumber(scope) }
-      this.add(frontend, number, found.slots, found.carried.length === 0)
+      this.add(
+        frontend,
+        number,
+        found.slots,
+        carriedKey(scope, service.key, port.number, family),
+        found.carried.length === 0,
+      )
     }
   }
 
@@ -220,7 +228,7 @@ class Planning {
       if (pod === 0) continue
       for (const address of workload.addresses) {
         const number = services.numberOf(nameOfAddress(workload.uid, port, address))
-        this.add({ address, port, scope: SCOPE_EVERYONE }, number, [{ address, port, pod }], false)
+        this.add({ address, port, scope: SCOPE_EVERYONE }, number, [{ address, port, pod }], '', false)
       }
     }
   }
@@ -237,10 +245,16 @@ class Planning {
     return scope === '' ? SCOPE_EVERYONE : this.input.scopes.numberOf(scope)
   }
 
-  private add(frontend: Frontend, service: number, slots: readonly Backend[], isFallback: boolean): void {
+  private add(
+    frontend: Frontend,
+    service: number,
+    slots: readonly Backend[],
+    carriedKey: string,
+    isFallback: boolean,
+  ): void {
     const key = frontendKey(frontend)
     const [frontends, backends] = isFallback ? [this.fallbacks, this.fallbackBackends] : [this.frontends, this.backends]
-    frontends.set(key, { frontend, service, slots: slots.length, isFallback })
+    frontends.set(key, { frontend, service, slots: slots.length, isFallback, carriedKey })
     for (const [slot, backend] of slots.entries()) backends.set(`${service} ${slot}`, { service, slot, backend })
   }
 }

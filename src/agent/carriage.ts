@@ -68,7 +68,9 @@ function planInForce(maps: CarriageMaps): CarriagePlan {
     backends: new Map<string, PlannedBackend>(),
     verdicts: new Map<string, PlannedVerdict>(),
   }
-  for (const planned of maps.frontends.entries()) plan.frontends.set(frontendKey(planned.frontend), planned)
+  for (const planned of maps.frontends.entries()) {
+    plan.frontends.set(frontendKey(planned.frontend), { ...planned, carriedKey: '' })
+  }
   for (const planned of maps.backends.entries()) plan.backends.set(`${planned.service} ${planned.slot}`, planned)
   for (const planned of maps.verdicts.entries()) {
     const { source, destination, port } = planned.pair
@@ -82,6 +84,7 @@ export class Carriage {
   private readonly maps: CarriageMaps
   private readonly log: Logger
   private plan: CarriagePlan
+  private refused = { verdicts: 0, services: 0 }
 
   constructor(maps: CarriageMaps, log: Logger) {
     this.maps = maps
@@ -112,11 +115,23 @@ export class Carriage {
       }
     }
     const { frontends, backends, refusedServices } = this.applyServices(wanted)
-    this.plan = { ...wanted, frontends, backends, verdicts }
-    if (refused + refusedServices > 0) {
-      const fields = { verdicts: refused, services: refusedServices }
-      this.log.error('the kernel has no room for some connections; the proxy carries them', fields)
-    }
+    const carried = new Map(wanted.carried)
+    for (const [key, { carriedKey }] of wanted.frontends) if (!frontends.has(key)) carried.delete(carriedKey)
+    this.plan = { frontends, backends, verdicts, carried }
+    this.tellRefused(refused, refusedServices)
+  }
+
+  /** The endpoints to which the kernel carries connections now; see CarriagePlan. */
+  get carried(): ReadonlyMap<string, readonly string[]> {
+    return this.plan.carried
+  }
+
+  /** Said when it changes: every plan would say it again. */
+  private tellRefused(verdicts: number, services: number): void {
+    if (verdicts === this.refused.verdicts && services === this.refused.services) return
+    this.refused = { verdicts, services }
+    if (verdicts + services === 0) this.log.info('the kernel has room for all connections again')
+    else this.log.error('the kernel has no room for some connections; the proxy carries them', this.refused)
   }
 
   /** A pod is going to be captured no more: no connection is carried to or from it from now on; open ones stay. */
@@ -171,6 +186,12 @@ export class Carriage {
         maps.frontends.delete(frontend)
         frontends.delete(key)
       }
+    }
+    // Half a service is of no use, and takes the room of others.
+    for (const [key, { service, slot }] of backends) {
+      if (!full.has(service)) continue
+      maps.backends.delete(service, slot)
+      backends.delete(key)
     }
     for (const [key, { service, slot }] of plan.backends) {
       if (wanted.backends.has(key)) continue

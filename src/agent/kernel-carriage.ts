@@ -8,6 +8,7 @@
 import { performance } from 'node:perf_hooks'
 import type { Logger } from '../base/log.ts'
 import { Snapshot } from '../model/snapshot.ts'
+import type { CarriedChange } from '../proxy/carried-endpoints.ts'
 import type { Carrier } from './capture.ts'
 import { Carriage } from './carriage.ts'
 import { planCarriage } from './carriage-plan.ts'
@@ -29,6 +30,9 @@ export class KernelCarriage {
   private readonly carrier: Carrier
   private readonly carriage: Carriage
   private readonly expulsion: Expulsion
+  private readonly onCarried: (changes: readonly CarriedChange[]) => void
+  /** What was told last. */
+  private told: ReadonlyMap<string, readonly string[]> = new Map()
   private readonly numbers: CarriedNumbers
   private readonly known: KnownNames
   private readonly pods = new Map<string, number>()
@@ -42,8 +46,9 @@ export class KernelCarriage {
   private stragglers: NodeJS.Timeout | null = null
   private isStopped = false
 
-  constructor(carrier: Carrier, log: Logger) {
+  constructor(carrier: Carrier, log: Logger, onCarried: (changes: readonly CarriedChange[]) => void) {
     this.carrier = carrier
+    this.onCarried = onCarried
     this.carriage = new Carriage(carrier.maps, log)
     this.expulsion = new Expulsion(carrier, log)
     this.numbers = carrier.numbers
@@ -118,9 +123,20 @@ export class KernelCarriage {
     const plan = planCarriage({ snapshot, pods, scopes, services, policies, mustEncrypt: () => false })
     this.numbers.save()
     this.carriage.apply(plan)
+    this.tell()
     this.expel()
     const nowMs = performance.now()
     this.nextPlanMs = nowMs + (nowMs - startedMs) * (SHARE_OF_TIME - 1)
+  }
+
+  /** The proxy leaves to the kernel what the kernel carries. */
+  private tell(): void {
+    const { carried } = this.carriage
+    const changes: CarriedChange[] = []
+    for (const key of this.told.keys()) if (!carried.has(key)) changes.push([key, []])
+    for (const [key, uids] of carried) if (this.told.get(key)?.join() !== uids.join()) changes.push([key, uids])
+    this.told = carried
+    if (changes.length > 0) this.onCarried(changes)
   }
 
   /** New connections meet the new verdicts now; those that are open are looked at when policies have changed. */

@@ -1,6 +1,7 @@
 /** What the main thread and its data workers say to each other. Plain data; descriptors are numbers, one process. */
 import type { LogLevel } from '../base/log.ts'
 import type { Delta } from '../model/delta.ts'
+import type { CarriedChange } from '../proxy/carried-endpoints.ts'
 import type { ConnectionDescription } from '../proxy/connections.ts'
 import type { MetricsReport } from '../telemetry/report.ts'
 import type { TlsMaterial } from '../transport/conn.ts'
@@ -31,6 +32,7 @@ export interface WorkerStart {
 export type ToWorker =
   | { readonly kind: 'delta'; readonly delta: Delta }
   | { readonly kind: 'credential'; readonly material: TlsMaterial }
+  | { readonly kind: 'carried'; readonly changes: readonly CarriedChange[] }
   | { readonly kind: 'drop-credential'; readonly identity: string }
   /** `pod.listeners` carry only this worker's descriptors; the worker owns them from now on. */
   | { readonly kind: 'add-pod'; readonly request: number; readonly pod: CapturedPod; readonly identity: string }

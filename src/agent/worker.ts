@@ -74,6 +74,9 @@ port.on('message', (message: ToWorker) => {
     case 'credential':
       proxy.setCredential(transport.tlsContext(message.material))
       break
+    case 'carried':
+      proxy.setCarried(message.changes)
+      break
     case 'drop-credential':
       proxy.dropCredential(message.identity)
       break

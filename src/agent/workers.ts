@@ -11,6 +11,7 @@ import { Backoff } from '../base/backoff.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger, LogLevel } from '../base/log.ts'
 import { type Delta, isEmptyDelta } from '../model/delta.ts'
+import type { CarriedChange } from '../proxy/carried-endpoints.ts'
 import type { TlsMaterial } from '../transport/conn.ts'
 import type { CapturedPod } from './capture.ts'
 import type { FromWorker, ToWorker, WorkerReport, WorkerStart } from './worker-protocol.ts'
@@ -58,6 +59,7 @@ export class Workers implements WorkerWatchOwner {
   private readonly slots: WorkerSlot[] = []
   private readonly pods = new Map<string, EnrolledPod>()
   private readonly credentials = new Map<string, TlsMaterial>()
+  private readonly carried = new Map<string, readonly string[]>()
   private readonly beats: SharedArrayBuffer
   private readonly watch: WorkerWatch
   private watchTimer: NodeJS.Timeout | null = null
@@ -94,6 +96,15 @@ export class Workers implements WorkerWatchOwner {
   setCredential(material: TlsMaterial): void {
     this.credentials.set(material.identity, material)
     this.broadcast({ kind: 'credential', material })
+  }
+
+  /** The kernel carries connections to other endpoints than before. */
+  setCarried(changes: readonly CarriedChange[]): void {
+    for (const [key, uids] of changes) {
+      if (uids.length === 0) this.carried.delete(key)
+      else this.carried.set(key, uids)
+    }
+    this.broadcast({ kind: 'carried', changes })
   }
 
   /** No pod of this node has the identity any more. */
@@ -216,6 +227,7 @@ export class Workers implements WorkerWatchOwner {
       const state = this.options.wholeState()
       if (!isEmptyDelta(state)) slot.post({ kind: 'delta', delta: state })
       for (const material of this.credentials.values()) slot.post({ kind: 'credential', material })
+      slot.post({ kind: 'carried', changes: [...this.carried] })
       // From here on a new pod comes through addPod; those known now come below, each once.
       this.beginServing(slot)
       await Promise.all([...this.pods.values()].map(({ pod, identity }) => this.addTo(slot, pod, identity)))

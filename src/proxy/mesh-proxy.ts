@@ -19,6 +19,7 @@ import type {
   TlsContextSource,
   Transport,
 } from '../transport/conn.ts'
+import { type CarriedChange, CarriedEndpoints } from './carried-endpoints.ts'
 import { ClusterRegistry } from './cluster-registry.ts'
 import { type ConnectionDescription, Connections } from './connections.ts'
 import { TunnelServer } from './hbone-server.ts'
@@ -79,6 +80,7 @@ export class MeshProxy {
       ...options,
       credentials: this.credentials,
       clusters: new ClusterRegistry(options.nowMs, options.random, options.workerCount),
+      carried: new CarriedEndpoints(options.random),
       routeTables: new RouteTables(),
       targets: new OutboundTargets(),
       policies: new Policies(),
@@ -104,6 +106,11 @@ export class MeshProxy {
     const touchesPolicy =
       delta.policies.length + delta.removedPolicies.length + delta.workloads.length + delta.removedWorkloads.length > 0
     if (touchesPolicy) this.parts.connections.recheckAll()
+  }
+
+  /** The kernel carries connections to other endpoints than before. */
+  setCarried(changes: readonly CarriedChange[]): void {
+    this.parts.carried.change(changes)
   }
 
   /** A credential was issued or renewed; handshakes from now on use it. */

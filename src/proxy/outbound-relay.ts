@@ -22,6 +22,7 @@ import { DEFAULT_POOL_LIMITS } from '../model/service.ts'
 import type { Workload } from '../model/workload.ts'
 import type { Conn, Handler } from '../transport/conn.ts'
 import type { ConnectionFacts } from './authorize.ts'
+import type { CarriedPort } from './carried-endpoints.ts'
 import type { ClusterState, Endpoint } from './cluster.ts'
 import { BackingOffError } from './connect-backoff.ts'
 import { Relay, type RelayOwner } from './copy.ts'
@@ -30,6 +31,7 @@ import { identityOf } from './local-pods.ts'
 import type { EdgePair, OutboundConnection } from './outbound.ts'
 import { denialText } from './reply.ts'
 import type { CompiledTraffic } from './route-tables.ts'
+import { chooseTcpCluster } from './tcp-choice.ts'
 import { PATH_ONE_HOP, PATH_PLAIN, PATH_TUNNEL, type Path } from './upstreams.ts'
 
 /** Endpoints tried for one TCP connection. A refused endpoint costs one round trip; three cover a rolling restart. */
@@ -45,6 +47,8 @@ export class OutboundRelay implements Handler, RelayOwner {
   private hasEnded: boolean
   private relay: Relay | null
   private upstream: Conn | null
+  /** Null when all connections to what was dialled come to the proxy. */
+  private readonly carried: CarriedPort | null
   private cluster: ClusterState | null
   private isConnectionAcquired: boolean
   private endpoint: Endpoint | null
@@ -65,6 +69,7 @@ export class OutboundRelay implements Handler, RelayOwner {
     this.hasEnded = hasEnded
     this.relay = null
     this.upstream = null
+    this.carried = outbound.parts.carried.of(outbound.target.carriedKey)
     this.cluster = null
     this.isConnectionAcquired = false
     this.endpoint = null
@@ -122,7 +127,7 @@ export class OutboundRelay implements Handler, RelayOwner {
       this.refuse(FLAG_NO_HEALTHY_UPSTREAM, `no such subset or service behind ${name}`)
       return
     }
-    const endpoint = cluster.pick(this.tried)
+    const endpoint = this.carried === null ? cluster.pick(this.tried) : this.carried.pick(cluster, this.tried)
     if (endpoint === null) {
       this.refuse(FLAG_NO_HEALTHY_UPSTREAM, `${name} has no healthy endpoint`)
       return
@@ -149,18 +154,7 @@ export class OutboundRelay implements Handler, RelayOwner {
       const cluster = parts.clusters.defaultCluster(destination.service!, destination.port!.number)
       return parts.clusters.get(cluster, snapshot)
     }
-    const { tcpClusters, defaultCluster } = compiled.traffic
-    let total = 0
-    for (const weighted of tcpClusters) total += weighted.weight
-    let key = defaultCluster
-    let point = parts.random() * total
-    for (const weighted of tcpClusters) {
-      key = weighted.cluster
-      point -= weighted.weight
-      if (point < 0) break
-    }
-    const cluster = compiled.clusters.get(key)
-    return cluster === undefined ? null : parts.clusters.get(cluster, snapshot)
+    return chooseTcpCluster(compiled, this.carried, parts.clusters, snapshot, parts.random)
   }
 
   // --- authorise and connect ---

@@ -5,9 +5,11 @@
  *
  * A connection keeps its target, so that what it began with stays; a new snapshot drops all of them from here.
  */
+import { familyOf } from '../base/address.ts'
 import type { Traffic } from '../model/route.ts'
 import { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
+import { carriedKey } from './carried-endpoints.ts'
 import { type Destination, resolveDestination } from './destination.ts'
 import type { Endpoint } from './endpoint.ts'
 import { type LocalWorkload, scopeOf } from './local-pods.ts'
@@ -26,6 +28,8 @@ export class OutboundTarget {
   readonly sourceWorkload: Workload | null
   /** The rules of the source's scope for the service port that was dialled; null means defaults. */
   readonly traffic: Traffic | null
+  /** Of the service port, to ask what the kernel carries of it; empty when no service was dialled. */
+  readonly carriedKey: string
   readonly edges: Map<Endpoint | null, EdgePair>
   readonly grpcEdges: Map<Endpoint | null, EdgePair>
 
@@ -34,6 +38,10 @@ export class OutboundTarget {
     this.destination = resolveDestination(snapshot, address, port)
     this.sourceWorkload = snapshot.workloads.get(source.uid) ?? null
     this.traffic = trafficOf(snapshot, source, this.destination)
+    const { service, port: dialled } = this.destination
+    const scope = this.traffic === null ? '' : scopeOf(snapshot, source.uid)
+    this.carriedKey =
+      service === null || dialled === null ? '' : carriedKey(scope, service.key, dialled.number, familyOf(address))
     this.edges = new Map()
     this.grpcEdges = new Map()
   }

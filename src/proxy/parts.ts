@@ -7,6 +7,7 @@ import type { TimerWheel } from '../base/timers.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Recorder } from '../telemetry/recorder.ts'
 import type { ConnectOrigin, TlsContext, Transport } from '../transport/conn.ts'
+import type { CarriedEndpoints } from './carried-endpoints.ts'
 import type { ClusterRegistry } from './cluster-registry.ts'
 import type { Connections } from './connections.ts'
 import type { LocalPods } from './local-pods.ts'
@@ -43,6 +44,7 @@ export interface ProxyParts {
   readonly nameServer?: NameServer
   readonly credentials: Credentials
   readonly clusters: ClusterRegistry
+  readonly carried: CarriedEndpoints
   readonly routeTables: RouteTables
   readonly targets: OutboundTargets
   readonly policies: Policies
