@@ -27,6 +27,7 @@ import { Certificates } from './certificates.ts'
 import type { AgentConfig } from './config.ts'
 import { ControllerLink } from './controller-link.ts'
 import { CredentialGate } from './credential-gate.ts'
+import { describeNames } from './dns-names.ts'
 import { systemLookup } from './host-lookup.ts'
 import { KernelCarriage } from './kernel-carriage.ts'
 import { NamedEndpoints } from './named-endpoints.ts'
@@ -294,6 +295,7 @@ export class Agent {
         const proxied = [...reports].flatMap(([worker, { connections }]) => connections.map((c) => ({ worker, ...c })))
         return jsonAnswer([...proxied, ...this.carried.connections(CONNECTIONS_SHOWN_MAX)])
       },
+      '/dns': () => jsonAnswer(describeNames(this.snapshot)),
       '/certificates': () => jsonAnswer(this.certificates.status()),
       '/healthz/ready': () => this.readiness(),
       'POST /quitquitquit': () => {

@@ -8,22 +8,19 @@ import type { Service } from '../model/service.ts'
 
 const NOBODY: readonly Service[] = []
 
-/** Names of one state of the mesh. Built when services change, then only read. */
+/** Names of the mesh as it is. A change costs one pass over the services that did not change, and work for those that did. */
 export class MeshNames {
+  private services: ReadonlyMap<string, Service> = new Map()
   /** By host name. More than one when several namespaces describe the same host. Sorted by key. */
   private readonly byHost = new Map<string, Service[]>()
   /** Kubernetes services by `name.namespace`. */
   private readonly byShortName = new Map<string, Service>()
 
-  constructor(services: Iterable<Service>) {
-    for (const service of services) {
-      if (service.addresses.length === 0 || service.hostname.startsWith('*')) continue
-      const list = this.byHost.get(service.hostname)
-      if (list === undefined) this.byHost.set(service.hostname, [service])
-      else list.push(service)
-      if (isClusterService(service)) this.byShortName.set(`${service.name}.${service.namespace}`, service)
-    }
-    for (const list of this.byHost.values()) list.sort((a, b) => (a.key < b.key ? -1 : 1))
+  /** Brings the names to what `services` (by key) are now. */
+  update(services: ReadonlyMap<string, Service>): void {
+    for (const [key, service] of this.services) if (services.get(key) !== service) this.remove(service)
+    for (const [key, service] of services) if (this.services.get(key) !== service) this.add(service)
+    this.services = services
   }
 
   get size(): number {
@@ -57,6 +54,31 @@ export class MeshNames {
     }
     return services
   }
+
+  private add(service: Service): void {
+    if (!hasName(service)) return
+    const list = this.byHost.get(service.hostname)
+    this.byHost.set(service.hostname, list === undefined ? [service] : [...list, service].sort(byKey))
+    if (isClusterService(service)) this.byShortName.set(`${service.name}.${service.namespace}`, service)
+  }
+
+  private remove(service: Service): void {
+    if (!hasName(service)) return
+    const rest = this.byHost.get(service.hostname)!.filter((other) => other !== service)
+    if (rest.length === 0) this.byHost.delete(service.hostname)
+    else this.byHost.set(service.hostname, rest)
+    const short = `${service.name}.${service.namespace}`
+    if (this.byShortName.get(short) === service) this.byShortName.delete(short)
+  }
+}
+
+/** True for a service whose host name is answered here. */
+function hasName({ addresses, hostname }: Service): boolean {
+  return addresses.length > 0 && !hostname.startsWith('*')
+}
+
+function byKey(a: Service, b: Service): number {
+  return a.key < b.key ? -1 : 1
 }
 
 /** `name.namespace` of a host that may be a short name; else a text that no service has. */

@@ -67,7 +67,7 @@ export class Resolver implements ExchangeOwner {
   /** Exchanges by pod. */
   private readonly loads = new Map<string, number>()
   private snapshot: Snapshot = Snapshot.empty
-  private names = new MeshNames([])
+  private readonly names = new MeshNames()
 
   constructor(parts: ResolverParts) {
     this.parts = parts
@@ -78,7 +78,7 @@ export class Resolver implements ExchangeOwner {
   applySnapshot(snapshot: Snapshot): void {
     const isSame = snapshot.services === this.snapshot.services
     this.snapshot = snapshot
-    if (!isSame) this.names = new MeshNames(snapshot.services.values())
+    if (!isSame) this.names.update(snapshot.services)
   }
 
   /** Exchanges in flight. */

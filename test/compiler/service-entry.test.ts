@@ -102,7 +102,9 @@ describe('a ServiceEntry', () => {
     assert.notEqual(first.addresses[0], second.addresses[0])
     const { services, workloads } = result.state
     const snapshot = Snapshot.empty.apply({ ...EMPTY_DELTA, services, workloads })
-    const name = new MeshNames(services).find('api.example.com', 'shop')!
+    const names = new MeshNames()
+    names.update(snapshot.services)
+    const name = names.find('api.example.com', 'shop')!
     for (const address of name.addresses) {
       const destination = resolveDestination(snapshot, address, 443)
       assert.equal(destination.service?.hostname, 'api.example.com')
