@@ -100,7 +100,7 @@ export class AbsenceWatch {
     const totals = this.options.counts.totals()
     const isOdd = totals.bypassed !== journal.bypassed || totals.refused !== journal.refused
     const isSilent = nowNs - this.options.vitals.workerBeatNs > SILENT_NS
-    if (isOdd && !isSilent && this.wasOdd && nowNs - this.oddToldNs >= ODD_INTERVAL_NS) {
+    if (isOdd && this.wasOdd && nowNs - this.oddToldNs >= ODD_INTERVAL_NS) {
       this.oddToldNs = nowNs
       this.wasOdd = false
       this.tell('', 0, 0n)

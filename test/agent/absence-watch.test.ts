@@ -166,6 +166,21 @@ describe('the watch over absences', () => {
     assert.deepEqual(watch.totals(), { absences: 1, absentSeconds: 5 })
   })
 
+  it('counts each silence with its own length', () => {
+    open()
+    for (const silentMs of [5_000n, 3_000n]) {
+      look(1)
+      nowNs += silentMs * MS
+      vitals.workerBeat(nowNs)
+      watch.check(nowNs)
+    }
+    assert.deepEqual(
+      lines.map(({ seconds }) => seconds),
+      [5, 3],
+    )
+    assert.deepEqual(watch.totals(), { absences: 2, absentSeconds: 8 })
+  })
+
   it('goes on counting where the agent before has ended, and tells nothing twice', () => {
     counts.journal = { bypassed: 10, refused: 2, absences: 4, absentNs: 9_000n * MS }
     counts.bypassed = 13
