@@ -151,7 +151,10 @@ spec: { mtls: { mode: STRICT } }
     for (const pod of ['default/client', 'default/near'])
       assert.match(text, new RegExp(`^ok +pod ${pod} +captured, fails closed$`, 'm'))
     assert.match(text, /^ok +pod vault\/vault +captured, fails open$/m)
-    assert.match(text, /^note +namespaces +\d+ are not in the mesh: .*outsider/m)
+    assert.match(text, /^note +namespaces +\d+ are not in the mesh: /m)
+    const { outside } = JSON.parse((await checkNode('-o', 'json')).text) as { outside: string[] }
+    assert.ok(outside.includes(`/run/netns/${mesh.plan.pod('outsider').netns}`))
+    assert.ok(!outside.includes(`/run/netns/${mesh.plan.pod('client').netns}`))
   })
 
   it('only in its main thread serves on, is not ready, and its data workers say so', async () => {
