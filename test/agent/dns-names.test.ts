@@ -5,12 +5,12 @@ import { describeNames, NAMES_SHOWN_MAX, NAMESPACES_SHOWN_MAX } from '../../src/
 import { EMPTY_DELTA } from '../../src/model/delta.ts'
 import type { Service } from '../../src/model/service.ts'
 import { Snapshot } from '../../src/model/snapshot.ts'
-import { FAILURE_BY_POLICY, type Workload } from '../../src/model/workload.ts'
+import { FAILURE_BY_POLICY, type LocalPod, type Workload } from '../../src/model/workload.ts'
 import { workloadOf } from '../support/proxy-objects.ts'
 import { CLIENT, clusterService, externalHost, SERVICES, STRANGER } from '../support/resolver-mesh.ts'
 
 function snapshotOf(services: readonly Service[], workloads: readonly Workload[]): Snapshot {
-  const pods = workloads.map(({ uid }) => ({ uid, netns: '', scope: '*', failureMode: FAILURE_BY_POLICY }))
+  const pods = workloads.map(({ uid }): LocalPod => ({ uid, netns: '', scope: '*', failureMode: FAILURE_BY_POLICY }))
   return Snapshot.empty.apply({ ...EMPTY_DELTA, services, workloads, pods })
 }
 
