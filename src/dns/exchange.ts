@@ -36,8 +36,11 @@ export const RETRY_AFTER_MS = 1_000
 /** Times one exchange is sent: the tries of the most patient usual client. */
 export const FORWARDS_MAX = 3
 
-/** Clients that wait for one exchange: threads of a pod that ask the same at once. Further ones get nothing and retry. */
-export const WAITERS_MAX = 16
+/**
+ * Clients that wait for one exchange. 256: threads of a program that starts and asks for the same host in all of them;
+ * as many as one pod may have exchanges. Further ones get an error.
+ */
+export const WAITERS_MAX = 256
 
 /**
  * Replies with the wrong id or question after which an exchange is given up. 32: a forger who knows the ports has then

@@ -44,7 +44,7 @@ export type { Answering } from './exchange.ts'
  */
 export const POD_EXCHANGES_MAX = 256
 
-/** Exchanges in flight of one worker. 2,048 sockets: below the usual limit of 4,096 descriptors of a process of ours. */
+/** Exchanges in flight of one worker. 2,048 sockets: a small part of an agent's descriptors also with four workers. */
 export const EXCHANGES_MAX = 2_048
 
 /** What a resolver needs of its surroundings. */
@@ -177,12 +177,9 @@ export class Resolver implements ExchangeOwner {
     const key = `${source}\n${resolverAddress}\n${isTcp ? 't' : 'u'}${latin1Slice(bytes, 2, bytes.length)}`
     const waiter = { id, respond }
     const known = this.exchanges.get(key)
-    if (known !== undefined) {
-      if (!known.join(waiter)) this.parts.counts.query('none', 'limited')
-      return
-    }
+    if (known?.join(waiter) === true) return
     const load = this.loads.get(source) ?? 0
-    if (load >= POD_EXCHANGES_MAX || this.exchanges.size >= EXCHANGES_MAX) {
+    if (known !== undefined || load >= POD_EXCHANGES_MAX || this.exchanges.size >= EXCHANGES_MAX) {
       this.parts.counts.query('none', 'limited')
       respond.answer(errorReply(query, RCODE_SERVER_FAILURE))
       return
