@@ -4,7 +4,8 @@
  *      test-client 4|6|mptcp STEP...
  *
  * Steps: connect ADDRESS PORT | fastopen ADDRESS PORT | disconnect | bind ADDRESS | bind-device NAME |
- * set-mark NUMBER | mark | read | write TEXT | wait (for a line on standard input) | unprivileged
+ * attempts ADDRESS PORT COUNT (each with a socket of its own; prints how many failed) | set-mark NUMBER |
+ * mark | read | write TEXT | wait (for a line on standard input) | unprivileged
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -86,6 +87,16 @@ static void read_line(void) {
   fflush(stdout);
 }
 
+static int attempts(const struct sockaddr* address, socklen_t length, int count) {
+  int failed = 0;
+  for (int i = 0; i < count; i++) {
+    int other = socket(family, SOCK_STREAM, 0);
+    if (connect(other, address, length) != 0) failed++;
+    close(other);
+  }
+  return failed;
+}
+
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
   family = strcmp(argv[1], "6") == 0 ? AF_INET6 : AF_INET;
@@ -102,6 +113,11 @@ int main(int argc, char** argv) {
       socklen_t length = parse(argv[i + 1], argv[i + 2], &address);
       on_connected(step, sendto(fd, "x\n", 2, MSG_FASTOPEN, (struct sockaddr*)&address, length));
       i += 2;
+    } else if (strcmp(step, "attempts") == 0) {
+      socklen_t length = parse(argv[i + 1], argv[i + 2], &address);
+      printf("attempts failed %d\n", attempts((struct sockaddr*)&address, length, atoi(argv[i + 3])));
+      fflush(stdout);
+      i += 3;
     } else if (strcmp(step, "disconnect") == 0) {
       struct sockaddr nothing = {.sa_family = AF_UNSPEC};
       report(step, connect(fd, &nothing, sizeof(nothing)));

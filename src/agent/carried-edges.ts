@@ -124,13 +124,14 @@ export class CarriedEdges {
   edgeKeyOf(ids: EdgeIds): EdgeKey {
     const source = this.names.podOf(ids.source)
     const destination = this.names.podOf(ids.destination)
+    const service = this.names.serviceOf(ids.service)
     return {
       reporter: 'source',
       protocol: 'tcp',
       source,
       destination,
-      service: this.names.serviceOf(ids.service),
-      host: '',
+      service,
+      host: service === null ? this.names.addressOf(ids.service) : '',
       // As on the proxy's one hop: identities are proved by the kernel, and nothing leaves the node.
       isMutualTls: true,
       sourcePrincipal: source === null ? null : identityOf(source),

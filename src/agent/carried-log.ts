@@ -21,7 +21,7 @@ import { OUTCOME_FLAGS } from './carried-edges.ts'
 import type { CarriedNames } from './carried-names.ts'
 import type { CarriedSource } from './carried-source.ts'
 
-/** The ring holds four seconds of 10,000 connections each. */
+/** The ring holds three seconds of 10,000 connections each. */
 export const EVENTS_INTERVAL_MS = 200
 
 /** Events that are read in one turn: some five milliseconds of work with the log on. */

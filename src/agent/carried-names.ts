@@ -15,6 +15,8 @@ export interface CarriedNames {
   podOf(id: number): Workload | null
   /** The service by which a connection went; null when the mesh knows it no more, or a pod was dialled that has none. */
   serviceOf(number: number): Service | null
+  /** The pod's own address that was dialled by that number; empty for a service. */
+  addressOf(number: number): string
   /** `namespace/name` of a policy; empty for 0 and for a number that was never given. */
   policyOf(number: number): string
 }
@@ -73,6 +75,11 @@ export class KnownNames implements CarriedNames {
     if (kind === 'service') return this.snapshot.services.get(name) ?? null
     const workload = this.snapshot.workloads.get(name)
     return workload === undefined ? null : resolveTargetPort(this.snapshot, workload, Number(port), '').service
+  }
+
+  addressOf(number: number): string {
+    const [kind, , , address] = this.services.nameOf(number).split('|')
+    return kind === 'pod' ? address! : ''
   }
 
   policyOf(number: number): string {

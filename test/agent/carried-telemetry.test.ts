@@ -236,6 +236,19 @@ describe('counters of carried connections', () => {
     assert.equal((await nameless.scrape()).value(FAMILY.opened, { reporter: 'source', source_workload: 'unknown' }), 1)
   })
 
+  test('of pods dialled by their own address have it in the place of a service that nobody knows', async () => {
+    const reader = new Reader()
+    reader.names.pods.set(2, workloadOf('reviews-1', { services: [] }))
+    reader.names.service = null
+    reader.names.address = '10.0.0.2'
+    reader.kernel.count((totals) => {
+      totals.attempted = 1
+      totals.opened = 1
+    })
+    const text = await reader.scrape()
+    assert.equal(text.value(FAMILY.opened, { reporter: 'source', destination_service: '10.0.0.2' }), 1)
+  })
+
   test('of withdrawn pods leave the maps once nothing is open and all is counted', async () => {
     const reader = new Reader()
     const { kernel } = reader

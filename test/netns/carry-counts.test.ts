@@ -9,15 +9,19 @@ import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { CarriedTelemetry } from '../../src/agent/carried-telemetry.ts'
 import { silentLog } from '../../src/base/log.ts'
 import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
-import { type EdgeTotals, ROUND_TRIP_BOUNDS_SECONDS } from '../../src/kernel/edge-map.ts'
+import { EdgeTotals, ROUND_TRIP_BOUNDS_SECONDS } from '../../src/kernel/edge-map.ts'
 import { type CarriedEvent, decodeEvent, type EventRing, eventCount } from '../../src/kernel/event-ring.ts'
 import {
+  EDGES_MAX,
+  EVENT,
+  EVENTS_BYTES,
   OUTCOME_CLOSED,
   OUTCOME_DENIED,
   OUTCOME_EXPELLED,
   OUTCOME_FAILED,
   OUTCOME_RESET_BY_DESTINATION,
   OUTCOME_RESET_BY_SOURCE,
+  STAT_EDGES_LOST,
   STAT_EVENTS_LOST,
 } from '../../src/kernel/layout.generated.ts'
 import { AccessLog } from '../../src/telemetry/access-log.ts'
@@ -126,8 +130,12 @@ describe('what is counted of carried connections', needsRoot, () => {
       .map((line) => JSON.parse(line) as Talked)
   }
 
-  async function startDeaf(): Promise<ChildProcess> {
-    const deaf = network.start(network.pod('b'), [process.execPath, TALKER, 'ignore', String(DEAF_PORT)])
+  async function eventually(isTrue: () => boolean): Promise<void> {
+    while (!isTrue()) await delay(5)
+  }
+
+  async function startDeaf(mode: 'ignore' | 'greet'): Promise<ChildProcess> {
+    const deaf = network.start(network.pod('b'), [process.execPath, TALKER, mode, String(DEAF_PORT)])
     await once(deaf.stdout!, 'data')
     return deaf
   }
@@ -264,7 +272,7 @@ describe('what is counted of carried connections', needsRoot, () => {
   }
 
   it('a connection that the client alone has closed is over, and its bytes are exact', async () => {
-    const deaf = await startDeaf()
+    const deaf = await startDeaf('greet')
     const talks: Talk[] = [{ ending: 'client', sent: 1_000, received: HELLO.length }]
     const [talked] = await talk(VIP_DEAF, talks)
     const totals = await settled(4)
@@ -274,7 +282,7 @@ describe('what is counted of carried connections', needsRoot, () => {
   })
 
   it('a connection whose app is gone is open until its bytes are taken or given up, and is counted once', async () => {
-    const deaf = await startDeaf()
+    const deaf = await startDeaf('ignore')
     const talks: Talk[] = [{ ending: 'half', sent: 20_000_000, received: 0 }]
     const order = JSON.stringify({ address: VIP_DEAF, port: 80, talks, atOnce: 1 })
     const client = network.start(a, [process.execPath, TALKER, 'talk', order])
@@ -328,6 +336,58 @@ describe('what is counted of carried connections', needsRoot, () => {
       totals.reduce((sum, { sent }) => sum + sent, 0),
       talked.reduce((sum, { sent }) => sum + sent, 0),
     )
+  })
+
+  it('events that find the ring full are counted as lost, and all counters are right', async () => {
+    const before = programs.stats.read(STAT_EVENTS_LOST)
+    // Each event takes 8 bytes more than its struct.
+    const count = EVENTS_BYTES / (EVENT.bytes + 8) + 1_000
+    programs.verdicts.insert({ source: 1, destination: 2, port: APP_PORT }, false, 7)
+    const [failed] = await runClient(network, a, ['4', 'attempts', VIP4, '80', String(count)])
+    assert.equal(failed, `attempts failed ${count}`)
+    assert.equal((await settled(1)).ended[OUTCOME_DENIED], count)
+    const lost = programs.stats.read(STAT_EVENTS_LOST) - before
+    assert.ok(lost >= 1_000, `${lost} events found no room`)
+    assert.equal(readAll().length, count - lost)
+    await runClient(network, a, ['4', 'attempts', VIP4, '80', '1'])
+    assert.equal(readAll().length, 1, 'there is room again')
+  })
+
+  it('connections that find no room for their edge are counted as lost, and carried and logged all the same', async () => {
+    const before = programs.stats.read(STAT_EDGES_LOST)
+    for (let source = 1; source <= EDGES_MAX; source++) {
+      programs.edges.write({ source: 100_000 + source, destination: 2, service: 1 }, new EdgeTotals())
+    }
+    const [talked] = await talk(VIP4, [{ ending: 'server', sent: 10, received: 10 }])
+    assert.equal(talked!.error, '')
+    await eventually(() => readAll().length === 1)
+    assert.equal(programs.stats.read(STAT_EDGES_LOST) - before, 1)
+    assert.equal(programs.edges.all().length, EDGES_MAX)
+    assert.equal(programs.edges.read(1, 2, 1), null)
+  })
+
+  it('a pod whose network namespace goes with open connections is counted to the end', async () => {
+    const c = network.addPod('c')
+    const pod = await AnsweringPod.enrol(capture, c)
+    const number = capture.carrier!.numberOf(pod.uid)!
+    programs.verdicts.insert({ source: number, destination: 2, port: APP_PORT }, true, 0)
+    const order = JSON.stringify({
+      address: VIP4,
+      port: 80,
+      talks: [{ ending: 'stay', sent: 5, received: 5 }],
+      atOnce: 1,
+    })
+    const client = network.start(c, [process.execPath, TALKER, 'talk', order])
+    await once(client.stdout!, 'data')
+    network.deletePod('c')
+    await end(client)
+    pod.close()
+    await capture.withdraw(pod.uid)
+    await eventually(() => programs.edges.read(number, 2, 1)?.ended[OUTCOME_CLOSED] === 1)
+    const totals = programs.edges.read(number, 2, 1)!
+    assert.deepEqual([totals.attempted, totals.opened, totals.received], [1, 1, 5])
+    await eventually(() => !network.nodeHas('v3'))
+    assert.equal(readAll().length, 1)
   })
 
   it('who reads after another counts and logs what happened in between, once', async () => {

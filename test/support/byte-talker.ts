@@ -2,7 +2,8 @@
  * Both ends of connections that carry known numbers of bytes and end in a known way, as programs for pods.
  *
  *      node byte-talker.ts serve PORT                     prints `listening`
- *      node byte-talker.ts ignore PORT                    the same, but says hello and reads nothing
+ *      node byte-talker.ts ignore PORT                    the same, but says and reads nothing
+ *      node byte-talker.ts greet PORT                     the same, but says hello and reads nothing
  *      node byte-talker.ts talk '{"address", "port", "talks": [...], "atOnce"}'
  *                                                         prints one JSON line (`Talked`) per connection
  *
@@ -45,7 +46,7 @@ export interface TalkOrder {
   readonly atOnce: number
 }
 
-/** What a server says that reads nothing. */
+/** What a server says that greets. */
 export const HELLO = 'hello'
 
 export const TALKER = new URL(import.meta.url).pathname
@@ -85,10 +86,10 @@ function serve(port: number): void {
   server.listen(port, '::', 4096, () => console.log('listening'))
 }
 
-function ignore(port: number): void {
+function ignore(port: number, greeting: string): void {
   createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) => {
     socket.on('error', () => socket.destroy())
-    socket.write(HELLO)
+    socket.write(greeting)
   }).listen(port, '::', () => console.log('listening'))
 }
 
@@ -150,6 +151,7 @@ async function talk(order: TalkOrder): Promise<void> {
 if (import.meta.main) {
   const [mode, argument] = process.argv.slice(2)
   if (mode === 'serve') serve(Number(argument))
-  else if (mode === 'ignore') ignore(Number(argument))
+  else if (mode === 'ignore') ignore(Number(argument), '')
+  else if (mode === 'greet') ignore(Number(argument), HELLO)
   else await talk(JSON.parse(argument!) as TalkOrder)
 }

@@ -73,6 +73,7 @@ export function openSocket(sent: number, received: number, roundTripUs = 0): Car
 export class FakeNames implements CarriedNames {
   readonly pods = new Map<number, Workload>()
   service: Service | null = null
+  address = ''
 
   podOf(pod: number): Workload | null {
     return this.pods.get(pod) ?? null
@@ -80,6 +81,10 @@ export class FakeNames implements CarriedNames {
 
   serviceOf(service: number): Service | null {
     return service === 3 ? this.service : null
+  }
+
+  addressOf(service: number): string {
+    return service === 3 ? this.address : ''
   }
 
   policyOf(policy: number): string {

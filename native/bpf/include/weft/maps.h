@@ -52,7 +52,7 @@ enum capture_constants {
   FLOWS_MAX = 65536,
   /* Source pod, destination pod and service: as many series as telemetry keeps. */
   EDGES_MAX = 65536,
-  /* Bytes of the ring of events. A line is some 100 bytes: 40,000 of them, four seconds at 10,000 a second.
+  /* Bytes of the ring of events, each of which takes 128: 32,768 of them, three seconds at 10,000 a second.
    */
   EVENTS_BYTES = 4194304,
   /*
