@@ -24,7 +24,7 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
       pods: [
         { name: 'client', node: 'node1' },
         { name: 'near', node: 'node1', programs: ['web'] },
-        { name: 'names', node: 'node2', namespace: 'outside' },
+        { name: 'names', node: 'node2', namespace: 'outside', programs: ['web'] },
       ],
       services: ['near'],
       workers: 2,
@@ -111,6 +111,27 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
     assert.equal(await mesh.code('client', 'http://near.default.svc.cluster.local:8080/'), '200')
   })
 
+  it('answers hosts of ServiceEntries, with addresses of the mesh where they have none, and these lead there', async () => {
+    mesh.writeRules(
+      'entry.yaml',
+      `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: shop, namespace: default }
+spec:
+  hosts: [shop.example]
+  ports: [{ number: 80, name: http, protocol: HTTP }]
+  resolution: STATIC
+  location: MESH_EXTERNAL
+  endpoints: [{ address: ${resolver4}, ports: { http: 8080 } }]
+`,
+    )
+    await mesh.eventually('the host has an address', async () => (await dig(`@${resolver4}`, 'shop.example')) !== '')
+    const address = await dig(`@${resolver4}`, 'shop.example')
+    assert.match(address, /^24[0-9]\./)
+    assert.equal(await mesh.code('client', 'http://shop.example/'), '200')
+  })
+
   it('gives thousands of questions from one socket their own answers', async () => {
     const { stdout, stderr } = await mesh.run('client', [process.execPath, LOAD_PROGRAM, resolver4, '4000', '100'])
     assert.match(stdout, /"answered":4000,"wrong":0/, stdout + stderr)
@@ -169,6 +190,12 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
   })
 
   it('goes on at once when the agent is killed', async () => {
+    // Asks all the while, a few questions at a time: none goes unanswered, and none is answered wrongly.
+    const load = mesh.run('client', [process.execPath, LOAD_PROGRAM, resolver4, '4000', '2'])
+    const forwarded = async (): Promise<number> =>
+      await mesh.metric('node1', 'weft_dns_queries_total', { source: 'forwarded' })
+    const before = await forwarded()
+    await mesh.eventually('questions come', async () => (await forwarded()) > before)
     await mesh.kill('agent-node1')
     for (const server of [resolver4, resolver6]) {
       for (const transport of ['+notcp', '+tcp']) {
@@ -176,6 +203,7 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
       }
     }
     await mesh.startAgent('node1')
+    assert.match((await load).stdout, /"answered":4000,"wrong":0/)
     assert.equal(await dig(`@${resolver4}`, NEAR), addressesOf('near')[0])
     assert.ok((await mesh.metric('node1', 'weft_dns_bypassed_total', { reason: 'unserved' })) >= 2)
   })
