@@ -8,7 +8,7 @@
  * The admin endpoint has no password: it binds loopback only, and nothing it shows is secret.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer as createProbe, type ListenOptions, type Server as NetServer } from 'node:net'
 import { formatHostPort } from '../base/address.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
@@ -69,24 +69,28 @@ export class AdminEndpoint {
     this.server.maxConnections = CONNECTIONS_MAX
   }
 
-  /** The port that is bound. Rejects with WeftError WEFT_SYSCALL when the address is taken. */
-  async listen({ address, port }: ListenAddress): Promise<number> {
-    await new Promise<void>((resolve, reject) => {
-      this.server.once('error', (error) => {
-        const where = formatHostPort(address, port)
-        const what = `the ${this.name} endpoint cannot listen on ${where}; choose another address with --${this.name}`
-        reject(new WeftError('WEFT_SYSCALL', what, error))
-      })
-      this.server.listen({ host: address, port }, resolve)
-    })
+  /**
+   * The port that is bound. Rejects with WeftError WEFT_SYSCALL when the address is taken, but for `isTakingOver`: by an
+   * agent that is about to close its own.
+   */
+  async listen({ address, port }: ListenAddress, isTakingOver = false): Promise<number> {
+    try {
+      // A shared port is never taken; whether somebody else has it shows when it is asked for alone.
+      if (!isTakingOver && port !== 0) await closed(await listening(createProbe(), { host: address, port }))
+      await listening(this.server, { host: address, port, reusePort: process.platform === 'linux' })
+    } catch (error) {
+      const where = formatHostPort(address, port)
+      const what = `the ${this.name} endpoint cannot listen on ${where}; choose another address with --${this.name}`
+      throw new WeftError('WEFT_SYSCALL', what, error)
+    }
     return (this.server.address() as AddressInfo).port
   }
 
   async close(): Promise<void> {
     if (!this.server.listening) return
-    const closed = new Promise<void>((resolve) => this.server.close(() => resolve()))
+    const ended = closed(this.server)
     this.server.closeAllConnections()
-    await closed
+    await ended
   }
 
   /** Never rejects. */
@@ -105,6 +109,20 @@ export class AdminEndpoint {
     response.writeHead(answer.status, { 'content-type': answer.type })
     response.end(answer.body)
   }
+}
+
+function listening<S extends NetServer>(server: S, options: ListenOptions): Promise<S> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(options, () => {
+      server.off('error', reject)
+      resolve(server)
+    })
+  })
+}
+
+function closed(server: NetServer): Promise<void> {
+  return new Promise((resolve) => server.close(() => resolve()))
 }
 
 function notFound(routes: Routes): Answer {

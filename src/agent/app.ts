@@ -1,45 +1,62 @@
 /**
- * The agent, composed: what is made of what, in which order it starts, and in which order it ends.
+ * The agent, composed: what is made of what, in which order it starts, how it gives way to the next one (handover.ts), and
+ * in which order it ends.
  *
  * Start: credential -> admin endpoints -> capture -> workers -> subscription. Ready when configuration is in force and
  * every pod of this node is captured. End: no new connections, exchanges in flight end, workers ended, capture given up:
  * what is in the kernel stays for the next agent.
  */
 import { closeSync, mkdirSync } from 'node:fs'
-import { join } from 'node:path'
 import { formatHostPort } from '../base/address.ts'
 import { systemClock } from '../base/clock.ts'
-import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { ListenAddress } from '../base/settings.ts'
 import { loadAddon } from '../kernel/addon.ts'
-import { findCgroup2Mount } from '../kernel/probe.ts'
 import type { Delta } from '../model/delta.ts'
-import { Snapshot } from '../model/snapshot.ts'
+import type { Snapshot } from '../model/snapshot.ts'
+import { DRAIN_IDLE_MS } from '../proxy/http-session.ts'
 import { MetricsRegistry } from '../telemetry/registry.ts'
+import { RegistryExport } from '../telemetry/registry-export.ts'
+import type { MetricsReport } from '../telemetry/report.ts'
+import type { TlsMaterial } from '../transport/conn.ts'
 import { AdminEndpoint, type Answer, jsonAnswer, type Routes, TYPE_TEXT } from './admin.ts'
 import type { Capture } from './capture.ts'
-import { EbpfCapture } from './capture-ebpf.ts'
-import { LoopbackCapture } from './capture-loopback.ts'
 import { CaptureWatch } from './capture-watch.ts'
 import { CARRIED_RECORDER, CarriedReports } from './carried-reports.ts'
-import { Certificates } from './certificates.ts'
+import type { Certificates } from './certificates.ts'
 import type { AgentConfig } from './config.ts'
-import { ControllerLink } from './controller-link.ts'
-import { CredentialGate } from './credential-gate.ts'
 import { describeNames } from './dns-names.ts'
-import { systemLookup } from './host-lookup.ts'
+import { Handover } from './handover.ts'
+import { REPORT_SERIES_MAX } from './handover-messages.ts'
+import type { OfferOwner } from './handover-offer.ts'
 import { KernelCarriage } from './kernel-carriage.ts'
-import { NamedEndpoints } from './named-endpoints.ts'
+import { canAnswerDns, openCapture } from './open-capture.ts'
 import { Pods } from './pods.ts'
+import type { Predecessor } from './predecessor.ts'
+import { Preparation, type PreparationUser, wholeState } from './preparation.ts'
 import { Presence } from './presence.ts'
-import { SNAPSHOT_FILE } from './snapshot-file.ts'
-import { Subscription } from './subscription.ts'
-import { chooseTransport, type TransportName } from './worker-transport.ts'
+import type { Subscription } from './subscription.ts'
+import type { WorkerReport } from './worker-protocol.ts'
+import { chooseTransport } from './worker-transport.ts'
 import { Workers } from './workers.ts'
 
 /** Connections that /connections shows per worker, and of those that the kernel carries. */
 const CONNECTIONS_SHOWN_MAX = 1000
+
+/** Number under which the registry adds up what the agent before this one tells; workers have positive ones. */
+const PREDECESSOR = -2
+
+/** Longest wait for all pods to be enrolled before a predecessor is relieved; it waits a minute. */
+const ENROL_MS_MAX = 30_000
+
+/**
+ * How long a retired agent accepts what still arrives at its listeners. Whoever's SYN came before the successor served
+ * has its handshake done by then, also with a round trip of a second or with one packet lost (1 s until it is repeated).
+ */
+const LINGER_MS = 3000
+
+/** How long an idle HTTP connection may wait for one more request: a minute of ten. Longer would tell few clients more. */
+const DRAIN_IDLE_SHARE = 0.1
 
 /** What the program around the agent gives it. */
 export interface AgentHost {
@@ -54,11 +71,12 @@ export interface AgentHost {
 }
 
 /** One agent of this process. */
-export class Agent {
+export class Agent implements PreparationUser, OfferOwner {
   private readonly config: AgentConfig
   private readonly log: Logger
+  private readonly preparation: Preparation
+  private readonly handover: Handover
   private readonly certificates: Certificates
-  private readonly link: ControllerLink
   private readonly capture: Capture
   private readonly presence: Presence
   private readonly workers: Workers
@@ -67,31 +85,35 @@ export class Agent {
   private readonly carriage: KernelCarriage | null
   private readonly carried: CarriedReports
   private readonly subscription: Subscription
-  private readonly namedEndpoints: NamedEndpoints
   private readonly captureWatch: CaptureWatch
-  private readonly gate: CredentialGate
   private readonly registry: MetricsRegistry
   private readonly endpoints: AdminEndpoint[] = []
-  private snapshot = Snapshot.empty
   private wasReady = false
+  private readonly counted: RegistryExport
+  /** The data workers that can take connections, by number. */
+  private servingWorkers: readonly number[] = []
+  private isServing = false
   private isStopping = false
+  /** A successor serves; resolves when what was open here has ended. */
+  private retirement: Promise<void> | null = null
   private onQuit: (() => void) | null = null
 
   private constructor(
     config: AgentConfig,
     log: Logger,
     host: AgentHost,
-    certificates: Certificates,
-    link: ControllerLink,
+    preparation: Preparation,
+    handover: Handover,
     capture: Capture,
-    gate: CredentialGate,
   ) {
+    const { certificates, gate, subscription } = preparation
     this.config = config
     this.log = log
+    this.preparation = preparation
+    this.handover = handover
     this.certificates = certificates
-    this.link = link
     this.capture = capture
-    this.gate = gate
+    this.subscription = subscription
     const { carrier } = capture
     this.carriage =
       carrier == null
@@ -126,6 +148,7 @@ export class Agent {
         isLogging: config.accessLog,
         transport,
         heartbeatMapFd: capture.heartbeatMapFd ?? -1,
+        slotBase: handover.slotBase,
         vitals: this.presence.vitals.buffer,
         alarmFd: addon === null ? -1 : host.alarmFd,
       },
@@ -137,7 +160,10 @@ export class Agent {
       onAccessLog: host.accessLog,
       onLogLine: host.logLine,
       onCrash: (id) => this.registry.forgetWorker(id),
-      onServing: (workers) => capture.setServing?.(workers),
+      onServing: (workers) => {
+        this.servingWorkers = workers
+        if (this.isServing) capture.setServing?.(workers)
+      },
     })
     this.pods = new Pods({
       capture,
@@ -145,8 +171,8 @@ export class Agent {
       carriage: this.carriage,
       log: log.child('pods'),
       isAnsweringDns: canAnswerDns(config, transport, log),
-      credentialReady: (identity) => this.gate.ready(identity),
-      onIdentities: (identities) => this.certificates.setIdentities(identities),
+      credentialReady: (identity) => gate.ready(identity),
+      onIdentities: (identities) => certificates.setIdentities(identities),
     })
     this.captureWatch = new CaptureWatch({
       audit: (uid) => this.pods.audit(uid),
@@ -154,68 +180,42 @@ export class Agent {
       renew: (uid) => this.pods.renew(uid),
       log: log.child('capture'),
     })
-    this.namedEndpoints = new NamedEndpoints({
-      lookUp: systemLookup(config.endpointResolvers),
-      clock: systemClock,
-      log: log.child('endpoints'),
-      onDelta: (delta) => this.applyDelta(delta),
-    })
-    this.subscription = new Subscription({
-      connect: () => link.connect(),
-      node: certificates.node,
-      snapshotFile: join(config.state, SNAPSHOT_FILE),
-      clock: systemClock,
-      log: log.child('subscription'),
-      onDelta: (delta) => this.applyDelta(this.namedEndpoints.translate(delta)),
-      onComplete: () => this.pods.confirm(),
-    })
+    this.counted = new RegistryExport(this.registry, REPORT_SERIES_MAX)
   }
 
   /**
-   * Starts an agent; resolves when it serves, though perhaps without configuration yet. Rejects with WeftError when a
-   * setting, the credential, the kernel or an address is not usable; then nothing of it is left running.
+   * Starts an agent; resolves when it serves, though perhaps without configuration yet. With another agent that runs with
+   * the same state directory it is prepared first, and takes over then. Rejects with WeftError when a setting, the
+   * credential, the kernel or an address is not usable; then nothing of it is left running, and another agent goes on.
    */
   static async start(config: AgentConfig, log: Logger, host: AgentHost): Promise<Agent> {
     mkdirSync(config.state, { recursive: true, mode: 0o700 })
-    const gate = new CredentialGate()
+    const preparation = await Preparation.open(config, log)
+    const handover = await Handover.begin({
+      stateDirectory: config.state,
+      version: host.version,
+      node: preparation.certificates.node,
+      log: log.child('handover'),
+    })
     let agent: Agent | null = null
-    let link: ControllerLink | null = null
-    const certificates = await Certificates.open({
-      credentialDirectory: config.credentials,
-      requestCertificate: (csr, identity, seconds) => link!.requestCertificate(csr, identity, seconds),
-      validitySeconds: Math.round(config.certificateLifetime / 1000),
-      clock: systemClock,
-      log: log.child('certificates'),
-      onMaterial: (material) => {
-        agent?.workers.setCredential(material)
-        gate.open(material.identity)
-      },
-      onRemoved: (identity) => {
-        agent?.workers.dropCredential(identity)
-        gate.remove(identity)
-      },
-      onNodeCredential: () => agent?.subscription.reconnect(),
-    })
-    if (config.node !== '' && config.node !== certificates.node) {
-      throw new WeftError(
-        'WEFT_CONFIG',
-        `the credential in ${config.credentials} is for node ${certificates.node}, but --node says ${config.node}`,
-      )
-    }
-    link = new ControllerLink({
-      address: formatHostPort(config.controller.host, config.controller.port),
-      trustDomain: certificates.trustDomain,
-      credential: () => certificates.nodeCredential(),
-    })
-    const capture = openCapture(config, log, host.version)
-    agent = new Agent(config, log, host, certificates, link, capture, gate)
     try {
+      if (handover.predecessor !== null) await takeOver(handover.predecessor, preparation, handover)
+      agent = new Agent(
+        config,
+        log,
+        host,
+        preparation,
+        handover,
+        await openCapture(config, log, host.version, handover),
+      )
       await agent.open()
+      return agent
     } catch (error) {
-      await agent.stop()
+      if (agent !== null) await agent.stop()
+      else await preparation.stop()
+      await handover.end()
       throw error
     }
-    return agent
   }
 
   /** Calls back when an operator asks the agent to end (/quitquitquit). */
@@ -224,16 +224,26 @@ export class Agent {
   }
 
   private async open(): Promise<void> {
-    const { config } = this
-    await this.listen('metrics', config.metrics, this.metricsRoutes())
-    await this.listen('readiness', config.readiness, { '/healthz/ready': () => this.readiness() })
-    await this.listen('admin', config.admin, this.adminRoutes())
+    const { config, handover, preparation } = this
+    // Whoever runs now answers for this node until it is this agent that serves.
+    if (handover.predecessor === null) await this.listenAll(false)
+    this.isServing = !handover.isPredecessorServing
     this.presence.start()
     this.captureWatch.start()
     this.carried.start()
     await this.workers.start()
-    this.certificates.start()
-    await this.subscription.start()
+    preparation.attach(this)
+    await preparation.begin()
+    if (handover.isPredecessorServing) {
+      await settledWithin(this.pods.settled, ENROL_MS_MAX)
+      await handover.commit(
+        (report) => this.registry.merge(PREDECESSOR, report),
+        () => this.registry.forgetWorker(PREDECESSOR),
+      )
+    }
+    if (handover.predecessor !== null) await this.listenAll(true)
+    handover.succeed(() => this.serve())
+    handover.serve(this)
     this.log.info('agent started', {
       node: this.certificates.node,
       workers: config.workers,
@@ -242,43 +252,125 @@ export class Agent {
     })
   }
 
+  /** New connections are ours from here on. */
+  private serve(): void {
+    this.isServing = true
+    this.capture.setServing?.(this.servingWorkers)
+    this.capture.dismissPredecessor?.()
+  }
+
   /** Ends in order; open connections have `--drain` to finish. Safe to call twice. */
   async stop(): Promise<void> {
     if (this.isStopping) return
     this.isStopping = true
     this.log.info('agent is stopping', { node: this.certificates.node })
-    await this.subscription.stop()
-    this.namedEndpoints.stop()
-    this.certificates.stop()
-    this.link.close()
-    this.gate.close()
+    await this.preparation.stop()
     this.captureWatch.stop()
     await this.pods.stop()
     this.carriage?.stop()
-    // Capture first: new connections go as without an agent. The next agent finds the pods captured.
-    await this.capture.drain?.()
-    await this.workers.stop(this.config.drain)
+    if (this.retirement === null) {
+      // Capture first: new connections go as without an agent. The next agent finds the pods captured, and may begin now.
+      if (this.isServing) await this.capture.drain?.()
+      await this.workers.drainAlone(this.config.drain)
+    } else await settledWithin(this.retirement, this.config.drain)
+    // A predecessor that is told that this agent ends has what was taken from it back: not before it is released.
+    if (this.isServing) await this.handover.end()
+    await this.workers.end()
     this.presence.stop()
     await this.carried.stop()
     await this.capture.release?.()
+    await this.handover.end()
     await this.capture.close()
-    for (const endpoint of this.endpoints) await endpoint.close()
+    await this.closeEndpoints()
   }
 
-  private applyDelta(delta: Delta): void {
-    this.snapshot = this.snapshot.apply(delta)
+  // --- PreparationUser ---
+
+  onDelta(delta: Delta): void {
     this.workers.applyDelta(delta)
     if (this.isStopping) return
     this.carriage?.update(this.snapshot)
     this.pods.update(this.snapshot)
   }
 
+  onComplete(): void {
+    this.pods.confirm()
+  }
+
+  onMaterial(material: TlsMaterial): void {
+    this.workers.setCredential(material)
+  }
+
+  onIdentityRemoved(identity: string): void {
+    this.workers.dropCredential(identity)
+  }
+
+  private get snapshot(): Snapshot {
+    return this.preparation.snapshot
+  }
+
+  // --- OfferOwner: this agent gives way to the next ---
+
+  get slotBase(): number {
+    return this.handover.slotBase
+  }
+
+  credentials(): readonly TlsMaterial[] {
+    return this.certificates.materials()
+  }
+
+  async release(): Promise<void> {
+    this.pods.pause()
+    this.carriage?.stop()
+    this.captureWatch.stop()
+    this.subscription.leaveFile()
+    await this.carried.stop()
+    await this.capture.release?.(true)
+  }
+
+  async resume(): Promise<void> {
+    if (this.isStopping) return
+    await this.capture.resume?.()
+    this.carriage?.resume()
+    this.carried.start()
+    this.captureWatch.start()
+    this.subscription.resumeFile()
+    this.capture.setServing?.(this.servingWorkers)
+    this.pods.resume()
+  }
+
+  async reports(): Promise<readonly MetricsReport[]> {
+    await this.collect()
+    return await this.counted.take()
+  }
+
+  retire(): void {
+    // Neither this nor the retirement rejects.
+    void this.closeEndpoints()
+    if (this.isStopping) return
+    const { handoverDrain } = this.config
+    const idleMs = Math.max(DRAIN_IDLE_MS, handoverDrain * DRAIN_IDLE_SHARE)
+    this.retirement = this.workers.drain({ lingerMs: LINGER_MS, idleMs }, handoverDrain)
+    void this.retirement.then(() => this.onQuit?.())
+  }
+
   // --- endpoints ---
 
-  private async listen(name: string, where: ListenAddress, routes: Routes): Promise<void> {
+  private async listenAll(isTakingOver: boolean): Promise<void> {
+    const { config } = this
+    await this.listen('metrics', config.metrics, this.metricsRoutes(), isTakingOver)
+    await this.listen('readiness', config.readiness, { '/healthz/ready': () => this.readiness() }, isTakingOver)
+    await this.listen('admin', config.admin, this.adminRoutes(), isTakingOver)
+  }
+
+  private async closeEndpoints(): Promise<void> {
+    for (const endpoint of this.endpoints.splice(0)) await endpoint.close()
+  }
+
+  private async listen(name: string, where: ListenAddress, routes: Routes, isTakingOver: boolean): Promise<void> {
     const admin = new AdminEndpoint(name, routes, this.log.child('admin'))
     this.endpoints.push(admin)
-    const port = await admin.listen(where)
+    const port = await admin.listen(where, isTakingOver)
     this.log.info('endpoint ready', { endpoint: name, address: formatHostPort(where.address, port) })
   }
 
@@ -309,6 +401,7 @@ export class Agent {
     const problems: string[] = []
     if (!this.subscription.status().isReady) problems.push('no configuration yet')
     if (this.pods.pendingCount > 0) problems.push(`${this.pods.pendingCount} pods are not captured yet`)
+    if (!this.isServing) problems.push('the agent before this one still serves')
     if (this.isStopping) problems.push('stopping')
     // Asked at the start only: later it may lag behind for a moment, and connections are the proxy's meanwhile.
     if (problems.length === 0 && !this.wasReady && this.carriage?.isInStep === false) {
@@ -319,11 +412,16 @@ export class Agent {
     return { status: 503, type: TYPE_TEXT, body: `${problems.join('; ')}\n` }
   }
 
-  private async metrics(): Promise<Answer> {
+  /** Adds what the data workers have counted to the registry, and returns their reports. */
+  private async collect(): Promise<ReadonlyMap<number, WorkerReport>> {
     const reports = await this.workers.reports(0)
+    for (const [id, report] of reports) this.registry.merge(id, report.metrics)
+    return reports
+  }
+
+  private async metrics(): Promise<Answer> {
     const openConnections = new Map<string, number>()
-    for (const [id, report] of reports) {
-      this.registry.merge(id, report.metrics)
+    for (const [, report] of await this.collect()) {
       for (const [uid, count] of report.connectionsByPod) {
         const workload = this.snapshot.workloads.get(uid)
         const pod = workload === undefined ? uid : `${workload.namespace}/${workload.name}`
@@ -369,44 +467,20 @@ export class Agent {
   }
 }
 
-/** Whether the DNS of pods can be captured. Where it is asked for and cannot be, the log says why, and pods do without. */
-function canAnswerDns(config: AgentConfig, transport: TransportName, log: Logger): boolean {
-  if (config.dnsCapture === 'off' || config.capture !== 'ebpf') return false
-  if (transport === 'reactor') return true
-  log.warn('DNS of pods is not captured: it needs the reactor, and connections are carried by node:net')
-  return false
+/** The agent that runs goes on if anything here fails. */
+async function takeOver(predecessor: Predecessor, preparation: Preparation, handover: Handover): Promise<void> {
+  preparation.certificates.adopt(predecessor.credentials)
+  await preparation.begin()
+  await preparation.complete()
+  await handover.take()
 }
 
-function openCapture(config: AgentConfig, log: Logger, version: string): Capture {
-  if (config.capture === 'loopback') {
-    log.warn('loopback capture proves no identity: for demos and tests only')
-    return new LoopbackCapture(config.loopbackBlock)
-  }
-  const cgroupPath = config.cgroup === '' ? findCgroup2Mount() : config.cgroup
-  if (cgroupPath === null) {
-    throw new WeftError('WEFT_UNSUPPORTED', 'no cgroup2 hierarchy is mounted; see weft check')
-  }
-  try {
-    const { pinDirectory, state: stateDirectory } = config
-    return EbpfCapture.open({ cgroupPath, pinDirectory, stateDirectory, version, log: log.child('capture') })
-  } catch (error) {
-    if (error instanceof WeftError) throw error
-    throw new WeftError('WEFT_BPF', `the capture cannot be opened: ${describeError(error)}`, error)
-  }
-}
-
-/** A delta that brings an empty snapshot to `snapshot`. */
-function wholeState(snapshot: Snapshot): Delta {
-  return {
-    workloads: [...snapshot.workloads.values()],
-    removedWorkloads: [],
-    services: [...snapshot.services.values()],
-    removedServices: [],
-    policies: [...snapshot.policies.values()],
-    removedPolicies: [],
-    traffic: [...snapshot.traffic.values()],
-    removedTraffic: [],
-    pods: [...snapshot.pods.values()],
-    removedPods: [],
-  }
+/** Resolves with the promise, or when the time is over. */
+async function settledWithin(promise: Promise<void>, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs)
+  })
+  await Promise.race([promise, timeout])
+  clearTimeout(timer)
 }

@@ -88,6 +88,10 @@ const ROLE_PORTS: readonly [ListenerRole, number][] = [
  */
 const WITHDRAW_GRACE_MS = 20
 
+/** A process ends within milliseconds when it is killed; ten seconds are for machines under load. */
+const LOCK_TRIES = 500
+const LOCK_RETRY_MS = 20
+
 /** What the capture holds for one pod. */
 interface EnrolledPod {
   /** The programs' number of the pod. */
@@ -193,10 +197,10 @@ export class EbpfCapture implements Capture {
   begin(uid: string): void {
     const pod = this.enrolled.get(uid)
     assert(pod !== undefined, `pod ${uid} is enrolled`)
+    pod.isCaptured = true
     if (this.isReleased) return
     this.switchOn(pod)
     this.dns.begin(pod.record.netnsCookie)
-    pod.isCaptured = true
   }
 
   /** Changes what happens to a pod's connections when no data worker is alive: refused (strict) or let by. */
@@ -229,8 +233,12 @@ export class EbpfCapture implements Capture {
 
   async withdraw(uid: string): Promise<void> {
     const pod = this.enrolled.get(uid)
-    if (pod === undefined || this.isReleased) return
+    if (pod === undefined) return
     this.enrolled.delete(uid)
+    if (this.isReleased) {
+      closeSync(pod.netnsFd)
+      return
+    }
     this.switchOff(pod)
     await delay(WITHDRAW_GRACE_MS)
     this.remove(pod)
@@ -318,9 +326,13 @@ export class EbpfCapture implements Capture {
     await delay(WITHDRAW_GRACE_MS)
   }
 
-  async release(): Promise<void> {
+  async release(isReturnable = false): Promise<void> {
     if (this.isReleased) return
     this.isReleased = true
+    if (isReturnable) {
+      this.programs.release()
+      return
+    }
     const isEmpty =
       this.enrolled.size === 0 && this.records.all().length === 0 && this.found.others(new Set()).length === 0
     this.lingering.leave()
@@ -329,6 +341,33 @@ export class EbpfCapture implements Capture {
     // With nothing captured there is nothing to keep.
     if (isEmpty) this.programs.abandon()
     else this.programs.release()
+  }
+
+  async resume(): Promise<void> {
+    if (!this.isReleased) return
+    await this.lockAgain()
+    this.isReleased = false
+    for (const pod of this.enrolled.values()) {
+      this.records.put(pod.record)
+      if (!pod.isCaptured) continue
+      this.switchOn(pod)
+      this.dns.begin(pod.record.netnsCookie)
+    }
+  }
+
+  /** A process that was killed may have its descriptors for a moment after its socket is closed. */
+  private async lockAgain(): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      try {
+        this.programs.resume()
+        return
+      } catch (error) {
+        if (!hasCode(error, 'EAGAIN') || tries === LOCK_TRIES) {
+          throw kernelError('WEFT_SYSCALL', 'what was released to another agent cannot be taken back', error)
+        }
+        await delay(LOCK_RETRY_MS)
+      }
+    }
   }
 
   async close(): Promise<void> {

@@ -151,8 +151,11 @@ export interface Capture {
   /**
    * Gives everything in the kernel up as it is, for the next agent to take over, which may open it from then on. Nothing
    * is written any more; what open connections need can be used until `close`, which then closes descriptors only.
+   * `isReturnable`: this agent serves on meanwhile, and may want it back (`resume`).
    */
-  release?(): Promise<void>
+  release?(isReturnable?: boolean): Promise<void>
+  /** The next agent has not made it, and has ended: what was released is ours again. */
+  resume?(): Promise<void>
   /** Withdraws everything and removes programs, links, routes and pins: steered connections that are open end. */
   close(): Promise<void>
 }

@@ -59,7 +59,10 @@ export class CarriedReports {
 
   /** Counts and logs what is left; from then on another agent may. */
   async stop(): Promise<void> {
-    await this.telemetry?.stop()
+    const { telemetry } = this
+    // From here on `collect` must not read what the other counts.
+    this.telemetry = null
+    await telemetry?.stop()
     this.accessLog?.flush()
   }
 

@@ -141,6 +141,33 @@ export class Certificates {
     }
   }
 
+  /**
+   * Credentials that the agent before this one had, keys included: they are used as if they had been requested here. Any
+   * that is not usable is requested anew.
+   */
+  adopt(materials: readonly TlsMaterial[]): void {
+    for (const { identity, key, certificateChain, bundle } of materials) {
+      if (this.holdings.has(identity)) continue
+      const holding = new Holding(identity, null, this.options.random)
+      try {
+        const now = this.options.clock.now()
+        holding.credential = new Credential(identity, createPrivateKey(key), certificateChain, bundle, now)
+      } catch (error) {
+        const reason = error instanceof WeftError ? error.message : 'its key is no key'
+        this.options.log.warn('a certificate of the agent before this one is not usable', { identity, reason })
+        continue
+      }
+      this.holdings.set(identity, holding)
+      this.renewLater(holding)
+      this.options.onMaterial(holding.credential.tlsMaterial(this.trustDomain))
+    }
+  }
+
+  /** Everything that pods of this node use now, with keys: for the data workers, and for the agent after this one. */
+  materials(): readonly TlsMaterial[] {
+    return [...this.holdings.values()].flatMap(({ credential }) => credential?.tlsMaterial(this.trustDomain) ?? [])
+  }
+
   /** Material of an identity, if there is a certificate already. */
   materialOf(identity: string): TlsMaterial | null {
     return this.holdings.get(identity)?.credential?.tlsMaterial(this.trustDomain) ?? null

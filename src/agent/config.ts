@@ -23,6 +23,7 @@ const WORKERS_DEFAULT_MAX = 4
 /** Data workers at most. Listeners exist once per pod and worker. */
 const WORKERS_MAX = 64
 
+const MINUTE_MS = 60_000
 const HOUR_MS = 3_600_000
 /** The controller signs nothing shorter: it could not be renewed in time when a single request fails. */
 const CERTIFICATE_MS_MIN = 10_000
@@ -40,7 +41,11 @@ export const agentFlags = {
     'DIR',
     parseText,
   ),
-  state: textFlag({ name: 'state', doc: 'Directory for the last good configuration.' }, 'DIR', '/var/lib/weft/agent'),
+  state: textFlag(
+    { name: 'state', doc: 'Directory for the last good configuration, and for the socket by which agents hand over.' },
+    'DIR',
+    '/var/lib/weft/agent',
+  ),
   workers: numberFlag(
     { name: 'workers', doc: 'Data workers (threads).' },
     Math.min(availableParallelism(), WORKERS_DEFAULT_MAX),
@@ -108,6 +113,12 @@ export const agentFlags = {
     30_000,
     0,
     HOUR_MS,
+  ),
+  handoverDrain: periodFlag(
+    { name: 'handover-drain', doc: 'Longest wait for open connections after a successor has taken over.' },
+    10 * MINUTE_MS,
+    0,
+    24 * HOUR_MS,
   ),
   accessLog: switchFlag({
     name: 'access-log',

@@ -28,7 +28,8 @@ const STRAGGLER_MS = 100
 /** What the kernel carries for the pods of this agent. */
 export class KernelCarriage {
   private readonly carrier: Carrier
-  private readonly carriage: Carriage
+  private carriage: Carriage
+  private readonly log: Logger
   private readonly expulsion: Expulsion
   private readonly onCarried: (changes: readonly CarriedChange[]) => void
   /** What was told last. */
@@ -49,6 +50,7 @@ export class KernelCarriage {
   constructor(carrier: Carrier, log: Logger, onCarried: (changes: readonly CarriedChange[]) => void) {
     this.carrier = carrier
     this.onCarried = onCarried
+    this.log = log
     this.carriage = new Carriage(carrier.maps, log)
     this.expulsion = new Expulsion(carrier, log)
     this.numbers = carrier.numbers
@@ -82,6 +84,7 @@ export class KernelCarriage {
     const number = this.pods.get(uid)
     if (number === undefined) return
     this.pods.delete(uid)
+    if (this.isStopped) return
     this.carriage.leave(number)
     this.planSoon()
   }
@@ -89,6 +92,13 @@ export class KernelCarriage {
   /** False while a change is not in the kernel's maps yet. */
   get isInStep(): boolean {
     return this.timer === null
+  }
+
+  /** After `stop`: what another agent has put into the maps meanwhile is found there, and the plan is ours again. */
+  resume(): void {
+    this.isStopped = false
+    this.carriage = new Carriage(this.carrier.maps, this.log)
+    this.planSoon()
   }
 
   /** Nothing changes any more: what is in the maps stays in force. */

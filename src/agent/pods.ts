@@ -47,6 +47,7 @@ export class Pods {
   // Enrolments and withdrawals run one after the other: a pod that flaps must not overtake itself.
   private queue: Promise<void> = Promise.resolve()
   private isStopped = false
+  private isPaused = false
 
   constructor(options: PodsOptions) {
     this.options = options
@@ -71,16 +72,13 @@ export class Pods {
 
   update(snapshot: Snapshot): void {
     this.snapshot = snapshot
-    const identities = new Set<string>()
-    for (const pod of snapshot.pods.values()) {
-      const workload = snapshot.workloads.get(pod.uid)
-      if (workload !== undefined) identities.add(identityOf(workload))
-    }
-    this.options.onIdentities(identities)
+    this.options.onIdentities(identitiesOfPods(snapshot))
     for (const uid of this.enrolments.keys()) {
       const pod = snapshot.pods.get(uid)
       const workload = snapshot.workloads.get(uid)
       if (pod === undefined || workload === undefined) this.enqueue(() => this.withdraw(uid))
+      // Until its successor serves it is served as it was.
+      else if (this.isPaused) continue
       else if (this.enrolments.get(uid)!.fingerprint !== this.fingerprint(this.describe(pod, workload), workload)) {
         this.enqueue(() => this.withdraw(uid))
       } else this.options.capture.setStrict?.(uid, isStrict(snapshot, pod, workload))
@@ -125,6 +123,17 @@ export class Pods {
     this.enqueue(() => this.enrol(uid, true))
   }
 
+  /** Nothing is enrolled until `resume`, because another agent does that. Pods that go are withdrawn here as well. */
+  pause(): void {
+    this.isPaused = true
+  }
+
+  /** Everything that was missed is made up for. */
+  resume(): void {
+    this.isPaused = false
+    if (this.snapshot !== null) this.update(this.snapshot)
+  }
+
   async stop(): Promise<void> {
     this.isStopped = true
     for (const timer of this.retries) clearTimeout(timer)
@@ -140,7 +149,7 @@ export class Pods {
   private async enrol(uid: string, isKnown = false): Promise<void> {
     const pod = this.snapshot?.pods.get(uid)
     const workload = this.snapshot?.workloads.get(uid)
-    if (pod === undefined || workload === undefined || this.enrolments.has(uid)) return
+    if (this.isPaused || pod === undefined || workload === undefined || this.enrolments.has(uid)) return
     const { capture, workers, log } = this.options
     const identity = identityOf(workload)
     const described = this.describe(pod, workload)
@@ -148,6 +157,10 @@ export class Pods {
     this.enrolments.set(uid, enrolment)
     try {
       await this.options.credentialReady(identity)
+      if (this.isPaused) {
+        this.enrolments.delete(uid)
+        return
+      }
       const captured = await capture.enrol(described, workers.count)
       const connections = isKnown ? 0 : this.connectionsBefore(uid)
       try {
@@ -246,6 +259,16 @@ export class Pods {
 function isStrict(snapshot: Snapshot, { failureMode }: LocalPod, workload: Workload): boolean {
   if (failureMode !== FAILURE_BY_POLICY) return failureMode === FAILURE_CLOSED
   return snapshot.policiesOf(workload).some(isPeerAuthentication)
+}
+
+/** Identities of all pods of this node. */
+export function identitiesOfPods(snapshot: Snapshot): ReadonlySet<string> {
+  const identities = new Set<string>()
+  for (const pod of snapshot.pods.values()) {
+    const workload = snapshot.workloads.get(pod.uid)
+    if (workload !== undefined) identities.add(identityOf(workload))
+  }
+  return identities
 }
 
 function identityOf(workload: Workload): string {

@@ -89,6 +89,7 @@ export class Subscription {
   private rejectedCount = 0
   private lastRejection: string | null = null
   private receivedCount = 0
+  private mayWrite = true
 
   constructor(options: SubscriptionOptions) {
     this.options = options
@@ -113,6 +114,19 @@ export class Subscription {
     this.disconnect()
     if (this.cancelWrite !== null) this.write()
     await this.writing
+  }
+
+  /** The file is another agent's from now on. */
+  leaveFile(): void {
+    this.cancelWrite?.()
+    this.cancelWrite = null
+    this.mayWrite = false
+  }
+
+  /** It is ours again. */
+  resumeFile(): void {
+    this.mayWrite = true
+    this.write()
   }
 
   /** Comes back on a new connection at once, for instance with a new credential. */
@@ -256,7 +270,7 @@ export class Subscription {
     this.cancelGrace = null
     const isChanged = this.apply()
     this.options.onComplete?.()
-    if (isChanged && this.options.snapshotFile !== null && this.cancelWrite === null) {
+    if (isChanged && this.options.snapshotFile !== null && this.mayWrite && this.cancelWrite === null) {
       this.cancelWrite = this.options.clock.after(WRITE_DELAY_MS, () => this.write())
     }
   }
@@ -292,7 +306,7 @@ export class Subscription {
     this.cancelWrite?.()
     this.cancelWrite = null
     const { snapshotFile, node, log } = this.options
-    if (snapshotFile === null) return
+    if (snapshotFile === null || !this.mayWrite) return
     this.writing = this.writing
       .then(() => writeSnapshot(snapshotFile, node, this.store))
       .catch((error) => log.error(describeError(error)))

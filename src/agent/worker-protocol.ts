@@ -22,10 +22,20 @@ export interface WorkerStart {
   readonly beats: SharedArrayBuffer
   /** The same for the kernel's programs; -1 when nothing is captured there. */
   readonly heartbeatMapFd: number
+  /** The slot of worker 0 in it. */
+  readonly slotBase: number
   /** What vital-signs.ts shares. */
   readonly vitals: SharedArrayBuffer
   /** Where a worker writes what the main thread cannot, standard error as a rule; -1 for nowhere. */
   readonly alarmFd: number
+}
+
+/** How a worker drains. */
+export interface WorkerDrain {
+  /** What still arrives at the listeners is served for so long; then they are closed. */
+  readonly lingerMs: number
+  /** How long an idle HTTP connection may wait for one more request. */
+  readonly idleMs: number
 }
 
 /** Main thread to worker. */
@@ -38,7 +48,8 @@ export type ToWorker =
   | { readonly kind: 'add-pod'; readonly request: number; readonly pod: CapturedPod; readonly identity: string }
   | { readonly kind: 'remove-pod'; readonly uid: string }
   | { readonly kind: 'report'; readonly request: number; readonly connectionsMax: number }
-  | { readonly kind: 'drain' }
+  /** Nothing new for HTTP connections that are idle for `idleMs`; listeners accept for `lingerMs` more. */
+  | ({ readonly kind: 'drain' } & WorkerDrain)
   | { readonly kind: 'stop' }
 
 /** Worker to main thread. */

@@ -18,7 +18,7 @@ import { Heartbeat } from './heartbeat.ts'
 import { MAIN_SILENT_MS, MainWatch } from './main-watch.ts'
 import { PodSocketTable } from './pod-sockets.ts'
 import { VitalSigns } from './vital-signs.ts'
-import type { FromWorker, ToWorker, WorkerStart } from './worker-protocol.ts'
+import type { FromWorker, ToWorker, WorkerDrain, WorkerStart } from './worker-protocol.ts'
 import { openTransport } from './worker-transport.ts'
 
 /** Pools and clusters that nothing uses are dropped this often. */
@@ -54,7 +54,13 @@ const proxy = new MeshProxy({
 const heartbeatMap =
   start.heartbeatMapFd < 0 ? null : new HeartbeatMap(new KernelMap(loadAddon(), start.heartbeatMapFd))
 const vitals = new VitalSigns(start.vitals)
-const heartbeat = new Heartbeat(new Int32Array(start.beats), start.index, heartbeatMap, vitals)
+const heartbeat = new Heartbeat(
+  new Int32Array(start.beats),
+  start.index,
+  heartbeatMap,
+  start.slotBase + start.index,
+  vitals,
+)
 const mainWatch = new MainWatch(vitals, reportMain)
 
 heartbeat.beat()
@@ -92,7 +98,7 @@ port.on('message', (message: ToWorker) => {
       report(message.request, message.connectionsMax)
       break
     case 'drain':
-      drain()
+      drain(message)
       break
     case 'stop':
       proxy.close()
@@ -158,11 +164,15 @@ function report(request: number, connectionsMax: number): void {
   })
 }
 
-function drain(): void {
-  proxy.drain()
-  const timer = setInterval(() => {
-    if (proxy.connectionCount > 0) return
-    clearInterval(timer)
-    send({ kind: 'drained' })
-  }, DRAIN_POLL_MS)
+function drain({ lingerMs, idleMs }: WorkerDrain): void {
+  proxy.retire(idleMs)
+  setTimeout(() => {
+    proxy.closeListeners()
+    heartbeat.leaveKernel()
+    const timer = setInterval(() => {
+      if (!proxy.endIfIdle()) return
+      clearInterval(timer)
+      send({ kind: 'drained' })
+    }, DRAIN_POLL_MS)
+  }, lingerMs)
 }

@@ -12,9 +12,10 @@ import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger, LogLevel } from '../base/log.ts'
 import { type Delta, isEmptyDelta } from '../model/delta.ts'
 import type { CarriedChange } from '../proxy/carried-endpoints.ts'
+import { DRAIN_IDLE_MS } from '../proxy/http-session.ts'
 import type { TlsMaterial } from '../transport/conn.ts'
 import type { CapturedPod } from './capture.ts'
-import type { FromWorker, ToWorker, WorkerReport, WorkerStart } from './worker-protocol.ts'
+import type { FromWorker, ToWorker, WorkerDrain, WorkerReport, WorkerStart } from './worker-protocol.ts'
 import { WATCH_INTERVAL_MS, WorkerWatch, type WorkerWatchOwner } from './worker-watch.ts'
 
 /** Longest wait for a worker's report; a worker that is busier than this is left out of one scrape. */
@@ -28,6 +29,12 @@ const STABLE_MS = 60_000
 
 /** A worker that was told to stop and is still there after this long hangs, and is ended by force. */
 const END_TIMEOUT_MS = 1000
+
+/**
+ * Without a successor nothing arrives any more when the drain begins: the listeners are open a little longer for what
+ * waits in their queues while a worker is busy.
+ */
+const DRAIN_ALONE: WorkerDrain = { lingerMs: 200, idleMs: DRAIN_IDLE_MS }
 
 /** What the workers need of the agent. */
 export interface WorkersOptions {
@@ -151,17 +158,27 @@ export class Workers implements WorkerWatchOwner {
     return reports
   }
 
-  /** Drains every worker; resolves when all are idle or `timeoutMs` is over, and then ends them. */
-  async stop(timeoutMs: number): Promise<void> {
+  /** Drains every worker; resolves when all are idle or `timeoutMs` is over. They still report, and are ended by `end`. */
+  async drain(how: WorkerDrain, timeoutMs: number): Promise<void> {
     this.isStopping = true
-    if (this.watchTimer !== null) clearInterval(this.watchTimer)
-    const drained = Promise.all(this.slots.map((slot) => slot.drain()))
+    const drained = Promise.all(this.slots.map((slot) => slot.drain(how)))
     let timer: NodeJS.Timeout | undefined
     const timeout = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, timeoutMs)
     })
     await Promise.race([drained, timeout])
     clearTimeout(timer)
+  }
+
+  /** Drains as an agent does that ends without a successor. */
+  async drainAlone(timeoutMs: number): Promise<void> {
+    await this.drain(DRAIN_ALONE, timeoutMs)
+  }
+
+  /** Ends every worker; what is open is reset. */
+  async end(): Promise<void> {
+    this.isStopping = true
+    if (this.watchTimer !== null) clearInterval(this.watchTimer)
     await Promise.all(this.slots.map((slot) => slot.end()))
   }
 
@@ -344,14 +361,14 @@ class WorkerSlot {
     })
   }
 
-  drain(): Promise<void> {
+  drain(how: WorkerDrain): Promise<void> {
     return new Promise((resolve) => {
       if (this.worker === null) {
         resolve()
         return
       }
       this.onDrained = resolve
-      this.post({ kind: 'drain' })
+      this.post({ kind: 'drain', ...how })
     })
   }
 

@@ -156,6 +156,19 @@ export class BpfDirectory {
     }
   }
 
+  /** Puts a set that was set aside back in force, in place of the one that was to replace it. */
+  private restoreOldSet(): void {
+    for (const kind of PIN_KINDS) {
+      const [from, to] = [join(this.path, kind + OLD), join(this.path, kind)]
+      if (!existsSync(from)) continue
+      for (const name of this.ours(kind, from)) {
+        if (existsSync(join(to, name))) unlinkSync(join(to, name))
+        renameSync(join(from, name), join(to, name))
+      }
+      if (readdirSync(from).length === 0) rmdirSync(from)
+    }
+  }
+
   /** Detaches and frees the set that was set aside. */
   removeOldSet(): void {
     // Links first: from here on the maps are nobody's.
@@ -179,6 +192,16 @@ export class BpfDirectory {
   }
 
   // --- ending ---
+
+  /**
+   * Takes it back after `unlock`: the set that was in force then is again, its links with programs of whichever of the
+   * two. Throws the system call's error, EAGAIN while another agent has it.
+   */
+  reclaim(): void {
+    if (this.lockFd < 0) this.lockFd = this.addon.lockDirectory(this.path)
+    if (this.hasOldSet) this.restoreOldSet()
+    for (const kind of ['links', 'pods'] as const) this.settleReplacements(kind)
+  }
 
   /** Gives the directory up with everything in it: another agent may take it over. */
   unlock(): void {

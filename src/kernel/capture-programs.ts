@@ -384,6 +384,12 @@ export class CapturePrograms {
     this.directory.unlock()
   }
 
+  /** The agent to which they were released is dead: see `BpfDirectory.reclaim`. */
+  resume(): void {
+    this.directory.reclaim()
+    this.isReleased = false
+  }
+
   /** Detaches the hooks and removes all pins. The maps can be used until `close`. */
   abandon(): void {
     if (this.isReleased) return

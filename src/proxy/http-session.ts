@@ -42,7 +42,8 @@ const LINGER_MS_MAX = 5000
 
 /**
  * How long an idle connection of a proxy that drains waits for one more request, whose response tells the client that
- * it was the last. 1 s: whoever sends once a second loses nothing, and an agent that stops is not held up by the others.
+ * it was the last, unless the drain has time for more. 1 s: whoever sends once a second loses nothing, and an agent that
+ * stops is not held up by the others.
  */
 export const DRAIN_IDLE_MS = 1000
 
@@ -224,7 +225,7 @@ export class HttpSession implements Handler, HttpServerEvents, TimerTarget {
   drain(): void {
     if (this.drainTimer !== null || this.isOver) return
     this.drainTimer = new TimerEntry(this)
-    this.parts.timers.start(this.drainTimer, DRAIN_IDLE_MS)
+    this.parts.timers.start(this.drainTimer, this.parts.drainIdleMs)
     this.codec?.retire()
   }
 

@@ -23,6 +23,7 @@ import { type CarriedChange, CarriedEndpoints } from './carried-endpoints.ts'
 import { ClusterRegistry } from './cluster-registry.ts'
 import { type ConnectionDescription, Connections } from './connections.ts'
 import { TunnelServer } from './hbone-server.ts'
+import { DRAIN_IDLE_MS } from './http-session.ts'
 import { type Admission, InboundConnection } from './inbound.ts'
 import { InboundTunnels } from './inbound-tunnels.ts'
 import { LocalPods, type LocalWorkload } from './local-pods.ts'
@@ -92,6 +93,7 @@ export class MeshProxy {
       deadlines: new TimerWheel(TICK_FINE_MS),
       snapshot: Snapshot.empty,
       isDraining: false,
+      drainIdleMs: DRAIN_IDLE_MS,
     }
     upstreams.bind(this.parts)
   }
@@ -153,10 +155,36 @@ export class MeshProxy {
 
   /** Accepts nothing new and ends HTTP connections after the exchange in flight. */
   drain(): void {
+    this.retire(DRAIN_IDLE_MS)
+    this.closeListeners()
+  }
+
+  /**
+   * Ends HTTP connections after the exchange in flight, or after the next one if it comes within `idleMs`, and tunnel
+   * connections after their last tunnel. Those that are still in the queues of listeners are served like that as well.
+   */
+  retire(idleMs: number): void {
     this.parts.isDraining = true
-    for (const handles of this.podListeners.values()) for (const handle of handles) handle.close()
-    for (const servers of this.tunnelServers.values()) for (const server of servers) server.drain()
+    this.parts.drainIdleMs = idleMs
+    this.drainTunnelServers()
     this.parts.connections.drainAll()
+  }
+
+  /** Accepts nothing more. To be called when nothing more comes: what is in the queue of a closed listener is reset. */
+  closeListeners(): void {
+    for (const handles of this.podListeners.values()) for (const handle of handles) handle.close()
+    this.drainTunnelServers()
+  }
+
+  /**
+   * True when a proxy that was told to retire carries nothing any more. Tunnel connections that we dialled end when
+   * nothing uses them: the peer is told.
+   */
+  endIfIdle(): boolean {
+    if (this.connectionCount > 0) return false
+    this.parts.upstreams.close()
+    for (const servers of this.tunnelServers.values()) if (servers.size > 0) return false
+    return true
   }
 
   /** Resets what is left. */
@@ -226,6 +254,10 @@ export class MeshProxy {
         if (this.shared.get(key) === use) this.shared.delete(key)
       },
     }
+  }
+
+  private drainTunnelServers(): void {
+    for (const servers of this.tunnelServers.values()) for (const server of servers) server.drain()
   }
 
   private serversOf(uid: string): Set<TunnelServer> {

@@ -62,6 +62,8 @@ export interface ProxyParts {
   readonly random: () => number
   /** The newest snapshot. A TCP connection keeps the one it began with; an HTTP exchange takes the newest. */
   snapshot: Snapshot
-  /** Set once by a drain: listeners are closed, HTTP connections end after the exchange in flight. */
+  /** Set once by a drain: HTTP connections end after the exchange in flight, or the next one. */
   isDraining: boolean
+  /** How long an idle HTTP connection of a proxy that drains waits for that. */
+  drainIdleMs: number
 }

@@ -1,6 +1,6 @@
 /** The metric families of the mesh's DNS, summed over the data workers. */
 import { Counter, type Registry } from 'prom-client'
-import type { DnsReport } from './dns-counts.ts'
+import type { DnsFailure, DnsReport, DnsResult, DnsSource } from './dns-counts.ts'
 
 /** Questions that were let by to the pods' resolvers since the capture was set up, by reason. */
 export interface DnsBypassed {
@@ -56,5 +56,21 @@ export class DnsFamilies {
     this.dropped.inc({ direction: 'sent' }, sentDropped)
     for (const { source, result, count } of queries) this.queries.inc({ source, result }, count)
     for (const { reason, count } of failures) this.failures.inc({ reason }, count)
+  }
+
+  /** Everything that was added. */
+  async totals(): Promise<DnsReport> {
+    const [queries, failures] = [await this.queries.get(), await this.failures.get()]
+    const dropped = (await this.dropped.get()).values
+    const droppedOf = (direction: string): number =>
+      dropped.find(({ labels }) => labels.direction === direction)?.value ?? 0
+    return {
+      receivedDropped: droppedOf('received'),
+      sentDropped: droppedOf('sent'),
+      queries: queries.values.map(({ labels, value }) => {
+        return { source: labels.source as DnsSource, result: labels.result as DnsResult, count: value }
+      }),
+      failures: failures.values.map(({ labels, value }) => ({ reason: labels.reason as DnsFailure, count: value })),
+    }
   }
 }

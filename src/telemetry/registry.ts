@@ -88,12 +88,22 @@ export interface RegistrySettings {
 /** Numbers of a series, by kind. */
 const WIDTHS: readonly number[] = [HTTP_WIDTH, TCP_WIDTH, MESSAGES_WIDTH]
 
-interface Series {
+/** A series and its counters, for reading only. */
+export interface ExportedSeries {
   readonly kind: SeriesKind
   /** `name="value",...`, escaped. */
   readonly labelText: string
   /** Totals since the series began. */
   readonly values: Float64Array
+}
+
+/** What a report has beyond series. */
+export type OwnTotals = Pick<
+  MetricsReport,
+  'droppedEdges' | 'foldedOutcomes' | 'droppedLogLines' | 'violations' | 'dns'
+>
+
+interface Series extends ExportedSeries {
   /** Workers that count on it. */
   holders: number
   orphanedAtMs: number
@@ -172,6 +182,25 @@ export class MetricsRegistry {
     this.droppedLogLines.inc(report.droppedLogLines)
     for (const { side, reason, count } of report.violations) this.violations.inc({ side, reason }, count)
     this.dns.add(report.dns)
+  }
+
+  /** Every series as it is now, for registry-export.ts. */
+  exported(): Iterable<ExportedSeries> {
+    return this.series.values()
+  }
+
+  /** What is counted outside of series. */
+  async ownTotals(): Promise<OwnTotals> {
+    const { values } = await this.violations.get()
+    return {
+      droppedEdges: await totalOf(this.droppedEdges),
+      foldedOutcomes: await totalOf(this.foldedOutcomes),
+      droppedLogLines: await totalOf(this.droppedLogLines),
+      violations: values.map(({ labels, value }) => {
+        return { side: String(labels.side), reason: String(labels.reason), count: value }
+      }),
+      dns: await this.dns.totals(),
+    }
   }
 
   /** A worker is gone. What it counted stays: counters never go back while their series lives. */
@@ -363,6 +392,11 @@ class AgentGauges {
 function setCounter(counter: Counter, total: number): void {
   counter.reset()
   counter.inc(total)
+}
+
+async function totalOf(counter: Counter): Promise<number> {
+  const { values } = await counter.get()
+  return values.reduce((sum, { value }) => sum + value, 0)
 }
 
 function addAll(known: Map<number, Series>, ids: Uint32Array, values: Float64Array, width: number): void {

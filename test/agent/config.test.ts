@@ -25,6 +25,7 @@ test('defaults are those of the documentation', () => {
     admin: { address: '127.0.0.1', port: 15000 },
     certificateLifetime: 86_400_000,
     drain: 30_000,
+    handoverDrain: 600_000,
     accessLog: false,
     logLevel: 'info',
   })

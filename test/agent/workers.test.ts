@@ -65,6 +65,7 @@ describe('data workers', () => {
         isLogging: false,
         transport: 'node',
         heartbeatMapFd: -1,
+        slotBase: 0,
         vitals: new VitalSigns().buffer,
         alarmFd: -1,
       },
@@ -86,7 +87,7 @@ describe('data workers', () => {
 
   afterEach(async () => {
     for (const socket of sockets.splice(0)) socket.destroy()
-    await workers.stop(0)
+    await workers.end()
     process.off('worker', onWorker)
   })
 
@@ -190,7 +191,7 @@ describe('data workers', () => {
 
   it('that are told to end are not replaced', async () => {
     await talk()
-    await workers.stop(0)
+    await workers.end()
     assert.deepEqual(crashed, [])
     assert.equal(threads.length, 2)
   })

@@ -38,6 +38,7 @@ class Bench implements ExchangeOrigin {
       deadlines: this.deadlines,
       transport: { atBatchEnd: (flushable: Flushable) => this.atBatchEnd(flushable) },
       isDraining: false,
+      drainIdleMs: 1000,
       nowMs: () => this.nowMs,
       random: () => 0,
     } as unknown as ProxyParts

@@ -38,7 +38,7 @@ function open(): { conn: FakeConn; owner: Owner; session: HttpSession; tick: (co
   const timers = new TimerWheel(TICK_MS)
   // Nobody looks at what is written.
   const transport = { atBatchEnd: () => {} }
-  const parts = { timers, transport, isDraining: false, nowMs: () => 0 } as unknown as ProxyParts
+  const parts = { timers, transport, isDraining: false, drainIdleMs: 1000, nowMs: () => 0 } as unknown as ProxyParts
   const conn = new FakeConn()
   const owner = new Owner()
   const session = new HttpSession(parts, conn, owner)

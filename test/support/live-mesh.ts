@@ -194,8 +194,43 @@ export class LiveMesh {
     await this.answers(node, 15_021, `agent-${node}`)
   }
 
+  /**
+   * Starts another agent beside the one of a node, and resolves when it serves: with the old one, which may still drain
+   * (see `ended`).
+   */
+  async upgradeAgent(node: NodeName, flags: readonly string[] = []): Promise<Child> {
+    const old = this.spawnSuccessor(node, flags)
+    await this.eventually(`another agent of ${node} serves`, () => {
+      const child = this.children.get(`agent-${node}`)!
+      if (!child.isRunning) throw new Error(`agent-${node} has ended:\n${this.log(`agent-${node}`)}`)
+      return child.lastLines().includes('agent started')
+    })
+    await this.answers(node, 15_021, `agent-${node}`)
+    return old
+  }
+
+  /** Starts another agent beside the one of a node, which is returned, without waiting for anything. */
+  spawnSuccessor(node: NodeName, flags: readonly string[] = []): Child {
+    const name = `agent-${node}`
+    const old = this.children.get(name)!
+    this.children.set(`${name}-${++this.startedCount}`, old)
+    this.spawnAgent(node, flags)
+    return old
+  }
+
+  /** The process of that name. */
+  child(name: string): Child {
+    return this.children.get(name)!
+  }
+
+  /** Makes the agent that was before `spawnSuccessor` the node's agent again, because the other has ended. */
+  restoreAgent(node: NodeName, old: Child): void {
+    for (const [name, child] of this.children) if (child === old) this.children.delete(name)
+    this.children.set(`agent-${node}`, old)
+  }
+
   /** Starts a node's agent without waiting for anything. */
-  spawnAgent(node: NodeName): void {
+  spawnAgent(node: NodeName, flags: readonly string[] = []): void {
     this.startWeft(`agent-${node}`, node, [
       'agent',
       ...['--node', node, '--controller', this.plan.controller, '--credentials', this.credentials(node)],
@@ -203,6 +238,7 @@ export class LiveMesh {
       ...['--pin-directory', this.pinDirectory(node), '--drain', '10s'],
       ...['--workers', String(this.options.workers ?? 1)],
       ...(this.options.agentFlags ?? []),
+      ...flags,
     ])
   }
 

@@ -18,12 +18,18 @@ export const agentCommand: Command = {
         'Runs the agent of this node until SIGTERM. Every flag may also come from a variable: --log-level from\n' +
         'WEFT_LOG_LEVEL; the flag wins.\n\n' +
         'What is in the kernel stays when the agent ends, in any way: until the next agent takes it over, connections of\n' +
-        'pods are let by or refused as their policy says. --cleanup removes it.',
+        'pods are let by or refused as their policy says. --cleanup removes it.\n\n' +
+        'Upgrade: start the new agent while the old one runs, with the same --state. The new one takes over when it is\n' +
+        'ready, and nothing is lost; the old one drains (--handover-drain) and ends by itself with code 0. If the new one\n' +
+        'fails to start, the old one goes on. Without the overlap, SIGTERM first and then a start: what pods have open\n' +
+        'ends in order (--drain); until the new agent serves, new connections of PERMISSIVE pods go directly, and those\n' +
+        'of STRICT pods are refused.',
       usage: 'weft agent --controller HOST:PORT --credentials DIR [flags]',
       flags: describeFlags({ ...agentFlags, ...cleanupFlags }),
       examples: [
         ['weft controller issue --node node1 --out /etc/weft/node1', 'the credential, made where the controller is'],
         ['weft agent --node node1 --controller weft:15012 --credentials /etc/weft/node1', 'as root'],
+        ['weft agent ...', 'the same again while it runs: the upgrade'],
         ['weft agent ... --access-log --log-level debug', 'see what it does'],
         ['weft agent --cleanup', 'when the node is to be without Weft; -o json says what was removed'],
       ],
