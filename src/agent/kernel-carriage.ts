@@ -130,7 +130,14 @@ export class KernelCarriage {
     const startedMs = performance.now()
     const { snapshot, pods } = this
     const { scopes, services, policies } = this.numbers
-    const plan = planCarriage({ snapshot, pods, scopes, services, policies, mustEncrypt: () => false })
+    const plan = planCarriage({
+      snapshot,
+      pods,
+      scopes,
+      services,
+      policies,
+      mustEncrypt: ({ uid }) => snapshot.pods.get(uid)?.mustEncrypt === true,
+    })
     this.numbers.save()
     this.carriage.apply(plan)
     this.tell()

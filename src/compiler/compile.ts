@@ -24,6 +24,7 @@ import {
   readService,
 } from './core.ts'
 import { type DestinationRule, type MergedRule, mergeRules, readDestinationRule } from './destination-rule.ts'
+import { sameNodeEncryption } from './encryption.ts'
 import { isWildcard, unknownHostFix, wildcardCovers } from './hosts.ts'
 import { buildInventory, type Inventory } from './inventory.ts'
 import { checkKind } from './kinds.ts'
@@ -166,6 +167,7 @@ function localPods(
 ): NodePod[] {
   const modes = failureModes(namespaces, run)
   const dnsExempt = dnsExemptNamespaces(namespaces, run)
+  const mustEncrypt = sameNodeEncryption(namespaces, run)
   const pods: NodePod[] = []
   for (const member of inventory.members) {
     if (!member.isEnrolled) continue
@@ -174,7 +176,14 @@ function localPods(
     const failureMode = failureModeOf(member.object!, modes.get(member.namespace) ?? FAILURE_BY_POLICY, run)
     const pod = { uid: member.uid, netns, scope: scopeOf.get(member.uid)!, failureMode }
     const isExempt = isDnsExempt(member.object!, dnsExempt.has(member.namespace), run)
-    pods.push({ node: member.workload.node, pod: isExempt ? { ...pod, isDnsExempt: true } : pod })
+    pods.push({
+      node: member.workload.node,
+      pod: {
+        ...pod,
+        ...(isExempt ? { isDnsExempt: true } : {}),
+        ...(mustEncrypt(member.namespace) ? { mustEncrypt: true } : {}),
+      },
+    })
   }
   return pods
 }

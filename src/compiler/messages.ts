@@ -217,6 +217,12 @@ export const findings = {
       `The annotation weft.dev/dns-capture is ${quote(value)}, which has no meaning: it is not used.`,
       'Write "true" (names are answered by the mesh) or "false" (pods ask their resolvers past it).',
     ),
+  badEncryptSameNode: (value: string) =>
+    warning(
+      'WEFT0113',
+      `weft.dev/encrypt-same-node is ${quote(value)}, which has no meaning: it is not used.`,
+      'Write "true" (connections to the pods are encrypted on one node too) or "false".',
+    ),
   duplicateAddress: (address: string, other: string) =>
     error('WEFT0103', `The address ${address} already belongs to ${other}.`, 'Give each its own address.'),
   externalName: () =>

@@ -77,4 +77,6 @@ export interface LocalPod {
   readonly failureMode: FailureMode
   /** True when its questions to DNS resolvers are none of the mesh's business. False when left out. */
   readonly isDnsExempt?: boolean
+  /** Connections to it are encrypted, also from pods of its own node. False when left out. */
+  readonly mustEncrypt?: boolean
 }

@@ -50,7 +50,7 @@ export function sendMirrors(
     const host = destination.service?.hostname ?? ''
     const pool = parts.upstreams.httpPool(source, state, endpoint, host, outbound.speaksHttp2(exchange))
     const mirrored = new MirroredRequest(exchange.head, pool)
-    const path = parts.upstreams.pathTo(endpoint.workload, state.isMutualTls)
+    const path = parts.upstreams.pathTo(endpoint.workload, state.isMutualTls, source)
     outbound.identify(mirrored.head.headers, path, endpoint.workload)
     exchange.addMirror(mirrored)
   }
@@ -58,7 +58,7 @@ export function sendMirrors(
 
 function isAllowed(outbound: OutboundConnection, exchange: Exchange, state: ClusterState, endpoint: Endpoint): boolean {
   const { parts } = outbound
-  if (parts.upstreams.pathTo(endpoint.workload, state.isMutualTls) !== PATH_ONE_HOP) return true
+  if (parts.upstreams.pathTo(endpoint.workload, state.isMutualTls, outbound.source) !== PATH_ONE_HOP) return true
   const authorizer = parts.policies.authorizerOf(parts.snapshot, endpoint.workload)
   const facts = outbound.factsFor(endpoint.address, endpoint.port)
   return authorizer.authorizeExchange(facts, exchange.head).isAllowed

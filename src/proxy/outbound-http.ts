@@ -192,7 +192,7 @@ export class OutboundHttp implements HttpSessionOwner {
       return
     }
     exchange.endpoint = endpoint
-    const path = parts.upstreams.pathTo(endpoint.workload, cluster.isMutualTls)
+    const path = parts.upstreams.pathTo(endpoint.workload, cluster.isMutualTls, this.outbound.source)
     this.outbound.identify(exchange.head.headers, path, endpoint.workload)
     if (path === PATH_ONE_HOP && !this.isAllowed(exchange, endpoint.workload, endpoint.address, endpoint.port)) return
     const speaksHttp2 = this.outbound.speaksHttp2(exchange)
@@ -208,7 +208,7 @@ export class OutboundHttp implements HttpSessionOwner {
       exchange.reply(REPLY_NO_ENDPOINT, null, 'the service has no such port')
       return
     }
-    const path = parts.upstreams.pathTo(workload, true)
+    const path = parts.upstreams.pathTo(workload, true, this.outbound.source)
     this.outbound.identify(exchange.head.headers, path, workload)
     if (path === PATH_ONE_HOP && !this.isAllowed(exchange, workload, conn.localAddress, conn.localPort)) return
     const speaksHttp2 = this.outbound.speaksHttp2(exchange)
@@ -280,7 +280,12 @@ export class OutboundHttp implements HttpSessionOwner {
     noteViolation(parts, 'downstream', violation, { pod: source.uid, client: downstream })
     if (!isRefusal) return
     const workload = this.dialledWorkload()
-    const edges = this.outbound.edgesTo('http', workload, conn.localPort, parts.upstreams.pathTo(workload, true))
+    const edges = this.outbound.edgesTo(
+      'http',
+      workload,
+      conn.localPort,
+      parts.upstreams.pathTo(workload, true, this.outbound.source),
+    )
     noteRefusal(parts, violation, { edge: edges.key, metrics: edges.source, downstream })
   }
 
@@ -293,7 +298,11 @@ export class OutboundHttp implements HttpSessionOwner {
     const { parts, conn, target } = this.outbound
     const { endpoint } = exchange
     const workload = endpoint === null ? this.dialledWorkload() : endpoint.workload
-    const path = parts.upstreams.pathTo(workload, exchange.cluster === null || exchange.cluster.isMutualTls)
+    const path = parts.upstreams.pathTo(
+      workload,
+      exchange.cluster === null || exchange.cluster.isMutualTls,
+      this.outbound.source,
+    )
     const known = exchange.isGrpc ? target.grpcEdges : target.edges
     let edges = known.get(endpoint)
     if (edges === undefined || !isEdgeOf(edges, workload, path)) {

@@ -169,7 +169,7 @@ export class OutboundRelay implements Handler, RelayOwner {
   ): void {
     const { parts, snapshot, source } = this.outbound
     this.target = workload
-    this.path = parts.upstreams.pathTo(workload, isMutualTls)
+    this.path = parts.upstreams.pathTo(workload, isMutualTls, source)
     if (this.edges === null) {
       this.edges = this.outbound.edgesTo('tcp', workload, port, this.path)
       this.edges.source.connectionOpened()

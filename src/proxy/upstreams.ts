@@ -2,7 +2,8 @@
  * How a byte stream or an HTTP connection to an endpoint is made: which path it takes, and the pools behind it.
  *
  *   one hop   the endpoint is a captured pod of this node: dialled from inside its own netns, no TLS, policy judged here
- *   tunnel    the endpoint is enrolled elsewhere: an HBONE stream, dialled from inside the source pod's netns
+ *   tunnel    the endpoint is enrolled elsewhere, or demands encryption on this node too: an HBONE stream, dialled from
+ *             inside the source pod's netns
  *   plain     anything else: TCP from inside the source pod's netns; also a pod of this node that is not captured yet
  */
 import { formatHostPort } from '../base/address.ts'
@@ -51,9 +52,17 @@ export class Upstreams {
   }
 
   /** The path from a pod of this node to `workload`. */
-  pathTo(workload: Workload | null, isMutualTls: boolean): Path {
+  pathTo(workload: Workload | null, isMutualTls: boolean, source: LocalWorkload | null = null): Path {
     if (workload === null) return PATH_PLAIN
-    const { pods, node } = this.bound()
+    const { pods, node, snapshot } = this.bound()
+    // Also to a pod that is not captured yet: then it is refused. What stays within one pod is on no wire.
+    if (
+      workload.node === node &&
+      source?.uid !== workload.uid &&
+      snapshot.pods.get(workload.uid)?.mustEncrypt === true
+    ) {
+      return PATH_TUNNEL
+    }
     if (pods.has(workload.uid)) return PATH_ONE_HOP
     // Nobody but this agent could listen for tunnels there, and it does not (yet): its app is still reached directly.
     if (workload.node === node) return PATH_PLAIN
@@ -96,7 +105,7 @@ export class Upstreams {
   ): HttpPool {
     const pools = this.poolsOf(source)
     const byEndpoint = speaksHttp2 ? pools.http2 : pools.http
-    const path = this.pathTo(endpoint.workload, cluster.isMutualTls)
+    const path = this.pathTo(endpoint.workload, cluster.isMutualTls, source)
     let pool = byEndpoint.get(endpoint)
     if (pool !== undefined && (pool.path !== path || pool.limits !== cluster.limits)) {
       // The pod joined or left the mesh, or the settings changed: what is open must not outlive that.
@@ -124,7 +133,7 @@ export class Upstreams {
   directPool(source: LocalWorkload, workload: Workload, address: string, port: number, speaksHttp2: boolean): HttpPool {
     const key = poolKey(address, port, speaksHttp2)
     const pools = this.poolsOf(source)
-    const path = this.pathTo(workload, true)
+    const path = this.pathTo(workload, true, source)
     let pool = pools.direct.get(key)
     if (pool !== undefined && pool.path !== path) {
       pool.close()

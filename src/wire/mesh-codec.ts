@@ -83,8 +83,8 @@ export function encodeTraffic(traffic: Traffic): EncodedResource {
 /** A pod of an agent's node as a resource. */
 export function encodePod(pod: LocalPod): EncodedResource {
   const checks = new Checks(describe('pod', pod.uid))
-  const { uid, netns, scope, failureMode } = pod
-  const message = { uid, netns, scope, failureMode, isDnsExempt: pod.isDnsExempt ?? false }
+  const { uid, netns, scope, failureMode, isDnsExempt = false, mustEncrypt = false } = pod
+  const message = { uid, netns, scope, failureMode, isDnsExempt, mustEncrypt }
   return encoded(TYPE_LOCAL_POD, uid, LOCAL_POD.encode(message), checks)
 }
 
@@ -144,6 +144,7 @@ function decodeByType(typeUrl: ResourceType, name: string, bytes: Uint8Array): R
         scope: checks.required('scope', message.scope),
         failureMode: checks.oneOf('failure_mode', message.failureMode, FAILURE_MODES),
         ...(message.isDnsExempt ? { isDnsExempt: true } : {}),
+        ...(message.mustEncrypt ? { mustEncrypt: true } : {}),
       }
       return { kind: 'pod', name: value.uid, value }
     }

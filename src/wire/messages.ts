@@ -352,6 +352,7 @@ export interface LocalPodMessage {
   readonly scope: string
   readonly failureMode: number
   readonly isDnsExempt: boolean
+  readonly mustEncrypt: boolean
 }
 
 export const LOCAL_POD = messageType<LocalPodMessage>('weft.v1.LocalPod')

@@ -151,6 +151,7 @@ describe('the plan of what the kernel carries', () => {
 
   it('leaves what must be encrypted, and what has limits that need watching, to the agent', () => {
     assert.deepEqual(servicesIn(plan({}, () => true)), {})
+    assert.equal(plan({}, () => true).verdicts.size, 0)
     for (const fields of [
       { limits: { ...DEFAULT_POOL_LIMITS, connectionsMax: 5 } },
       { limits: { ...DEFAULT_POOL_LIMITS, connectTimeoutMs: 100 } },

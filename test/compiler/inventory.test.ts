@@ -207,6 +207,37 @@ for (const [ofNamespace, ofPod, mode, reported] of [
   })
 }
 
+const ENCRYPT = 'weft.dev/encrypt-same-node'
+
+for (const [place, ofMesh, ofNamespace, mustEncrypt, reported] of [
+  ['annotations', undefined, undefined, undefined, []],
+  ['annotations', undefined, 'true', true, []],
+  ['labels', undefined, 'true', true, []],
+  ['annotations', 'true', undefined, true, []],
+  ['labels', 'true', 'false', undefined, []],
+  ['annotations', 'false', 'true', true, []],
+  ['annotations', undefined, 'yes', undefined, ['Namespace/shop']],
+  ['labels', 'True', 'true', true, ['Namespace/istio-system']],
+] as const) {
+  test(`encryption on one node, by ${place}: ${ofMesh} for the mesh and ${ofNamespace} for the namespace`, () => {
+    const [root, space] = [namespace('istio-system'), namespace('shop')]
+    for (const [object, value] of [
+      [root, ofMesh],
+      [space, ofNamespace],
+    ] as const) {
+      if (value === undefined) continue
+      const metadata = object['metadata'] as Tree
+      metadata[place] = { ...((metadata[place] as Tree | undefined) ?? {}), [ENCRYPT]: value }
+    }
+    const result = compileTrees([root, space, pod('a', {})])
+    assert.equal(result.state.pods[0]!.pod.mustEncrypt, mustEncrypt)
+    assert.deepEqual(
+      messagesWith(result, 'WEFT0113').map(({ object, field }) => [object, field]),
+      reported.map((object) => [object, `metadata.${place}["${ENCRYPT}"]`]),
+    )
+  })
+}
+
 const DNS = 'weft.dev/dns-capture'
 
 for (const [ofNamespace, ofPod, isExempt, reported] of [

@@ -1,6 +1,7 @@
 /** TCP between pods of one node is carried by the kernel, as users' YAML says, in a live mesh. */
 import assert from 'node:assert/strict'
 import { after, afterEach, before, describe, it } from 'node:test'
+import { manifests } from '../../src/cli/demo/manifests.ts'
 import { LiveMesh } from '../support/live-mesh.ts'
 import { Talker } from '../support/live-talker.ts'
 import { needsRoot } from '../support/netns.ts'
@@ -32,8 +33,9 @@ describe('what the kernel carries in a live mesh', needsRoot, () => {
         { name: 'other', node: 'node1' },
         { name: 'near', node: 'node1', programs: ['web', 'talk'] },
         { name: 'far', node: 'node2', programs: ['talk'] },
+        { name: 'vault', node: 'node1', namespace: 'vault', programs: ['web', 'talk'] },
       ],
-      services: ['near', 'far'],
+      services: ['near', 'far', 'vault'],
       rules: { 'greeter.yaml': GREETER },
     })
   })
@@ -138,6 +140,40 @@ spec:
       await talker.close()
       return answer === 'hello hi'
     })
+  })
+
+  it('connections to a namespace that wants encryption are TLS on the node too, TCP and HTTP', async () => {
+    const namespaces = manifests(mesh.plan).get('namespaces.yaml')!
+    mesh.writeRules(
+      'namespaces.yaml',
+      namespaces.replace('name: vault\n', '$&  annotations: { weft.dev/encrypt-same-node: "true" }\n'),
+    )
+    await mesh.eventually('the agent knows', async () => {
+      const { pods } = (await mesh.configDump('node1')) as { pods: { uid: string; mustEncrypt?: boolean }[] }
+      return pods.some(({ uid, mustEncrypt }) => uid.includes('/vault/') && mustEncrypt === true)
+    })
+    await mesh.watchPod('vault')
+    const service = mesh.plan.services.find(({ name }) => name === 'vault')!
+    const pod = mesh.plan.pod('vault')
+    for (const host of [...service.addresses, ...pod.addresses]) {
+      await mesh.eventually('the proxy carries it', async () => {
+        const talker = new Talker(mesh, 'client', host)
+        const answer = await talker.say('secret')
+        const isProxied = (await proxied()).some(({ direction }) => direction === 'outbound')
+        await talker.close()
+        assert.equal(answer, 'hello secret')
+        return isProxied
+      })
+      const url = `http://${host.includes(':') ? `[${host}]` : host}:8080/`
+      assert.equal(await mesh.code('client', url), '200')
+    }
+    const report = await mesh.wireReport()
+    assert.ok(report.records > 20, JSON.stringify(report))
+    assert.deepEqual([report.offences, report.examples], [0, []])
+    // Within the pod there is no wire.
+    const own = new Talker(mesh, 'vault', service.addresses[0]!)
+    assert.equal(await own.say('hi'), 'hello hi')
+    await own.close()
   })
 
   it('without an agent services still have endpoints, also those that only the proxy understands', async () => {

@@ -433,26 +433,21 @@ export class LiveMesh {
 
   /** Begins to judge every TCP byte between the nodes: `wireReport` says what was seen. */
   async watchWire(exempt: readonly string[] = []): Promise<void> {
+    await this.watch(`${this.plan.name}-node1`, NODE_LINK, exempt)
+  }
+
+  /** The same for everything that comes to or leaves a pod. */
+  async watchPod(pod: string): Promise<void> {
+    await this.watch(this.plan.pod(pod).netns!, 'eth0', [])
+  }
+
+  private async watch(netns: string, link: string, exempt: readonly string[]): Promise<void> {
     const wire = new WireWatch([15_008, 15_012], exempt)
     this.wire = wire
     const reader = new PcapReader((segment) => wire.add(segment))
     // Without immediate mode the kernel keeps the last packets back until there are more.
-    const tcpdump = [
-      'tcpdump',
-      '-i',
-      NODE_LINK,
-      '--immediate-mode',
-      '-U',
-      '-n',
-      '-s',
-      '0',
-      '-B',
-      '65536',
-      '-w',
-      '-',
-      'tcp',
-    ]
-    const enclosure = { kind: 'pod', netns: `${this.plan.name}-node1` } as const
+    const tcpdump = ['tcpdump', '-i', link, '--immediate-mode', '-U', '-n', '-s', '0', '-B', '65536', '-w', '-', 'tcp']
+    const enclosure = { kind: 'pod', netns } as const
     const child = this.startChild('tcpdump', enclosure, tcpdump as [string, ...string[]], {}, (output) => {
       output.on('data', (bytes: Buffer) => reader.push(bytes))
     })

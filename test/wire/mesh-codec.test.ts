@@ -114,7 +114,14 @@ test('every local pod comes back as it was', () => {
 })
 
 test('a failure mode that this version does not know is refused', () => {
-  const bytes = LOCAL_POD.encode({ uid: 'u', netns: '', scope: 's', failureMode: 3, isDnsExempt: false })
+  const bytes = LOCAL_POD.encode({
+    uid: 'u',
+    netns: '',
+    scope: 's',
+    failureMode: 3,
+    isDnsExempt: false,
+    mustEncrypt: false,
+  })
   assertRefused(() => decodeResource(TYPE_LOCAL_POD, 'u', bytes), /failure_mode is 3, which this version does not know/)
 })
 
