@@ -290,8 +290,8 @@ export class EbpfCapture implements Capture {
     if (pod === undefined || !pod.isCaptured || this.isReleased) return null
     const { netnsFd, link, record, workerCount } = pod
     const slots = Array.from({ length: workerCount }, (_, worker) => this.slotBase + worker)
-    const { netnsCookie, plan } = record
-    const audited = { netnsFd, netnsCookie, linkFd: link.fd, slots, plan }
+    const { netnsCookie, isStrict, plan } = record
+    const audited = { netnsFd, netnsCookie, linkFd: link.fd, slots, isStrict, plan }
     const { faults, left } = auditPod(this.addon, this.programs, audited, (repaired) => {
       pod.record = { ...record, plan: repaired }
       this.records.put(pod.record)

@@ -228,6 +228,7 @@ class NodeCheck {
         netnsFd,
         netnsCookie,
         netnsInode: fstatSync(netnsFd, { bigint: true }).ino,
+        isStrict: pod.isStrict,
         plan: planSteering(upInterfaces(this.options.addon, netnsFd), pod.addresses),
         slots: this.isServing ? this.workers.map(({ slot }) => slot) : [],
         linkFd,

@@ -11,6 +11,7 @@ export interface PodToAudit {
   readonly netnsCookie: bigint
   readonly linkFd: number
   readonly slots: readonly number[]
+  readonly isStrict: boolean
   /** As it was when the pod was enrolled, or last repaired. */
   readonly plan: SteeringPlan
 }

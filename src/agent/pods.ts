@@ -256,7 +256,7 @@ export class Pods {
  * True when the pod's connections are refused while nobody serves them. By policy that is when plaintext is forbidden on a
  * port at least: the kernel knows one answer for all ports of a pod, and it must not be weaker than the policy.
  */
-function isStrict(snapshot: Snapshot, { failureMode }: LocalPod, workload: Workload): boolean {
+export function isStrict(snapshot: Snapshot, { failureMode }: LocalPod, workload: Workload): boolean {
   if (failureMode !== FAILURE_BY_POLICY) return failureMode === FAILURE_CLOSED
   return snapshot.policiesOf(workload).some(isPeerAuthentication)
 }

@@ -8,10 +8,13 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { systemClock } from '../base/clock.ts'
 import { WeftError } from '../base/errors.ts'
 import { silentLog } from '../base/log.ts'
+import { EMPTY_DELTA } from '../model/delta.ts'
+import type { Policy } from '../model/policy.ts'
 import { Snapshot } from '../model/snapshot.ts'
 import type { LocalPod, Workload } from '../model/workload.ts'
 import { Certificates } from './certificates.ts'
 import { ControllerLink } from './controller-link.ts'
+import { isStrict } from './pods.ts'
 import { ResourceStore } from './resource-store.ts'
 import { readSnapshot, SNAPSHOT_FILE } from './snapshot-file.ts'
 import { Subscription } from './subscription.ts'
@@ -22,6 +25,8 @@ export interface WantedPod {
   readonly name: string
   readonly netns: string
   readonly addresses: readonly string[]
+  /** It is to fail closed. */
+  readonly isStrict: boolean
 }
 
 /** What somebody on the node knows. */
@@ -52,9 +57,12 @@ export async function askAgent(address: string): Promise<AgentAnswer> {
     const dump = (await response.json()) as {
       readonly settings: { readonly pinDirectory: string }
       readonly workloads: readonly Workload[]
+      readonly policies: readonly Policy[]
       readonly pods: readonly LocalPod[]
     }
-    const wanted = { source: `the agent at ${address}`, pods: wantedPods(dump.pods, dump.workloads) }
+    const { workloads, policies, pods } = dump
+    const snapshot = Snapshot.empty.apply({ ...EMPTY_DELTA, workloads, policies, pods })
+    const wanted = { source: `the agent at ${address}`, pods: wantedPods(snapshot) }
     return { kind: 'answer', pinDirectory: dump.settings.pinDirectory, wanted }
   } catch (error) {
     return { kind: (error as Error).name === 'TimeoutError' ? 'silent' : 'absent' }
@@ -121,8 +129,7 @@ export async function fetchWantedPods({ address, credentials }: ControllerQuesti
     link.close()
     certificates.stop()
   }
-  const pods = wantedPods([...snapshot.pods.values()], [...snapshot.workloads.values()])
-  return { source: `the controller at ${address}`, pods }
+  return { source: `the controller at ${address}`, pods: wantedPods(snapshot) }
 }
 
 /** Reads an agent's state directory. Null when there is no usable configuration in it. */
@@ -135,15 +142,15 @@ export async function readWantedPods(stateDirectory: string): Promise<WantedPods
   } catch {
     return null
   }
-  const { pods, workloads } = store.takeDelta()
-  return { source: path, pods: wantedPods(pods, workloads) }
+  return { source: path, pods: wantedPods(Snapshot.empty.apply(store.takeDelta())) }
 }
 
-function wantedPods(pods: readonly LocalPod[], workloads: readonly Workload[]): WantedPod[] {
-  const byUid = new Map(workloads.map((workload) => [workload.uid, workload]))
-  return pods.map(({ uid, netns }) => {
-    const workload = byUid.get(uid)
-    const name = workload === undefined ? uid : `${workload.namespace}/${workload.name}`
-    return { name, netns, addresses: workload?.addresses ?? [] }
+function wantedPods(snapshot: Snapshot): WantedPod[] {
+  return [...snapshot.pods.values()].map((pod) => {
+    const { uid, netns } = pod
+    const workload = snapshot.workloads.get(uid)
+    if (workload === undefined) return { name: uid, netns, addresses: [], isStrict: false }
+    const name = `${workload.namespace}/${workload.name}`
+    return { name, netns, addresses: workload.addresses, isStrict: isStrict(snapshot, pod, workload) }
   })
 }

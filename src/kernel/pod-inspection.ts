@@ -4,7 +4,7 @@
  */
 import type { Addon } from './addon.ts'
 import { ROLE_HBONE, ROLE_INBOUND, ROLE_OUTBOUND } from './layout.generated.ts'
-import { type BpfMap, encodeCookie, encodeListenerKey, encodeOwnAddressKey } from './maps.ts'
+import { type BpfMap, decodePod, encodeCookie, encodeListenerKey, encodeOwnAddressKey } from './maps.ts'
 import { type SteeringPlan, steeringFaults } from './steering.ts'
 
 /**
@@ -31,6 +31,8 @@ export interface InspectedPod {
   readonly netnsCookie: bigint
   /** Inode number of the netns. */
   readonly netnsInode: bigint
+  /** It is to fail closed. */
+  readonly isStrict: boolean
   /** What the netns needs, as it is now. */
   readonly plan: SteeringPlan
   /** Slots of the data workers that should listen in the pod. */
@@ -50,7 +52,12 @@ export function inspectPod(addon: Addon, maps: InspectedMaps, pod: InspectedPod)
   const { netnsCookie, plan } = pod
   const faults: PodFault[] = []
   const add = (piece: MissingPiece, problem: string): number => faults.push({ piece, problem })
-  if (maps.pods.lookup(encodeCookie(netnsCookie)) === null) add('entry', 'no connection of the pod is captured')
+  const entry = maps.pods.lookup(encodeCookie(netnsCookie))
+  if (entry === null) add('entry', 'no connection of the pod is captured')
+  else if (decodePod(entry).isStrict !== pod.isStrict) {
+    const [is, should] = pod.isStrict ? ['open', 'closed'] : ['closed', 'open']
+    add('entry', `it fails ${is} while no agent serves, and should fail ${should}`)
+  }
   if (!isAttached(addon, pod))
     add('program', 'connections in the pod do not reach the agent: its program is not attached')
   for (const [role, what] of ROLES) {

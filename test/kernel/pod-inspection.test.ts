@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { beforeEach, describe, it } from 'node:test'
 import type { Addon, DescribedLink } from '../../src/kernel/addon.ts'
-import { LISTENER_KEY, OWN_ADDRESS_KEY, POD, ROLE_INBOUND } from '../../src/kernel/layout.generated.ts'
+import { LISTENER_KEY, OWN_ADDRESS_KEY, POD, POD_STRICT, ROLE_INBOUND } from '../../src/kernel/layout.generated.ts'
 import { encodeCookie, encodeListenerKey, encodeOwnAddressKey } from '../../src/kernel/maps.ts'
 import { inspectPod } from '../../src/kernel/pod-inspection.ts'
 import { planSteering } from '../../src/kernel/steering.ts'
@@ -29,11 +29,11 @@ describe('the inspection of a pod', () => {
     }
   })
 
-  function inspect(linkFd = 9): string[] {
+  function inspect(linkFd = 9, isStrict = false): string[] {
     const addon = { describeLink: () => link } as unknown as Addon
     // No interface, and so no route to ask for: steering has tests of its own.
     const plan = planSteering([], [ADDRESS])
-    const pod = { netnsFd: 5, netnsCookie: COOKIE, netnsInode: INODE, plan, slots: [3, 4], linkFd }
+    const pod = { netnsFd: 5, netnsCookie: COOKIE, netnsInode: INODE, isStrict, plan, slots: [3, 4], linkFd }
     return inspectPod(addon, maps, pod).map(({ piece, problem }) => `${piece}: ${problem}`)
   }
 
@@ -57,6 +57,16 @@ describe('the inspection of a pod', () => {
     assert.deepEqual(inspect(), ['listener: nobody listens for inbound connections (data worker 4)'])
     maps.listeners.delete(encodeListenerKey(COOKIE, ROLE_INBOUND, 3))
     assert.deepEqual(inspect(), ['listener: nobody listens for inbound connections (data worker 3, 4)'])
+  })
+
+  it('tells a failure mode that is not the one that is wanted', () => {
+    assert.deepEqual(inspect(9, true), ['entry: it fails open while no agent serves, and should fail closed'])
+    const strict = new Uint8Array(POD.bytes)
+    strict[POD.flags] = POD_STRICT
+    strict[POD.flags + 3] = POD_STRICT
+    maps.pods.update(encodeCookie(COOKIE), strict)
+    assert.deepEqual(inspect(9, true), [])
+    assert.deepEqual(inspect(), ['entry: it fails closed while no agent serves, and should fail open'])
   })
 
   it('tells an entry and an address that are missing', () => {

@@ -171,6 +171,15 @@ describe('a capture that somebody damages', needsRoot, () => {
       )
     })
 
+    it('is told when a pod fails otherwise than it should', async () => {
+      capture.setStrict(inA.uid, true)
+      assert.deepEqual(problemsOf(await check(answer([a]))), {
+        'test/a': ['it fails closed while no agent serves, and should fail open'],
+      })
+      assert.deepEqual(capture.audit(inA.uid)!.faults, [])
+      capture.setStrict(inA.uid, false)
+    })
+
     it('is told when a pod is wanted that is not enrolled, or is gone', async () => {
       const gone = { ...c, name: 'gone', netns: '/run/netns/weft-nowhere' }
       const report = await check(answer([a, b, c, gone]))
@@ -264,7 +273,7 @@ describe('a capture that somebody damages', needsRoot, () => {
 })
 
 function wantedPod(pod: TestPod): WantedPod {
-  return { name: `test/${pod.name}`, netns: pod.netns, addresses: [pod.ipv4, pod.ipv6] }
+  return { name: `test/${pod.name}`, netns: pod.netns, addresses: [pod.ipv4, pod.ipv6], isStrict: pod.name === 'b' }
 }
 
 function detailsOf(report: NodeReport, subject: string): string {
