@@ -1,5 +1,5 @@
 /** Which ServiceEntry has which host, and the virtual IPs of hosts that come without: ServiceEntries to services. */
-import { type Service, serviceKey } from '../model/service.ts'
+import { PROTOCOL_UDP, type Service, serviceKey } from '../model/service.ts'
 import { exportOf } from './hosts.ts'
 import { findings } from './messages.ts'
 import { compareAge } from './object.ts'
@@ -57,9 +57,13 @@ export function claimHosts(
   return claimed.map(({ entry, host, addresses }) => {
     const { object, ports, visibility } = entry
     const key = serviceKey(object.namespace, host)
+    const udp = ports.findIndex(({ protocol }) => protocol === PROTOCOL_UDP)
     // Who asks for a host that leads nowhere is better off with what other resolvers know of it.
-    const isReachable = ports.length > 0 && (entry.endpoints.length > 0 || entry.isOwnEndpoint)
+    const isReachable = ports.length > 0 && udp < 0 && (entry.endpoints.length > 0 || entry.isOwnEndpoint)
     const given = addresses.length > 0 || !isReachable ? addresses : allocator.allocate(key)
+    if (addresses.length === 0 && udp >= 0) {
+      run.log.add(object, ['spec', 'ports', udp], findings.udpEntry(ports[udp]!.number))
+    }
     if (given.length === 0 && isReachable) run.log.add(object, ['spec', 'hosts'], findings.noVirtualIpLeft(host))
     const service = {
       key,

@@ -280,6 +280,12 @@ export const findings = {
     ),
   hostIsService: (host: string, owner: string) =>
     warning('WEFT0124', `${host} is ${owner} already: the entry has no effect on it.`, 'Remove the host.'),
+  udpEntry: (port: number) =>
+    warning(
+      'WEFT0127',
+      `Port ${port} is UDP, which the mesh does not carry: the hosts get no virtual IPs, and clients reach them as if there were no entry.`,
+      'Write an entry for the TCP ports alone, or give it addresses.',
+    ),
   noVirtualIpLeft: (host: string) =>
     error(
       'WEFT0125',

@@ -275,6 +275,17 @@ describe('a ServiceEntry', () => {
     }
   })
 
+  test('with a UDP port keeps the addresses that it has elsewhere, once for all its hosts', () => {
+    const ports = [...PORTS, { number: 123, name: 'time', protocol: 'UDP' }]
+    const result = compileTrees([entry('time', ['a.example.com', 'b.example.com'], { ports })])
+    assert.deepEqual(codes(result), ['WEFT0127 warning'])
+    assert.equal(result.messages[0]!.field, 'spec.ports[1]')
+    for (const { addresses } of result.state.services) assert.deepEqual(addresses, [])
+    const given = compileTrees([entry('time', ['a.example.com'], { ports, addresses: ['198.19.200.1'] })])
+    assertQuiet(given)
+    assert.deepEqual(given.state.services[0]!.addresses, ['198.19.200.1'])
+  })
+
   test('is told when the blocks are full', () => {
     const entries = Array.from({ length: 15 }, (_, i) => entry(`e${i}`, [`h${i}.example.com`], {}, { age: i }))
     const blocks = { ipv4: '198.19.240.0/28', ipv6: 'fd00:240::/48' }
