@@ -24,7 +24,7 @@ import type { CarriedSource } from './carried-source.ts'
 /** The ring holds three seconds of 10,000 connections each. */
 export const EVENTS_INTERVAL_MS = 200
 
-/** Events that are read in one turn: some five milliseconds of work with the log on. */
+/** Events that are read in one turn: two or three milliseconds with the log on. */
 export const EVENTS_PER_TURN_MAX = 512
 
 /** Milliseconds since the epoch, and the clock by which the kernel stamps events. */

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { NAMELESS_MS, REST_MS } from '../../src/agent/carried-edges.ts'
 import { EVENTS_PER_TURN_MAX } from '../../src/agent/carried-log.ts'
-import { CarriedTelemetry, NAMES_WAIT_MS } from '../../src/agent/carried-telemetry.ts'
+import { CarriedTelemetry, NAMES_WAIT_MS, SOCKETS_SHARE_OF_TIME } from '../../src/agent/carried-telemetry.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { type EdgeTotals, ROUND_TRIP_BOUNDS_SECONDS } from '../../src/kernel/edge-map.ts'
 import {
@@ -35,6 +35,7 @@ class Reader {
   readonly lines: Record<string, unknown>[] = []
   readonly telemetry: CarriedTelemetry
   nowMs = 1_000_000
+  monotonicNs = 60e9
   private readonly recorder: WorkerRecorder
   private readonly accessLog: AccessLog
   private readonly registry: MetricsRegistry
@@ -57,7 +58,7 @@ class Reader {
       names: this.names,
       recorder: this.recorder,
       roundTrips,
-      clock: { now, monotonicNs: () => 60e9 },
+      clock: { now, monotonicNs: () => this.monotonicNs },
       log: silentLog,
       areNamesKnown: () => areNamesKnown,
     })
@@ -177,6 +178,29 @@ describe('counters of carried connections', () => {
     })
     text = await reader.scrape()
     assert.deepEqual(bytes(), [35, 351])
+  })
+
+  test('look at open connections less often when there are so many that it takes long', async () => {
+    const reader = new Reader()
+    const { kernel } = reader
+    kernel.count((totals) => {
+      totals.attempted = 1
+      totals.opened = 1
+    })
+    kernel.sockets.push(openSocket(10, 100))
+    let looks = 0
+    kernel.onSockets = () => {
+      looks++
+      reader.monotonicNs += 100e6
+    }
+    await reader.scrape()
+    kernel.sockets.splice(0, 1, openSocket(20, 100))
+    reader.monotonicNs += (SOCKETS_SHARE_OF_TIME - 1) * 100e6 - 1
+    assert.equal((await reader.scrape()).value(FAMILY.received, { reporter: 'source' }), 10)
+    assert.equal(looks, 1)
+    reader.monotonicNs += 1
+    assert.equal((await reader.scrape()).value(FAMILY.received, { reporter: 'source' }), 20)
+    assert.equal(looks, 2)
   })
 
   test('of a time without an agent are counted by the next one, once', async () => {

@@ -48,6 +48,15 @@ describe('what is told of carried connections in a live mesh', needsRoot, () => 
     return new PrometheusText(await mesh.metrics(node))
   }
 
+  /** The access log of a node's agent. */
+  function logLines(node: NodeName): Record<string, unknown>[] {
+    return mesh
+      .log(`agent-${node}`)
+      .split('\n')
+      .filter((line) => line.includes('"protocol":"TCP"'))
+      .map((line) => JSON.parse(line))
+  }
+
   /** The series of one client and reporter. */
   function of(text: PrometheusText, family: string, client: string, reporter: string): Sample[] {
     return text.find(family, { source_workload: client, destination_workload: 'near', reporter })
@@ -98,17 +107,13 @@ describe('what is told of carried connections in a live mesh', needsRoot, () => 
   })
 
   it('has a line of the access log with the same fields, and some of its own', async () => {
-    const lines = (node: NodeName): Record<string, unknown>[] =>
-      mesh
-        .log(`agent-${node}`)
-        .split('\n')
-        .filter((line) => line.includes('"protocol":"TCP"'))
-        .map((line) => JSON.parse(line))
     await mesh.eventually('lines are written', () =>
-      Promise.resolve(lines('node1').filter((line) => line['carried_by']).length >= 2 && lines('node2').length >= 2),
+      Promise.resolve(
+        logLines('node1').filter((line) => line['carried_by']).length >= 2 && logLines('node2').length >= 2,
+      ),
     )
-    const carried = lines('node1').find((line) => line['carried_by'] === 'kernel')!
-    const proxied = lines('node2')[0]!
+    const carried = logLines('node1').find((line) => line['carried_by'] === 'kernel')!
+    const proxied = logLines('node2')[0]!
     assert.deepEqual(
       Object.keys(carried).filter((field) => field !== 'carried_by' && field !== 'round_trip_us'),
       Object.keys(proxied),
@@ -142,8 +147,11 @@ describe('what is told of carried connections in a live mesh', needsRoot, () => 
     await talker.close()
   })
 
-  it('counts and logs denials with their policy', async () => {
+  it('counts and logs denials with their policy, and connections that it ends', async () => {
+    const expelled = new Talker(mesh, 'client', near()[0]!)
+    assert.equal(await expelled.say('hi'), 'hello hi')
     mesh.writeRules('policy.yaml', DENIAL)
+    assert.notEqual(await expelled.ended, 'end')
     await mesh.eventually('the policy is in force', async () => {
       const talker = new Talker(mesh, 'client', near()[0]!)
       const ended = await Promise.race([talker.ended, talker.say('hi')])
@@ -156,11 +164,14 @@ describe('what is told of carried connections in a live mesh', needsRoot, () => 
       assert.ok(sum(denied) >= 1)
     }
     assert.ok(text.value('weft_carried_denied_total') >= 1)
-    await mesh.eventually('the line is written', () =>
-      Promise.resolve(
-        /"response_flags":"UAEX","details":"denied by policy default\/no-client"/.test(mesh.log('agent-node1')),
-      ),
-    )
+    await mesh.eventually('both lines are written', () => {
+      const lines = logLines('node1').filter((line) => line['response_flags'] === 'UAEX')
+      for (const line of lines) assert.equal(line['details'], 'denied by policy default/no-client')
+      const ended = lines.filter((line) => line['upstream_host'] !== '')
+      const denied = lines.filter((line) => line['upstream_host'] === '')
+      for (const line of ended) assert.deepEqual([line['bytes_received'], line['bytes_sent']], [SAID, HEARD])
+      return Promise.resolve(ended.length === 1 && denied.length >= 1)
+    })
     mesh.removeRules('policy.yaml')
     await mesh.eventually('it is allowed again', async () => {
       const talker = new Talker(mesh, 'client', near()[0]!)
