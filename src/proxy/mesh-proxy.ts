@@ -28,7 +28,7 @@ import { type Admission, InboundConnection } from './inbound.ts'
 import { InboundTunnels } from './inbound-tunnels.ts'
 import { LocalPods, type LocalWorkload } from './local-pods.ts'
 import { OutboundConnection } from './outbound.ts'
-import { type NameServer, OutboundDns, PORT_DOMAIN } from './outbound-dns.ts'
+import { isMeshResolver, type NameServer, OutboundDns, PORT_DOMAIN } from './outbound-dns.ts'
 import { OutboundTargets } from './outbound-targets.ts'
 import type { Credentials, PodSockets, ProxyParts } from './parts.ts'
 import { Policies } from './policies.ts'
@@ -319,11 +319,16 @@ class OutboundAcceptor implements Acceptor {
   }
 
   onAccept(conn: Conn): Handler {
-    const { nameServer } = this.parts
-    if (conn.localPort === PORT_DOMAIN && nameServer !== undefined && nameServer.answersFor(this.pod.uid)) {
-      return new OutboundDns(this.parts, nameServer, this.pod, conn)
-    }
+    const nameServer = conn.localPort === PORT_DOMAIN ? this.nameServerFor(conn.localAddress) : null
+    if (nameServer !== null) return new OutboundDns(this.parts, nameServer, this.pod, conn)
     return new OutboundConnection(this.parts, this.pod, conn)
+  }
+
+  /** Who answers what is asked at `address`; null when the connection is to go there. */
+  private nameServerFor(address: string): NameServer | null {
+    const { nameServer, snapshot } = this.parts
+    if (nameServer === undefined || !nameServer.answersFor(this.pod.uid)) return null
+    return isMeshResolver(snapshot, address) ? null : nameServer
   }
 
   onAcceptError(error: WeftError, remoteAddress: string): void {

@@ -1,12 +1,14 @@
 /**
- * DNS over TCP: a connection of a captured pod to port 53 is not carried anywhere. Each question on it is answered by the
- * node's name server, in the order in which the answers are found (RFC 7766 section 7).
+ * DNS over TCP: a connection of a captured pod to port 53 is not carried anywhere (but see `isMeshResolver`). Each question
+ * on it is answered by the node's name server, in the order in which the answers are found (RFC 7766 section 7).
  *
  *      open --client's end--> answers what it was asked --> ended
  *      open --idle, or drained and nothing asked--> ended
  */
 import { formatHostPort } from '../base/address.ts'
 import { TimerEntry, type TimerTarget } from '../base/timers.ts'
+import type { Snapshot } from '../model/snapshot.ts'
+import { TUNNEL_HBONE, type Workload } from '../model/workload.ts'
 import { BACKLOG_HIGH, type Conn, type Handler } from '../transport/conn.ts'
 import { type ConnectionDescription, type LiveConnection, NOT_LISTED } from './connections.ts'
 import { DnsFrames, frameMessage, type MessageSink } from './dns-frames.ts'
@@ -40,6 +42,21 @@ export interface NameServer {
     isTcp: boolean,
     respond: { answer(bytes: Uint8Array): void },
   ): void
+}
+
+/**
+ * True when a DNS server that is itself in the mesh was dialled. Its proxy may expect mutual TLS, and knows policies for
+ * it: the connection goes there as every other one, and the server answers for itself.
+ */
+export function isMeshResolver(snapshot: Snapshot, address: string): boolean {
+  const service = snapshot.serviceByAddress(address)
+  const workload = service === null ? snapshot.workloadByAddress(address) : null
+  if (workload !== null) return workload.tunnelProtocol === TUNNEL_HBONE
+  return service !== null && snapshot.endpointsOf(service.key).some(isInMesh)
+}
+
+function isInMesh({ tunnelProtocol }: Workload): boolean {
+  return tunnelProtocol === TUNNEL_HBONE
 }
 
 /** One connection of a pod to a resolver. */

@@ -24,9 +24,18 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
       pods: [
         { name: 'client', node: 'node1' },
         { name: 'near', node: 'node1', programs: ['web'] },
+        { name: 'inner', node: 'node2', namespace: 'vault' },
         { name: 'names', node: 'node2', namespace: 'outside', programs: ['web'] },
       ],
       services: ['near'],
+      rules: {
+        'peers.yaml': `
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: { name: default, namespace: vault }
+spec: { mtls: { mode: STRICT } }
+`,
+      },
       workers: 2,
     })
     ;[resolver4, resolver6] = mesh.plan.pod('names').addresses as [string, string]
@@ -41,6 +50,11 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
       ...['--user=root', '--pid-file=', '--bind-interfaces', '--listen-address', `${resolver4},${resolver6}`],
       ...['--local=/example/', '--local=/cluster.local/', '--host-record=other.example,198.51.100.7,2001:db8::7'],
       ...[`--txt-record=long.example,${long}`, '--cache-size=0'],
+    ])
+    // Another one, in the mesh itself, which takes no plaintext over TCP.
+    mesh.startIn('inner', 'dnsmasq', [
+      ...(['dnsmasq', '--keep-in-foreground', '--no-resolv', '--no-hosts', '--conf-file=/dev/null'] as const),
+      ...['--user=root', '--pid-file=', '--host-record=inner.example,198.51.100.8', '--local=/cluster.local/'],
     ])
     await mesh.eventually(
       'dnsmasq answers',
@@ -59,12 +73,12 @@ describe('DNS of a mesh', { skip: needsRoot.skip || lacks('dig', 'dnsmasq') }, (
 
   /** The short answer to one question of pod `client`; dig's own words when there is none. */
   async function dig(...args: string[]): Promise<string> {
-    const { stdout } = await mesh.run('client', ['dig', '+short', '+tries=1', '+timeout=3', ...args])
+    const { stdout } = await mesh.run('client', ['dig', '+short', '+tries=1', '+timeout=10', ...args])
     return stdout.trim()
   }
 
   async function status(...args: string[]): Promise<string> {
-    const { stdout } = await mesh.run('client', ['dig', '+tries=1', '+timeout=3', ...args])
+    const { stdout } = await mesh.run('client', ['dig', '+tries=1', '+timeout=10', ...args])
     return /status: ([A-Z]+)/.exec(stdout)?.[1] ?? stdout
   }
 
@@ -132,6 +146,14 @@ spec:
     assert.equal(await mesh.code('client', 'http://shop.example/'), '200')
   })
 
+  it('brings questions over TCP to DNS servers of the mesh through the mesh', async () => {
+    const inner = mesh.plan.pod('inner').addresses[0]!
+    assert.equal(await dig('+tcp', `@${inner}`, 'inner.example'), '198.51.100.8')
+    assert.equal(await dig('+notcp', `@${inner}`, 'inner.example'), '198.51.100.8')
+    assert.equal(await dig('+notcp', `@${inner}`, NEAR), addressesOf('near')[0])
+    assert.equal(await status('+tcp', `@${inner}`, NEAR), 'NXDOMAIN')
+  })
+
   it('gives thousands of questions from one socket their own answers', async () => {
     const { stdout, stderr } = await mesh.run('client', [process.execPath, LOAD_PROGRAM, resolver4, '4000', '100'])
     assert.match(stdout, /"answered":4000,"wrong":0/, stdout + stderr)
@@ -191,7 +213,7 @@ spec:
 
   it('goes on at once when the agent is killed', async () => {
     // Asks all the while, a few questions at a time: none goes unanswered, and none is answered wrongly.
-    const load = mesh.run('client', [process.execPath, LOAD_PROGRAM, resolver4, '4000', '2'])
+    const load = mesh.run('client', [process.execPath, LOAD_PROGRAM, resolver4, '3000', '1'])
     const forwarded = async (): Promise<number> =>
       await mesh.metric('node1', 'weft_dns_queries_total', { source: 'forwarded' })
     const before = await forwarded()
@@ -203,7 +225,7 @@ spec:
       }
     }
     await mesh.startAgent('node1')
-    assert.match((await load).stdout, /"answered":4000,"wrong":0/)
+    assert.match((await load).stdout, /"answered":3000,"wrong":0/)
     assert.equal(await dig(`@${resolver4}`, NEAR), addressesOf('near')[0])
     assert.ok((await mesh.metric('node1', 'weft_dns_bypassed_total', { reason: 'unserved' })) >= 2)
   })
