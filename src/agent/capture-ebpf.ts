@@ -15,7 +15,7 @@ import { canonicalAddress } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import { WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
-import { type Addon, hasCode, kernelError, loadAddon } from '../kernel/addon.ts'
+import { type Addon, fullMapError, hasCode, kernelError, loadAddon } from '../kernel/addon.ts'
 import { CapturePrograms, type PodLink } from '../kernel/capture-programs.ts'
 import {
   PORT_HBONE,
@@ -199,7 +199,11 @@ export class EbpfCapture implements Capture {
     assert(pod !== undefined, `pod ${uid} is enrolled`)
     pod.isCaptured = true
     if (this.isReleased) return
-    this.switchOn(pod)
+    try {
+      this.switchOn(pod)
+    } catch (error) {
+      throw fullMapError(`pod ${pod.record.displayName}`, error) ?? error
+    }
     this.dns.begin(pod.record.netnsCookie)
   }
 
@@ -401,9 +405,12 @@ export class EbpfCapture implements Capture {
       return enrolled.captured
     } catch (error) {
       for (const step of undo.reverse()) step()
-      throw error instanceof WeftError
-        ? error
-        : kernelError('WEFT_SYSCALL', `pod ${pod.displayName} cannot be enrolled`, error)
+      if (error instanceof WeftError) throw error
+      const { displayName } = pod
+      throw (
+        fullMapError(`pod ${displayName}`, error) ??
+        kernelError('WEFT_SYSCALL', `pod ${displayName} cannot be enrolled`, error)
+      )
     }
   }
 

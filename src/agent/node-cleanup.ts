@@ -13,6 +13,7 @@ import { planDnsRoutes, removeDnsRoutes } from '../kernel/dns-capture.ts'
 import { findNetns } from '../kernel/netns-search.ts'
 import { planSteering, removeSteering } from '../kernel/steering.ts'
 import { NUMBERS_FILE } from './carried-numbers.ts'
+import { HANDOVER_SOCKET } from './handover.ts'
 import { type PodRecord, PodRecords, RECORDS_DIRECTORY } from './pod-records.ts'
 import { SNAPSHOT_FILE } from './snapshot-file.ts'
 
@@ -72,7 +73,8 @@ class Cleanup {
     for (const { netnsCookie, inode } of directory?.pods() ?? []) {
       pods.set(netnsCookie, { netnsCookie, inode, record: pods.get(netnsCookie)?.record ?? null })
     }
-    return [...pods.values()]
+    // Cookies are in no order that people know.
+    return [...pods.values()].sort((x, y) => nameOf(x).localeCompare(nameOf(y)))
   }
 
   private removePins(directory: BpfDirectory): void {
@@ -86,9 +88,10 @@ class Cleanup {
     for (const stranger of left) this.left.push(`${stranger}: not an agent's`)
   }
 
-  private restore({ netnsCookie, inode, record }: ChangedPod): void {
+  private restore(pod: ChangedPod): void {
+    const { netnsCookie, inode, record } = pod
     const { addon } = this.options
-    const name = record === null ? `of netns cookie ${netnsCookie}` : record.displayName
+    const name = nameOf(pod)
     const netnsFd = this.openNetns(netnsCookie, inode, record)
     // With the netns its routes are gone.
     if (netnsFd < 0) return
@@ -119,7 +122,7 @@ class Cleanup {
 
   private removeState(): void {
     const { stateDirectory } = this.options
-    for (const name of [RECORDS_DIRECTORY, NUMBERS_FILE, SNAPSHOT_FILE]) {
+    for (const name of [RECORDS_DIRECTORY, NUMBERS_FILE, SNAPSHOT_FILE, HANDOVER_SOCKET]) {
       const path = join(stateDirectory, name)
       if (!existsSync(path)) continue
       try {
@@ -131,4 +134,8 @@ class Cleanup {
     }
     if (existsSync(stateDirectory) && readdirSync(stateDirectory).length === 0) rmdirSync(stateDirectory)
   }
+}
+
+function nameOf({ netnsCookie, record }: ChangedPod): string {
+  return record === null ? `of netns cookie ${netnsCookie}` : record.displayName
 }

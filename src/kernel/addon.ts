@@ -170,6 +170,17 @@ export function hasCode(error: unknown, code: string): boolean {
 /** Lines of a verifier log that are worth an operator's attention: the verdict stands at its end. */
 const LOG_LINES_MAX = 12
 
+/** The WeftError for a map that takes no more, naming it and whom it was for; null for any other failure. */
+export function fullMapError(who: string, error: unknown): WeftError | null {
+  if (!hasCode(error, 'E2BIG') || !asSyscallError(error)!.object.startsWith('map ')) return null
+  const { object } = asSyscallError(error)!
+  return new WeftError(
+    'WEFT_LIMIT',
+    `${who} cannot be captured: the kernel's ${object} is full; this node has more pods, addresses or data workers than fit`,
+    error,
+  )
+}
+
 /** Makes the WeftError for a failed call: `what` is the sentence that says what was tried, and for whom. */
 export function kernelError(code: ErrorCode, what: string, error: unknown): WeftError {
   const failure = asSyscallError(error)

@@ -58,7 +58,7 @@ export class BpfDirectory {
   static open(addon: Addon, path: string): BpfDirectory {
     let lockFd = -1
     try {
-      mkdirSync(path, { recursive: true, mode: 0o700 })
+      makeDirectory(path)
       const hasOwnMount = ensureBpfFilesystem(addon, path)
       lockFd = addon.lockDirectory(path)
       for (const kind of PIN_KINDS) mkdirSync(join(path, kind), { recursive: true, mode: 0o700 })
@@ -96,6 +96,7 @@ export class BpfDirectory {
   /** Pins the link `fd` in place of the one with that name, if there is one: this has effect until the new one has. */
   replacePin(kind: PinKind, name: string, fd: number): void {
     const path = this.pathOf(kind, name)
+    if (existsSync(path) && !this.isOurs(kind, name, path)) throw inTheWay(path)
     this.addon.pinObject(fd, path + NEW)
     if (existsSync(path)) unlinkSync(path)
     renameSync(path + NEW, path)
@@ -260,6 +261,14 @@ export class BpfDirectory {
   }
 }
 
+/** What others have put where an agent pins stays. */
+export function inTheWay(path: string): WeftError {
+  return new WeftError(
+    'WEFT_CONFIG',
+    `${path} is in the way and not an agent's; remove it, or choose another pin directory`,
+  )
+}
+
 function openError(addon: Addon, path: string, error: unknown): WeftError {
   if (error instanceof WeftError) return error
   const what = `the pin directory ${path} cannot be used`
@@ -282,6 +291,16 @@ function openError(addon: Addon, path: string, error: unknown): WeftError {
       return new WeftError('WEFT_UNSUPPORTED', `${what}: the kernel has no bpf file system; see weft check`, error)
     default:
       return kernelError('WEFT_SYSCALL', what, error)
+  }
+}
+
+/** With `recursive` alone Node says ENOENT of a file system that is read-only. */
+function makeDirectory(path: string): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  try {
+    mkdirSync(path, { mode: 0o700 })
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || !statSync(path).isDirectory()) throw error
   }
 }
 

@@ -26,6 +26,15 @@ import {
   ServingWorkersMap,
   StatsMap,
 } from './maps.ts'
+import {
+  type AbsentPiece,
+  FALLBACKS,
+  PIECE_GETPEERNAME,
+  PIECE_MESSAGES,
+  PIECE_SET_RETVAL,
+  PIECE_SOCKOPS,
+  PIECE_UPDATE,
+} from './optional-pieces.ts'
 import type { InspectedMaps } from './pod-inspection.ts'
 import { AbsenceJournalMap, lastBeatNs, UnservedMap } from './unserved.ts'
 
@@ -77,23 +86,6 @@ interface Hook {
   readonly piece: string | null
 }
 
-/** The piece without which the kernel carries nothing by itself. */
-const PIECE_GETPEERNAME = 'getpeername hooks'
-const PIECE_SOCKOPS = 'sockops'
-/** Without it only an error looks different. */
-const PIECE_SET_RETVAL = 'bpf_set_retval'
-
-/** The piece without which names are resolved past the agent; the first one is needed too. */
-const PIECE_MESSAGES = 'hooks of UDP messages'
-
-/** What happens instead. */
-const FALLBACKS: Readonly<Record<string, string>> = {
-  [PIECE_GETPEERNAME]: 'the proxy carries every connection of pods',
-  [PIECE_SOCKOPS]: 'the proxy carries every connection of pods',
-  [PIECE_MESSAGES]: 'DNS of pods is not captured',
-  [PIECE_SET_RETVAL]: 'connections of pods that policy denies fail with EPERM, not ECONNREFUSED',
-}
-
 const CONNECT_OBJECT = 'connect.bpf.o'
 
 /** What is attached to the cgroup, by the object that has it. The first has all shared maps. */
@@ -121,15 +113,6 @@ const OBJECTS: readonly { readonly file: string; readonly hooks: readonly Hook[]
     ],
   },
 ]
-
-/** Something that this kernel cannot do. */
-export interface MissingPiece {
-  readonly piece: string
-  /** What happens instead. */
-  readonly fallback: string
-  /** What the kernel said. */
-  readonly reason: string
-}
 
 /** What became of the pins that were found. */
 export type Takeover = 'fresh' | 'taken-over' | 'replaced'
@@ -188,7 +171,7 @@ export class CapturePrograms {
   private readonly lookupObjectPath: string
   private readonly mapFds: Readonly<Record<string, number>>
   private readonly linkFds: number[]
-  private readonly missingPieces: readonly MissingPiece[]
+  private readonly missingPieces: readonly AbsentPiece[]
   private isReleased = false
   private isClosed = false
 
@@ -246,11 +229,11 @@ export class CapturePrograms {
   }
 
   /** What this kernel cannot do, and what happens instead. May grow while pods are attached. */
-  get missing(): readonly MissingPiece[] {
+  get missing(): readonly AbsentPiece[] {
     const { updateFailure } = this.attachments
     if (updateFailure === '') return this.missingPieces
-    const fallback = 'new programs are attached beside the old ones, which go then'
-    return [...this.missingPieces, { piece: 'updating links', fallback, reason: updateFailure }]
+    const absent = { piece: PIECE_UPDATE, fallback: FALLBACKS[PIECE_UPDATE]!, reason: updateFailure }
+    return [...this.missingPieces, absent]
   }
 
   /** False when a piece is missing without which the kernel must not carry connections by itself. */
@@ -415,7 +398,7 @@ interface Opened {
   readonly mapFds: Readonly<Record<string, number>>
   readonly linkFds: number[]
   readonly attachments: Attachments
-  readonly missing: readonly MissingPiece[]
+  readonly missing: readonly AbsentPiece[]
   readonly stamp: LayoutStamp
   readonly takeover: Takeover
   readonly previousVersion: string
@@ -429,7 +412,7 @@ class Opening {
   private readonly build: string
   private readonly attachments: Attachments
   private readonly linkFds: number[] = []
-  private readonly missing = new Map<string, MissingPiece>()
+  private readonly missing = new Map<string, AbsentPiece>()
   private mapFds: Record<string, number> = {}
   private takeover: Takeover = 'fresh'
 
@@ -538,6 +521,7 @@ class Opening {
       try {
         this.linkFds.push(this.attachments.attach(attachment))
       } catch (error) {
+        if (error instanceof WeftError) throw error
         if (piece === null) throw this.attachError(program, cgroupFd, attachType, error)
         this.miss(piece, error)
       }

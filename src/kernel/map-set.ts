@@ -4,8 +4,8 @@
  */
 import { randomBytes } from 'node:crypto'
 import { closeSync, existsSync } from 'node:fs'
-import { type Addon, type DescribedMap, kernelError } from './addon.ts'
-import type { BpfDirectory } from './bpf-directory.ts'
+import { type Addon, type DescribedMap, hasCode, kernelError } from './addon.ts'
+import { type BpfDirectory, inTheWay } from './bpf-directory.ts'
 import { LAYOUT_HASH } from './layout.generated.ts'
 import { type LayoutStamp, readStamp, writeStamp } from './layout-stamp.ts'
 
@@ -52,7 +52,7 @@ export function pinMapSet(
     try {
       addon.pinObject(fds[name]!, path)
     } catch (error) {
-      throw kernelError('WEFT_BPF', `${path} cannot be pinned`, error)
+      throw hasCode(error, 'EEXIST') ? inTheWay(path) : kernelError('WEFT_BPF', `${path} cannot be pinned`, error)
     }
   }
   return stamp

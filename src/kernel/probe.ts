@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { describeError } from '../base/errors.ts'
 import { type Addon, asSyscallError, loadAddon, NATIVE_BUILD_DIRECTORY } from './addon.ts'
 import { encodeCookie } from './maps.ts'
+import { FALLBACKS, probePieces } from './optional-pieces.ts'
 
 export interface KernelCheck {
   readonly name: string
@@ -58,7 +59,13 @@ export function probeKernel(options: ProbeOptions = {}): KernelCheck[] {
       failed('native addon', describeError(error), 'run `make -C native` (needs clang, g++, libbpf-dev)'),
     ]
   }
-  return [...checks, passed('native addon', 'loaded'), checkNetnsCookie(addon), ...checkPrograms(addon, build)]
+  return [
+    ...checks,
+    passed('native addon', 'loaded'),
+    checkNetnsCookie(addon),
+    ...checkPrograms(addon, build),
+    ...checkPieces(addon, build),
+  ]
 }
 
 /**
@@ -139,8 +146,9 @@ function checkPrograms(addon: Addon, build: string): KernelCheck[] {
     ['sk_lookup program', 'sk_lookup.bpf.o', encodeCookie(0n)],
   ]
   return objects.map(([name, file, constants]) => {
+    const leftOut = file === 'connect.bpf.o' ? ['weft_getpeername4', 'weft_getpeername6'] : []
     try {
-      const { maps, programs } = addon.loadObject(join(build, file), {}, constants)
+      const { maps, programs } = addon.loadObject(join(build, file), {}, constants, leftOut)
       for (const fd of [...Object.values(maps), ...Object.values(programs)]) closeSync(fd)
       return passed(name, 'accepted by the verifier')
     } catch (error) {
@@ -150,6 +158,15 @@ function checkPrograms(addon: Addon, build: string): KernelCheck[] {
       const detail = describeError(error) + (verdict === undefined ? '' : `; ${verdict}`)
       return failed(name, detail, 'see the checks above; if they are all right, report this line')
     }
+  })
+}
+
+/** What the agent can do without: absent is not wrong, and has a consequence. */
+function checkPieces(addon: Addon, build: string): KernelCheck[] {
+  return [...probePieces(addon, build)].map(([piece, failure]) => {
+    const check =
+      failure === null ? passed(piece, 'supported') : failed(piece, describeError(failure), FALLBACKS[piece]!)
+    return { ...check, isRequired: false }
   })
 }
 

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { type Addon, loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { FALLBACKS, probePieces } from '../../src/kernel/optional-pieces.ts'
 import { findCgroup2Mount, type KernelCheck, probeKernel } from '../../src/kernel/probe.ts'
 import { needsRoot } from '../support/netns.ts'
 
@@ -73,4 +75,26 @@ test('on this machine every required check holds, for the tests of the capture n
     [],
   )
   for (const name of ['SO_NETNS_COOKIE', 'connect programs', 'sk_lookup program']) assert.ok(check(checks, name).ok)
+  for (const piece of Object.keys(FALLBACKS)) {
+    assert.deepEqual([check(checks, piece).ok, check(checks, piece).isRequired], [true, false], piece)
+  }
+})
+
+test('pieces of the kernel that are absent are named, each with its reason', needsRoot, () => {
+  const refuse = (object: string) => () => {
+    throw Object.assign(new Error(`${object}: EINVAL (Invalid argument)`), {
+      errno: 22,
+      code: 'EINVAL',
+      syscall: 'bpf',
+    })
+  }
+  const old: Addon = {
+    ...loadAddon(),
+    loadObject: refuse('object'),
+    updateLink: refuse('link'),
+    netlinkInNetns: refuse('netlink'),
+  }
+  const found = [...probePieces(old, NATIVE_BUILD_DIRECTORY)]
+  assert.deepEqual(found.map(([piece]) => piece).sort(), Object.keys(FALLBACKS).sort())
+  for (const [piece, failure] of found) assert.match(String(failure), /EINVAL/, piece)
 })

@@ -24,18 +24,16 @@ const AT_ONCE = 4
 const [ipv4, ipv6, port] = process.argv.slice(2) as [string, string, string]
 const counts: FloodCounts = { agent: 0, app: 0, refused: 0, other: {} }
 let isStopping = false
+let hasBegun = false
 let open = 0
-
-function isFirst(): boolean {
-  return counts.agent + counts.app + counts.refused === 1
-}
 
 function count(what: string): void {
   if (what.startsWith('{')) counts.agent++
   else if (what.startsWith('app')) counts.app++
   else if (what === 'EPERM' || what === 'ECONNREFUSED') counts.refused++
   else counts.other[what] = (counts.other[what] ?? 0) + 1
-  if (isFirst()) console.log('first')
+  if (!hasBegun) console.log('first')
+  hasBegun = true
 }
 
 function once(turn: number): void {
