@@ -11,16 +11,12 @@
  */
 import { closeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import { canonicalAddress } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import { WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import { type Addon, fullMapError, hasCode, kernelError, loadAddon } from '../kernel/addon.ts'
 import { CapturePrograms, type PodLink } from '../kernel/capture-programs.ts'
 import {
-  PORT_HBONE,
-  PORT_INBOUND,
-  PORT_OUTBOUND,
   STAT_BYPASSED,
   STAT_ESCAPES_REFUSED,
   STAT_INBOUND_CAPTURED,
@@ -30,22 +26,9 @@ import {
 } from '../kernel/layout.generated.ts'
 import type { LocalRoute } from '../kernel/netlink.ts'
 import { countConnections } from '../kernel/open-connections.ts'
-import { listenInNetns } from '../kernel/sockets.ts'
-import { installSteering, planSteering, removeSteering, type SteeringPlan } from '../kernel/steering.ts'
+import { removeSteering, type SteeringPlan } from '../kernel/steering.ts'
 import type { UnservedCounts } from './absence-watch.ts'
-import {
-  type Capture,
-  type CapturedListener,
-  type CapturedPod,
-  type CaptureStats,
-  type Carrier,
-  type ListenerRole,
-  type PodDialing,
-  type PodToCapture,
-  ROLE_HBONE,
-  ROLE_INBOUND,
-  ROLE_OUTBOUND,
-} from './capture.ts'
+import type { Capture, CapturedPod, CaptureStats, Carrier, PodDialing, PodToCapture } from './capture.ts'
 import type { AuditedPod } from './capture-watch.ts'
 import { KernelCarried } from './carried-kernel.ts'
 import { CarriedNumbers } from './carried-numbers.ts'
@@ -56,6 +39,7 @@ import { type FoundPod, FoundPods } from './found-pods.ts'
 import { KernelUnserved } from './kernel-unserved.ts'
 import { LingeringPods } from './lingering-pods.ts'
 import { auditPod } from './pod-audit.ts'
+import { openListeners, openPodNetns, ownNetnsCookie, planPod, ROLE_PORTS, steerPod } from './pod-netns.ts'
 import { type PodRecord, PodRecords } from './pod-records.ts'
 
 export interface EbpfCaptureOptions {
@@ -75,12 +59,6 @@ export interface EbpfCaptureOptions {
   /** For tests: an addon that is loaded already. */
   readonly addon?: Addon
 }
-
-const ROLE_PORTS: readonly [ListenerRole, number][] = [
-  [ROLE_OUTBOUND, PORT_OUTBOUND],
-  [ROLE_INBOUND, PORT_INBOUND],
-  [ROLE_HBONE, PORT_HBONE],
-]
 
 /**
  * Time between switching a pod off and removing the programs that take its connections: a connect() that was steered
@@ -149,10 +127,10 @@ export class EbpfCapture implements Capture {
    */
   static open(options: EbpfCaptureOptions): EbpfCapture {
     const addon = options.addon ?? loadAddon()
-    const ownNetnsCookie = cookieOf(addon, '/proc/thread-self/ns/net')
+    const hostNetnsCookie = ownNetnsCookie(addon)
     const programs = CapturePrograms.open(addon, options)
     try {
-      const capture = new EbpfCapture(addon, programs, ownNetnsCookie, options)
+      const capture = new EbpfCapture(addon, programs, hostNetnsCookie, options)
       capture.begun(options.isPredecessorServing ?? false)
       return capture
     } catch (error) {
@@ -416,12 +394,12 @@ export class EbpfCapture implements Capture {
 
   private prepare(pod: PodToCapture, workerCount: number, undo: Undo): { record: EnrolledPod; captured: CapturedPod } {
     const { displayName } = pod
-    const netnsFd = this.openNetns(pod)
+    const netnsFd = openPodNetns(this.addon, pod)
     undo.push(() => closeSync(netnsFd))
     const netnsCookie = this.addon.netnsCookie(netnsFd)
     this.refuseSharedNetns(displayName, netnsCookie)
 
-    const plan = this.planFor(pod, netnsFd)
+    const plan = planPod(this.addon, pod, netnsFd)
     const listeners = openListeners(this.addon, netnsFd, displayName, workerCount, undo)
     const found = this.found.get(netnsCookie)
     const id = found === null || found.id === 0 ? this.nextPodId : found.id
@@ -433,7 +411,7 @@ export class EbpfCapture implements Capture {
     this.records.put(record)
     this.lingering.keep(netnsCookie)
     undoOnly.push(() => removeSteering(this.addon, netnsFd, plan))
-    this.installSteering(displayName, netnsFd, plan)
+    steerPod(this.addon, displayName, netnsFd, plan)
     for (const address of plan.ownAddresses) {
       undoOnly.push(() => this.programs.ownAddresses.delete(netnsCookie, address))
       this.programs.ownAddresses.insert(netnsCookie, address)
@@ -485,17 +463,6 @@ export class EbpfCapture implements Capture {
     if (routes.length + rules.length > 0) removeSteering(this.addon, netnsFd, { ...plan, routes, rules })
   }
 
-  private openNetns(pod: PodToCapture): number {
-    try {
-      return this.addon.openNetns(pod.pod.netns)
-    } catch (error) {
-      const what = hasCode(error, 'ENOENT')
-        ? `the network namespace of pod ${pod.displayName} does not exist (any more)`
-        : `the network namespace of pod ${pod.displayName} cannot be opened`
-      throw kernelError('WEFT_SYSCALL', what, error)
-    }
-  }
-
   private refuseSharedNetns(displayName: string, netnsCookie: bigint): void {
     if (netnsCookie === this.ownNetnsCookie) {
       throw new WeftError(
@@ -509,27 +476,6 @@ export class EbpfCapture implements Capture {
         'WEFT_CONFIG',
         `pods ${displayName} and ${record.displayName} share a network namespace; only one of them can be enrolled`,
       )
-    }
-  }
-
-  private planFor(pod: PodToCapture, netnsFd: number): SteeringPlan {
-    const addresses: string[] = []
-    for (const text of pod.addresses) {
-      const address = canonicalAddress(text)
-      if (address === null) throw new WeftError('WEFT_CONFIG', `pod ${pod.displayName} has a bad address: ${text}`)
-      addresses.push(address)
-    }
-    return planSteering(this.addon.netnsInterfaces(netnsFd), addresses)
-  }
-
-  private installSteering(displayName: string, netnsFd: number, plan: SteeringPlan): void {
-    try {
-      installSteering(this.addon, netnsFd, plan)
-    } catch (error) {
-      const what = hasCode(error, 'ENETDOWN')
-        ? `an interface of pod ${displayName} is down (lo must be up as well)`
-        : `the steering routes of pod ${displayName} cannot be set`
-      throw kernelError('WEFT_SYSCALL', what, error)
     }
   }
 
@@ -571,35 +517,4 @@ export class EbpfCapture implements Capture {
 function isSameRoute(a: LocalRoute, b: LocalRoute): boolean {
   // Family, table, metric: what `replaceRoute` replaces.
   return a.family === b.family && a.table === b.table && a.metric === b.metric
-}
-
-function openListeners(
-  addon: Addon,
-  netnsFd: number,
-  displayName: string,
-  workerCount: number,
-  undo: Undo,
-): CapturedListener[] {
-  return ROLE_PORTS.map(([role, port]) => {
-    const fds: number[] = []
-    for (let worker = 0; worker < workerCount; worker++) {
-      const fd = listenInNetns(addon, netnsFd, port, displayName)
-      undo.push(() => closeSync(fd))
-      fds.push(fd)
-    }
-    return { role, fds, address: '::', port }
-  })
-}
-
-function cookieOf(addon: Addon, path: string): bigint {
-  try {
-    const fd = addon.openNetns(path)
-    try {
-      return addon.netnsCookie(fd)
-    } finally {
-      closeSync(fd)
-    }
-  } catch (error) {
-    throw kernelError('WEFT_UNSUPPORTED', 'the kernel has no netns cookies (Linux 5.17 or newer is needed)', error)
-  }
 }
