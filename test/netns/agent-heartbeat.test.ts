@@ -6,6 +6,7 @@ import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { ABSENCE_CHECK_MS } from '../../src/agent/absence-watch.ts'
 import { manifests } from '../../src/cli/demo/manifests.ts'
 import { HEARTBEAT_INTERVAL_MS, HEARTBEAT_MS_MAX } from '../../src/kernel/layout.generated.ts'
 import { LiveMesh } from '../support/live-mesh.ts'
@@ -183,6 +184,19 @@ spec: { mtls: { mode: STRICT } }
     assert.equal(await mesh.metric(NODE, 'weft_capture_repairs_total'), 1)
     assert.equal(await mesh.metric(NODE, 'weft_pods_not_captured'), 0)
     assert.equal((await checkNode()).status, 0)
+  })
+
+  it('gives way to a successor, and that is no absence', async () => {
+    const [told, absences] = [events(ABSENCE).length, await mesh.metric(NODE, 'weft_agent_absences_total')]
+    const old = await mesh.upgradeAgent(NODE)
+    assert.equal(await old.ended, 'exit code 0')
+    assert.equal(await get('client', 'near'), '200')
+    const { status, text } = await checkNode()
+    assert.equal(status, 0, text)
+    // Both agents have had time to look.
+    await delay(3 * ABSENCE_CHECK_MS)
+    assert.equal(events(ABSENCE).length, told)
+    assert.equal(await mesh.metric(NODE, 'weft_agent_absences_total'), absences)
   })
 
   it('that is killed is missed by the check of the node, and its successor tells how long and by whom', async () => {
