@@ -36,6 +36,8 @@ export class CarriedReports {
   private readonly accessLog: AccessLog | null
   private readonly recorder: WorkerRecorder
   private telemetry: CarriedTelemetry | null = null
+  /** While nothing is counted. */
+  private lastState = NOTHING_CARRIED
 
   constructor(options: CarriedReportsOptions) {
     this.options = options
@@ -63,6 +65,8 @@ export class CarriedReports {
     // From here on `collect` must not read what the other counts.
     this.telemetry = null
     await telemetry?.stop()
+    // A scrape may still come, and counters must not go back.
+    if (telemetry !== null) this.lastState = telemetry.state()
     this.accessLog?.flush()
   }
 
@@ -73,7 +77,7 @@ export class CarriedReports {
   }
 
   state(): CarriedState {
-    return this.telemetry?.state() ?? NOTHING_CARRIED
+    return this.telemetry?.state() ?? this.lastState
   }
 
   /** At most `limit` open connections. */

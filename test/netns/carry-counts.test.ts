@@ -317,6 +317,30 @@ describe('what is counted of carried connections', needsRoot, () => {
     await end(own)
   })
 
+  for (const [kind, family, address] of [
+    ['MPTCP sockets', 'mptcp', VIP4],
+    ['IPv4 addresses dialled from IPv6 sockets', '6', `::ffff:${VIP4}`],
+  ] as const) {
+    it(`bytes of ${kind} are exact, too`, async () => {
+      const [connect] = await runClient(network, a, [
+        family,
+        'connect',
+        address,
+        '80',
+        'write',
+        'stay 4 0',
+        'write',
+        'abc',
+      ])
+      assert.ok(connect!.startsWith('connect ok'), connect)
+      const totals = await settled(1)
+      assert.deepEqual([totals.attempted, totals.opened, totals.sent], [1, 1, 'stay 4 0\nabc\n'.length])
+      const [event, ...others] = readAll()
+      assert.deepEqual(others, [])
+      assert.equal(event!.source.address, a.ipv4)
+    })
+  }
+
   it('10,000 short connections as fast as they can be made are all counted, whoever reads the events', async () => {
     const before = programs.stats.read(STAT_EVENTS_LOST)
     const talks: Talk[] = [{ ending: 'server', sent: 1, received: 1 }]
