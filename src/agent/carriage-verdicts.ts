@@ -57,6 +57,7 @@ export class Verdicts {
   private readonly sources: readonly Source[]
   private readonly judgings = new Map<string, Judging>()
   private readonly judgingOf = new Map<Workload, Judging>()
+  private readonly addresses = new Map<Workload, readonly Uint8Array[]>()
   private readonly complete = new Map<string, boolean>()
 
   constructor(snapshot: Snapshot, pods: ReadonlyMap<string, number>, policies: Numbering) {
@@ -101,12 +102,12 @@ export class Verdicts {
   private judgeAddresses(judging: Judging, source: Source, destination: Workload, port: number): Verdict | null {
     let found: Decision | null = null
     for (const sourceIp of source.addresses) {
-      for (const address of destination.addresses) {
+      for (const destinationIp of this.addressesOf(destination)) {
         const decision = judging.authorizer.authorizeConnection({
           principal: source.principal,
           namespace: source.workload.namespace,
           sourceIp,
-          destinationIp: addressBytes(address),
+          destinationIp,
           destinationPort: port,
         })
         if (decision.isDryRunDenied || decision.isDryRunAllowed) return null
@@ -117,6 +118,15 @@ export class Verdicts {
     if (found === null) return null
     const isNamed = !found.isAllowed && found.policy !== ''
     return { isAllowed: found.isAllowed, policy: isNamed ? this.policies.numberOf(found.policy) : 0 }
+  }
+
+  private addressesOf(destination: Workload): readonly Uint8Array[] {
+    let addresses = this.addresses.get(destination)
+    if (addresses === undefined) {
+      addresses = destination.addresses.map(addressBytes)
+      this.addresses.set(destination, addresses)
+    }
+    return addresses
   }
 
   private judgingFor(destination: Workload): Judging {

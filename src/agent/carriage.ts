@@ -97,28 +97,30 @@ export class Carriage {
    * was in force before stays as it was.
    */
   apply(wanted: CarriagePlan): void {
+    const refusedVerdicts = this.applyVerdicts(wanted)
+    const fullServices = this.applyServices(wanted)
+    this.plan = wanted
+    if (refusedVerdicts.length + fullServices.size > 0)
+      this.plan = withoutRefused(wanted, refusedVerdicts, fullServices)
+    this.tellRefused(refusedVerdicts.length, fullServices.size)
+  }
+
+  /** Keys of those that found no room. */
+  private applyVerdicts(wanted: CarriagePlan): string[] {
     const { plan, maps } = this
-    const verdicts = new Map<string, PlannedVerdict>()
+    const refused: string[] = []
     for (const [key, verdict] of plan.verdicts) {
       if (!wanted.verdicts.has(key)) maps.verdicts.delete(verdict.pair)
     }
-    let refused = 0
-    for (const [key, verdict] of wanted.verdicts) {
+    for (const [key, { pair, isAllowed, policy }] of wanted.verdicts) {
       const before = plan.verdicts.get(key)
-      const isSame = before?.isAllowed === verdict.isAllowed && before.policy === verdict.policy
-      if (isSame || this.isWritten(() => maps.verdicts.insert(verdict.pair, verdict.isAllowed, verdict.policy))) {
-        verdicts.set(key, verdict)
-      } else {
-        // A verdict of before that could not be replaced must not stay: without one the agent decides.
-        maps.verdicts.delete(verdict.pair)
-        refused++
-      }
+      if (before?.isAllowed === isAllowed && before.policy === policy) continue
+      if (this.isWritten(() => maps.verdicts.insert(pair, isAllowed, policy))) continue
+      // A verdict of before that could not be replaced must not stay: without one the agent decides.
+      maps.verdicts.delete(pair)
+      refused.push(key)
     }
-    const { frontends, backends, refusedServices } = this.applyServices(wanted)
-    const carried = new Map(wanted.carried)
-    for (const [key, { carriedKey }] of wanted.frontends) if (!frontends.has(key)) carried.delete(carriedKey)
-    this.plan = { frontends, backends, verdicts, carried }
-    this.tellRefused(refused, refusedServices)
+    return refused
   }
 
   /** The endpoints to which the kernel carries connections now; see CarriagePlan. */
@@ -155,50 +157,41 @@ export class Carriage {
     this.plan = { ...plan, backends, verdicts }
   }
 
-  private applyServices(
-    wanted: CarriagePlan,
-  ): Pick<CarriagePlan, 'frontends' | 'backends'> & { refusedServices: number } {
+  /** Numbers of the services that found no room: nothing of them is in the maps. */
+  private applyServices(wanted: CarriagePlan): ReadonlySet<number> {
     const { plan, maps } = this
-    const backends = new Map(plan.backends)
-    const frontends = new Map(plan.frontends)
-    for (const [key, { frontend }] of plan.frontends) {
-      if (wanted.frontends.has(key)) continue
-      maps.frontends.delete(frontend)
-      frontends.delete(key)
+    for (const [key, { frontend }] of plan.frontends) if (!wanted.frontends.has(key)) maps.frontends.delete(frontend)
+    // Slots that nobody counts any more make room first; those of services that stay go last.
+    const services = new Set<number>()
+    for (const { service } of wanted.frontends.values()) services.add(service)
+    const superfluous: PlannedBackend[] = []
+    for (const [key, planned] of plan.backends) {
+      if (wanted.backends.has(key)) continue
+      if (services.has(planned.service)) superfluous.push(planned)
+      else maps.backends.delete(planned.service, planned.slot)
     }
     const full = new Set<number>()
-    for (const [key, planned] of wanted.backends) {
+    for (const [key, { service, slot, backend }] of wanted.backends) {
       const before = plan.backends.get(key)?.backend
-      const { service, slot, backend } = planned
       if (before?.address === backend.address && before.port === backend.port && before.pod === backend.pod) continue
-      if (this.isWritten(() => maps.backends.insert(service, slot, backend))) backends.set(key, planned)
-      else full.add(service)
+      if (!this.isWritten(() => maps.backends.insert(service, slot, backend))) full.add(service)
     }
-    for (const [key, planned] of wanted.frontends) {
+    for (const [key, { frontend, service, slots, isFallback }] of wanted.frontends) {
       const before = plan.frontends.get(key)
-      const { frontend, service, slots, isFallback } = planned
       const isSame = before?.service === service && before.slots === slots && before.isFallback === isFallback
-      if (isSame && !full.has(service)) continue
-      if (!full.has(service) && this.isWritten(() => maps.frontends.insert(frontend, service, slots, isFallback))) {
-        frontends.set(key, planned)
-      } else {
-        full.add(service)
-        maps.frontends.delete(frontend)
-        frontends.delete(key)
-      }
+      if (isSame || full.has(service)) continue
+      if (!this.isWritten(() => maps.frontends.insert(frontend, service, slots, isFallback))) full.add(service)
     }
+    for (const { service, slot } of superfluous) maps.backends.delete(service, slot)
     // Half a service is of no use, and takes the room of others.
-    for (const [key, { service, slot }] of backends) {
-      if (!full.has(service)) continue
-      maps.backends.delete(service, slot)
-      backends.delete(key)
+    if (full.size === 0) return full
+    for (const { frontend, service } of wanted.frontends.values()) {
+      if (full.has(service)) maps.frontends.delete(frontend)
     }
-    for (const [key, { service, slot }] of plan.backends) {
-      if (wanted.backends.has(key)) continue
-      maps.backends.delete(service, slot)
-      backends.delete(key)
+    for (const { service, slot } of wanted.backends.values()) {
+      if (full.has(service)) maps.backends.delete(service, slot)
     }
-    return { frontends, backends, refusedServices: full.size }
+    return full
   }
 
   /** False when the map is full, or the kernel has no memory. */
@@ -211,4 +204,26 @@ export class Carriage {
       return false
     }
   }
+}
+
+/** What is in the maps when some of `wanted` found no room. */
+function withoutRefused(
+  wanted: CarriagePlan,
+  verdicts: readonly string[],
+  services: ReadonlySet<number>,
+): CarriagePlan {
+  const left = {
+    frontends: new Map(wanted.frontends),
+    backends: new Map(wanted.backends),
+    verdicts: new Map(wanted.verdicts),
+    carried: new Map(wanted.carried),
+  }
+  for (const key of verdicts) left.verdicts.delete(key)
+  for (const [key, { service, carriedKey }] of wanted.frontends) {
+    if (!services.has(service)) continue
+    left.frontends.delete(key)
+    left.carried.delete(carriedKey)
+  }
+  for (const [key, { service }] of wanted.backends) if (services.has(service)) left.backends.delete(key)
+  return left
 }

@@ -6,15 +6,20 @@ export class MemoryMap implements WalkableMap {
   readonly entries = new Map<string, Uint8Array>()
   private readonly keyBytes: number
   private readonly valueBytes: number
+  private readonly entriesMax: number
 
-  constructor(keyBytes: number, valueBytes: number) {
+  /** `entriesMax` as `max_entries` of the kernel's. */
+  constructor(keyBytes: number, valueBytes: number, entriesMax = Number.POSITIVE_INFINITY) {
     this.keyBytes = keyBytes
     this.valueBytes = valueBytes
+    this.entriesMax = entriesMax
   }
 
   update(key: Uint8Array, value: Uint8Array): void {
     if (value.length !== this.valueBytes) throw new RangeError(`a value has ${this.valueBytes} bytes`)
-    this.entries.set(this.textOf(key), value.slice())
+    const text = this.textOf(key)
+    if (!this.entries.has(text) && this.entries.size >= this.entriesMax) throw new Error('E2BIG')
+    this.entries.set(text, value.slice())
   }
 
   delete(key: Uint8Array): boolean {
