@@ -3,7 +3,7 @@
  *
  *      test-client 4|6|mptcp STEP...
  *
- * Steps: connect ADDRESS PORT | fastopen ADDRESS PORT | disconnect | bind ADDRESS | bind-device NAME |
+ * Steps: connect ADDRESS PORT | fastopen ADDRESS PORT | disconnect | bind ADDRESS | bind-device NAME | transparent |
  * attempts ADDRESS PORT COUNT (each with a socket of its own; prints how many failed) | set-mark NUMBER |
  * mark | read | write TEXT | wait (for a line on standard input) | unprivileged
  */
@@ -124,6 +124,11 @@ int main(int argc, char** argv) {
     } else if (strcmp(step, "bind") == 0) {
       socklen_t length = parse(argv[++i], "0", &address);
       report(step, bind(fd, (struct sockaddr*)&address, length));
+    } else if (strcmp(step, "transparent") == 0) {
+      /* bind() takes any address from now on. */
+      int on = 1;
+      report(step, family == AF_INET6 ? setsockopt(fd, SOL_IPV6, IPV6_TRANSPARENT, &on, sizeof(on))
+                                      : setsockopt(fd, SOL_IP, IP_TRANSPARENT, &on, sizeof(on)));
     } else if (strcmp(step, "bind-device") == 0) {
       const char* name = argv[++i];
       report(step, setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, (socklen_t)strlen(name)));

@@ -1,16 +1,19 @@
 /** Connections that the kernel carries without the agent, with the real kernel and real processes. */
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { silentLog } from '../../src/base/log.ts'
 import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
 import {
   OUTCOME_FAILED,
+  ROLE_INBOUND,
   STAT_BYPASSED,
+  STAT_INBOUND_CAPTURED,
   STAT_KERNEL_CARRIED,
   STAT_KERNEL_DENIED,
 } from '../../src/kernel/layout.generated.ts'
-import { AnsweringPod, answerIn, runClient, startApp } from '../support/answering-pod.ts'
+import { AnsweringPod, answerIn, CLIENT_PROGRAM, runClient, startApp } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
 const APP_PORT = 8080
@@ -83,6 +86,28 @@ describe('connections that the kernel carries', needsRoot, () => {
     assert.equal(read, `read app b ${a.ipv4}`)
     assert.ok(mapped!.includes(VIP4), mapped)
   })
+
+  for (const family of ['4', '6'] as const) {
+    it(`are those alone that connect() has recorded: others come to the agent, over IPv${family}`, async () => {
+      const target = family === '4' ? b.ipv4 : b.ipv6
+      const dial = [family, 'connect', target, String(APP_PORT), 'read']
+      // A process of the pod that the programs do not see, and a pod that is not in the mesh.
+      const unseen = await network.runOutside(a, [CLIENT_PROGRAM, ...dial])
+      for (const read of [
+        unseen.stdout.trimEnd().split('\n')[1],
+        (await runClient(network, network.pod('c'), dial))[1],
+      ]) {
+        assert.deepEqual([answerIn(read).pod, answerIn(read).role], ['b', ROLE_INBOUND], read)
+      }
+      // Somebody else who says he is pod a: its answers go to pod a, but what it opens must not be the app.
+      const before = programs.stats.read(STAT_INBOUND_CAPTURED)
+      const forged = ['transparent', 'bind', family === '4' ? a.ipv4 : a.ipv6, 'connect', target, String(APP_PORT)]
+      const forger = network.start(network.pod('c'), [CLIENT_PROGRAM, family, ...forged])
+      while (programs.stats.read(STAT_INBOUND_CAPTURED) === before && forger.exitCode === null) await delay(5)
+      assert.ok(programs.stats.read(STAT_INBOUND_CAPTURED) > before, 'the forged SYN came to the agent')
+      forger.kill('SIGKILL')
+    })
+  }
 
   it('are refused where policy says so', async () => {
     programs.verdicts.insert({ source: 1, destination: 2, port: APP_PORT }, false, 3)
