@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict'
-import { closeSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { closeSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import { WeftError } from '../../src/base/errors.ts'
@@ -17,6 +20,29 @@ test('an addon that is not there is reported with what to do', () => {
     code: 'WEFT_UNSUPPORTED',
     message: /\/nowhere\/weft\.node cannot be loaded; build it with `make -C native`/,
   })
+})
+
+test('what is written at once waits for nobody: not for a pipe that is full', needsNativeBuild, () => {
+  const directory = mkdtempSync(join(tmpdir(), 'weft-addon-'))
+  const path = join(directory, 'pipe')
+  execFileSync('mkfifo', [path])
+  // Blocking, as standard error is: a write to the full pipe would last for ever.
+  const fd = openSync(path, 'r+')
+  try {
+    const addon = loadAddon()
+    const line = new Uint8Array(1000).fill(0x78)
+    let written = 0
+    while (addon.writeNow(fd, line)) written += line.length
+    assert.ok(written > 10_000, `${written} bytes`)
+    const read = readSync(fd, new Uint8Array(1 << 20))
+    assert.equal(read, written)
+    assert.equal(addon.writeNow(fd, line), true)
+    assert.equal(addon.writeNow(-1, line), false)
+    assert.throws(() => addon.writeNow(fd, 'text' as unknown as Uint8Array), TypeError)
+  } finally {
+    closeSync(fd)
+    rmSync(directory, { recursive: true })
+  }
 })
 
 describe('failures', () => {

@@ -106,6 +106,7 @@ function refuseBadArguments(addon: Addon): void {
   assert.throws(() => addon.mountBpfFilesystem('/nowhere'), { code: 'ENOENT' })
   assert.throws(() => addon.unmount('/nowhere'), { code: 'ENOENT' })
   assert.throws(() => addon.lockDirectory('/nowhere'), { code: 'ENOENT' })
+  assert.equal(addon.writeNow(-1, new Uint8Array(1)), false)
   assert.throws(() => addon.duplicateFd(-1), { code: 'EBADF' })
   assert.ok(addon.describeObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`).maps.length > 0)
   for (const fd of [...Object.values(maps), ...Object.values(programs)]) closeSync(fd)
