@@ -83,6 +83,11 @@ export class DnsService implements NameServer {
     this.resolver.query(podUid, address, bytes, isTcp, respond)
   }
 
+  /** Questions that wait for a pod's resolver. */
+  get openCount(): number {
+    return this.resolver.exchangeCount
+  }
+
   /** Counts the datagrams that were dropped since the last call. */
   countDrops(): void {
     const { counts, datagrams } = this.options

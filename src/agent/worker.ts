@@ -170,6 +170,7 @@ function drain({ lingerMs, idleMs }: WorkerDrain): void {
     proxy.closeListeners()
     heartbeat.leaveKernel()
     const timer = setInterval(() => {
+      if (dns !== null && dns.openCount > 0) return
       if (!proxy.endIfIdle()) return
       clearInterval(timer)
       send({ kind: 'drained' })
