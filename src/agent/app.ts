@@ -412,10 +412,11 @@ export class Agent implements PreparationUser, OfferOwner {
     return { status: 503, type: TYPE_TEXT, body: `${problems.join('; ')}\n` }
   }
 
-  /** Adds what the data workers have counted to the registry, and returns their reports. */
+  /** Adds what data workers and kernel have counted to the registry, and returns the workers' reports. */
   private async collect(): Promise<ReadonlyMap<number, WorkerReport>> {
     const reports = await this.workers.reports(0)
     for (const [id, report] of reports) this.registry.merge(id, report.metrics)
+    this.registry.merge(CARRIED_RECORDER, await this.carried.collect())
     return reports
   }
 
@@ -428,7 +429,6 @@ export class Agent implements PreparationUser, OfferOwner {
         openConnections.set(pod, (openConnections.get(pod) ?? 0) + count)
       }
     }
-    this.registry.merge(CARRIED_RECORDER, await this.carried.collect())
     const certificateExpiryMs = new Map<string, number>()
     for (const { identity, notAfterMs } of this.certificates.status()) {
       if (notAfterMs !== null) certificateExpiryMs.set(identity, notAfterMs)

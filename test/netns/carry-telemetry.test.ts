@@ -211,4 +211,29 @@ describe('what is told of carried connections in a live mesh', needsRoot, () => 
     )
     await mesh.eventually('three lines are written', () => Promise.resolve(logged() - loggedBefore === 3))
   })
+
+  it('counts every connection once while one agent gives way to another', async () => {
+    const talker = new Talker(mesh, 'client', near()[0]!)
+    assert.equal(await talker.say('hi'), 'hello hi')
+    const opened = async (): Promise<number> => sum(of(await scrape('node1'), OPENED, 'client', 'source'))
+    const received = async (): Promise<number> =>
+      sum(of(await scrape('node1'), 'istio_tcp_received_bytes_total', 'client', 'source'))
+    const before = [await opened(), await received()] as const
+    let visits = 0
+    let isOver = false
+    const visiting = (async () => {
+      do {
+        await visit('client')
+        visits++
+      } while (!isOver)
+    })()
+    await mesh.upgradeAgent('node1')
+    isOver = true
+    await visiting
+    assert.equal(await talker.say('hi'), 'hello hi')
+    await talker.close()
+    const expected = [before[0] + 2 * visits, before[1] + (2 * visits + 1) * SAID] as const
+    await mesh.eventually('everything is counted', async () => (await received()) >= expected[1])
+    assert.deepEqual([await opened(), await received()], expected)
+  })
 })
