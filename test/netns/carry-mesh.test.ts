@@ -19,7 +19,7 @@ metadata: { name: greeter, namespace: default }
 spec:
   clusterIP: 198.19.0.200
   clusterIPs: ["198.19.0.200", "fd77:ffff::200"]
-  selector: { app: near }
+  selector: { greets: "yes" }
   ports: [{ name: tcp-greeter, port: 25, targetPort: 7000 }]
 `
 
@@ -31,7 +31,8 @@ describe('what the kernel carries in a live mesh', needsRoot, () => {
       pods: [
         { name: 'client', node: 'node1' },
         { name: 'other', node: 'node1' },
-        { name: 'near', node: 'node1', programs: ['web', 'talk'] },
+        { name: 'near', node: 'node1', labels: { greets: 'yes' }, programs: ['web', 'talk'] },
+        { name: 'second', node: 'node1', labels: { greets: 'yes', version: 'v2' }, programs: ['talk'] },
         { name: 'far', node: 'node2', programs: ['talk'] },
         { name: 'vault', node: 'node1', namespace: 'vault', programs: ['web', 'talk'] },
       ],
@@ -45,9 +46,14 @@ describe('what the kernel carries in a live mesh', needsRoot, () => {
   })
 
   afterEach(async () => {
-    mesh.removeRules('policy.yaml')
-    await mesh.eventually('policies are gone', async () => {
-      return JSON.stringify((await mesh.configDump('node1'))['policies']) === '[]'
+    for (const name of ['policy.yaml', 'routing.yaml']) mesh.removeRules(name)
+    mesh.writeObjects()
+    await mesh.eventually('policies and rules are gone', async () => {
+      const { policies, traffic, workloads } = await mesh.configDump('node1')
+      return (
+        `${JSON.stringify([policies, traffic])}${JSON.stringify(workloads).includes('"isHealthy":false')}` ===
+        '[[],[]]false'
+      )
     })
   })
 
@@ -94,7 +100,7 @@ describe('what the kernel carries in a live mesh', needsRoot, () => {
         ['curl', '-s', '-m', '5', `telnet://${host.includes(':') ? `[${host}]` : host}:25`],
         'QUIT\r\n',
       )
-      assert.match(stdout, /^220 near ready\r\n221 bye/)
+      assert.match(stdout, /^220 (near|second) ready\r\n221 bye/)
       assert.deepEqual(await proxied(), [])
     })
   }
@@ -140,6 +146,110 @@ spec:
       await talker.close()
       return answer === 'hello hi'
     })
+  })
+
+  /** Who answered so many connections to the greeter service, by pod. */
+  async function greetings(count: number): Promise<Record<string, number>> {
+    const script = `
+      const net = require('node:net'), counts = {}
+      const one = (left) => {
+        if (left === 0) return console.log(JSON.stringify(counts))
+        const socket = net.connect({ host: '198.19.0.200', port: 25 })
+        socket.on('error', (error) => { counts[error.code] = (counts[error.code] ?? 0) + 1; one(left - 1) })
+        socket.once('data', (bytes) => {
+          const pod = String(bytes).split(' ')[1]
+          counts[pod] = (counts[pod] ?? 0) + 1
+          socket.destroy()
+          one(left - 1)
+        })
+      }
+      one(${count})`
+    const { stdout, stderr } = await mesh.run('client', [process.execPath, '-e', script])
+    assert.equal(stderr, '')
+    return JSON.parse(stdout) as Record<string, number>
+  }
+
+  const SUBSETS = `
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: greeter, namespace: default }
+spec:
+  host: greeter
+  subsets: [{ name: v1, labels: { version: v1 } }, { name: v2, labels: { version: v2 } }]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: greeter, namespace: default }
+spec:
+  hosts: [greeter]
+  tcp:
+    - route:
+        - { destination: { host: greeter, subset: v1 }, weight: WEIGHT1 }
+        - { destination: { host: greeter, subset: v2 }, weight: WEIGHT2 }
+`
+
+  it('weights of subsets hold, and change with the rule', async () => {
+    const CONNECTIONS = 1000
+    for (const weight of [80, 0]) {
+      mesh.writeRules(
+        'routing.yaml',
+        SUBSETS.replace('WEIGHT1', String(weight)).replace('WEIGHT2', String(100 - weight)),
+      )
+      const wanted = weight === 0 ? { second: 1 } : { near: 0.8, second: 0.2 }
+      // The rule is in force when what was impossible (or certain) before is not any more; then it is counted.
+      let counts: Record<string, number> = {}
+      await mesh.eventually(
+        `weights ${weight}`,
+        async () => {
+          counts = await greetings(CONNECTIONS)
+          return Object.entries(wanted).every(([name, share]) => {
+            // Six standard deviations.
+            const gap = Math.abs((counts[name] ?? 0) - CONNECTIONS * share)
+            return gap <= 6 * Math.sqrt(CONNECTIONS * share * (1 - share))
+          })
+        },
+        () => JSON.stringify(counts),
+      )
+    }
+    assert.deepEqual(await proxied(), [])
+  })
+
+  it('an endpoint that is not ready gets nothing', async () => {
+    const pods = manifests(mesh.plan).get('pods.yaml')!
+    const [before, second] = pods.split('  name: second\n  namespace: default\n  labels')
+    mesh.writeRules(
+      'pods.yaml',
+      `${before}  name: second\n  namespace: default\n  labels${second!.replace('status: "True"', 'status: "False"')}`,
+    )
+    await mesh.eventually('only the other one answers', async () => {
+      const counts = await greetings(50)
+      return counts['near'] === 50
+    })
+    mesh.writeObjects()
+    await mesh.eventually('both answer again', async () => Object.keys(await greetings(50)).length === 2)
+  })
+
+  it('limits of a DestinationRule bring connections to the proxy, and without them they leave it again', async () => {
+    const isProxied = async (): Promise<boolean> => {
+      const talker = new Talker(mesh, 'client', near()[0]!)
+      assert.equal(await talker.say('hi'), 'hello hi')
+      const found = await proxied()
+      await talker.close()
+      return found.length > 0
+    }
+    assert.equal(await isProxied(), false)
+    mesh.writeRules(
+      'routing.yaml',
+      `
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: near, namespace: default }
+spec: { host: near, trafficPolicy: { connectionPool: { tcp: { maxConnections: 100 } } } }
+`,
+    )
+    await mesh.eventually('the proxy counts connections', isProxied)
+    mesh.removeRules('routing.yaml')
+    await mesh.eventually('the kernel carries them again', async () => !(await isProxied()))
   })
 
   it('connections to a namespace that wants encryption are TLS on the node too, TCP and HTTP', async () => {
