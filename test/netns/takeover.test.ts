@@ -341,7 +341,7 @@ describe('an agent that follows another one', needsRoot, () => {
   })
 
   describe('of a build with another layout', () => {
-    /** This build with one more field in `struct pod`. */
+    /** This build with the fields of `struct pod` in another order: sizes alone would not tell. */
     function buildOlder(): string {
       const build = `${directory}/older`
       for (const path of ['src', 'test/support', 'native/bpf', 'native/Makefile', 'package.json']) {
@@ -350,7 +350,9 @@ describe('an agent that follows another one', needsRoot, () => {
       symlinkSync(`${ROOT}node_modules`, `${build}/node_modules`)
       const maps = `${build}/native/bpf/include/weft/maps.h`
       const text = readFileSync(maps, 'utf8')
-      writeFileSync(maps, text.replace('struct pod {\n', 'struct pod {\n  __u32 older;\n'))
+      const flags = '  __u32 flags;\n'
+      const scope = '  __u32 scope;\n'
+      writeFileSync(maps, text.replace(`struct pod {\n${flags}`, 'struct pod {\n').replace(scope, scope + flags))
       mkdirSync(`${build}/native/build`)
       cpSync(`${NATIVE_BUILD_DIRECTORY}weft.node`, `${build}/native/build/weft.node`)
       execFileSync('make', ['-C', `${build}/native`, '-s', 'build/layout.stamp'], { stdio: 'pipe' })
