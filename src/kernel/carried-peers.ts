@@ -5,7 +5,7 @@
  * A connection is known by the record that the connect() program has put with its socket, which no pod can forge, and is
  * broken off by the kernel's own number of the socket: never another one that has taken its addresses.
  */
-import { FAMILY_IPV4, type Family, formatAddress } from '../base/address.ts'
+import { type Family, formatAddress } from '../base/address.ts'
 import { type Addon, hasCode } from './addon.ts'
 import { FLOW } from './layout.generated.ts'
 import { IS_LITTLE_ENDIAN } from './maps.ts'
@@ -51,16 +51,6 @@ export function breakOff(addon: Addon, netnsFd: number, { family, id }: Pick<Car
   } catch (error) {
     if (hasCode(error, 'ENOENT')) return false
     throw error
-  }
-}
-
-/** True when this kernel can break connections off: it is asked for one that does not exist. */
-export function canBreakOff(addon: Addon, netnsFd: number): boolean {
-  try {
-    breakOff(addon, netnsFd, { family: FAMILY_IPV4, id: new Uint8Array(ID_BYTES) })
-    return true
-  } catch {
-    return false
   }
 }
 
