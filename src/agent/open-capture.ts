@@ -11,8 +11,8 @@ import type { AgentConfig } from './config.ts'
 import type { Handover } from './handover.ts'
 import type { TransportName } from './worker-transport.ts'
 
-/** For the pins of a predecessor that has just died: a process ends within milliseconds, on a busy machine in seconds. */
-const OPEN_TRIES = 250
+/** For the pins of an agent that has just died: a process ends within milliseconds, on a busy machine in a second or two. */
+const OPEN_TRIES = 100
 const OPEN_RETRY_MS = 20
 
 /** Rejects with WeftError; then everything in the kernel is as it was. */
@@ -27,7 +27,7 @@ export async function openCapture(
       return openNow(config, log, version, handover)
     } catch (error) {
       // An agent that was killed may have the pins for a moment after its socket is closed.
-      if (handover.predecessor === null || !isHeld(error) || tries === OPEN_TRIES) throw error
+      if (!isHeld(error) || tries === OPEN_TRIES) throw error
       await delay(OPEN_RETRY_MS)
     }
   }

@@ -223,10 +223,15 @@ export class LiveMesh {
     return this.children.get(name)!
   }
 
-  /** Makes the agent that was before `spawnSuccessor` the node's agent again, because the other has ended. */
-  restoreAgent(node: NodeName, old: Child): void {
-    for (const [name, child] of this.children) if (child === old) this.children.delete(name)
-    this.children.set(`agent-${node}`, old)
+  /** Starts another agent beside the one of a node, which is to fail, and returns it. */
+  spawnDoomed(node: NodeName, flags: readonly string[] = []): Child {
+    const name = `agent-${node}`
+    const old = this.children.get(name)!
+    this.spawnAgent(node, flags)
+    const doomed = this.children.get(name)!
+    this.children.set(`${name}-${++this.startedCount}`, doomed)
+    this.children.set(name, old)
+    return doomed
   }
 
   /** Starts a node's agent without waiting for anything. */
