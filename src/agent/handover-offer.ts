@@ -293,8 +293,10 @@ export class HandoverOffer {
   private expect(step: string, limitMs: number): void {
     const { successor } = this
     this.stepTimer = setTimeout(() => {
-      successor?.channel.send({ kind: 'refused', reason: `no "${step}" came within ${limitMs / 1000} s` })
-      successor?.channel.fail(`it was too slow to ${step}`)
+      if (successor === null) return
+      const reason = `no "${step}" came within ${limitMs / 1000} s`
+      this.refuse(successor, reason)
+      this.onCandidateClosed(successor, reason)
     }, limitMs).unref()
   }
 

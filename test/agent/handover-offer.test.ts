@@ -162,7 +162,7 @@ describe('the offer of an agent to its successor', () => {
     const predecessor = await find()
     await predecessor.take()
     await until('resume')
-    await assert.rejects(predecessor.commit(), /does not hand over/)
+    await assert.rejects(predecessor.commit(), /no "commit" came within 0.02 s/)
     assert.throws(() => predecessor.assertWilling())
   })
 

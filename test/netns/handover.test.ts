@@ -17,7 +17,7 @@ describe('an agent that is started beside a running one', needsRoot, () => {
         { name: 'far', node: 'node2', programs: ['web', 'talk'] },
       ],
       services: ['near', 'far'],
-      agentFlags: ['--handover-drain', '20s'],
+      agentFlags: ['--handover-drain', '60s'],
     })
   })
 
