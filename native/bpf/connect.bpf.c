@@ -9,6 +9,7 @@
 #include "include/weft/carry.h"
 #include "include/weft/dns.h"
 #include "include/weft/flow.h"
+#include "include/weft/meter.h"
 #include "include/weft/unserved.h"
 
 #define SOL_SOCKET 1

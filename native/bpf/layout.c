@@ -4,6 +4,7 @@
  */
 #include "include/weft/dns.h"
 #include "include/weft/maps.h"
+#include "include/weft/meter.h"
 #include "include/weft/unserved.h"
 
 /* A type is in the BTF when something uses it. */
@@ -40,5 +41,9 @@ struct layout {
   struct dns_pod dns_pod;
   struct resolver_key resolver_key;
   struct resolver_index_key resolver_index_key;
+  enum udp_meter_constants udp_meter_constants;
+  enum udp_direction udp_direction;
+  struct udp_edge_key udp_edge_key;
+  struct udp_edge udp_edge;
   struct layout_stamp layout_stamp;
 } shared;

@@ -36,6 +36,7 @@ import type { Predecessor } from './predecessor.ts'
 import { Preparation, type PreparationUser, wholeState } from './preparation.ts'
 import { Presence } from './presence.ts'
 import type { Subscription } from './subscription.ts'
+import { UdpMeter } from './udp-meter.ts'
 import type { WorkerReport } from './worker-protocol.ts'
 import { chooseTransport } from './worker-transport.ts'
 import { Workers } from './workers.ts'
@@ -84,6 +85,7 @@ export class Agent implements PreparationUser, OfferOwner {
   /** Null where the kernel carries nothing by itself. */
   private readonly carriage: KernelCarriage | null
   private readonly carried: CarriedReports
+  private readonly udp: UdpMeter
   private readonly subscription: Subscription
   private readonly captureWatch: CaptureWatch
   private readonly registry: MetricsRegistry
@@ -127,11 +129,19 @@ export class Agent implements PreparationUser, OfferOwner {
       log: log.child('carried'),
       areNamesKnown: isServingAll,
     })
+    this.udp = new UdpMeter({
+      kernel: capture.udp ?? null,
+      names: this.carriage?.names ?? null,
+      snapshot: () => this.snapshot,
+      now: systemClock.now,
+      log: log.child('udp'),
+    })
     this.registry = new MetricsRegistry({
       component: 'proxy',
       version: host.version,
       now: systemClock.now,
       roundTrips: this.carried.roundTrips,
+      udp: this.udp.traffic,
     })
     this.presence = new Presence({
       counts: capture.unserved ?? null,
@@ -231,6 +241,7 @@ export class Agent implements PreparationUser, OfferOwner {
     this.presence.start()
     this.captureWatch.start()
     this.carried.start()
+    this.udp.start()
     await this.workers.start()
     preparation.attach(this)
     await preparation.begin()
@@ -278,6 +289,7 @@ export class Agent implements PreparationUser, OfferOwner {
     await this.workers.end()
     this.presence.stop()
     await this.carried.stop()
+    this.udp.stop()
     await this.capture.release?.()
     await this.handover.end()
     await this.capture.close()
@@ -325,6 +337,7 @@ export class Agent implements PreparationUser, OfferOwner {
     this.captureWatch.stop()
     this.subscription.leaveFile()
     await this.carried.stop()
+    this.udp.stop()
     await this.capture.release?.(true)
   }
 
@@ -333,6 +346,7 @@ export class Agent implements PreparationUser, OfferOwner {
     await this.capture.resume?.()
     this.carriage?.resume()
     this.carried.start()
+    this.udp.start()
     this.captureWatch.start()
     this.subscription.resumeFile()
     this.capture.setServing?.(this.servingWorkers)
@@ -429,6 +443,7 @@ export class Agent implements PreparationUser, OfferOwner {
         openConnections.set(pod, (openConnections.get(pod) ?? 0) + count)
       }
     }
+    this.udp.read()
     const certificateExpiryMs = new Map<string, number>()
     for (const { identity, notAfterMs } of this.certificates.status()) {
       if (notAfterMs !== null) certificateExpiryMs.set(identity, notAfterMs)

@@ -41,6 +41,7 @@ import { LingeringPods } from './lingering-pods.ts'
 import { auditPod } from './pod-audit.ts'
 import { openListeners, openPodNetns, ownNetnsCookie, planPod, ROLE_PORTS, steerPod } from './pod-netns.ts'
 import { type PodRecord, PodRecords } from './pod-records.ts'
+import { endUdpMetering, UdpMeterPods } from './udp-meter-pods.ts'
 
 export interface EbpfCaptureOptions {
   /** Processes in this cgroup (v2) are captured if their netns is enrolled. The root of the hierarchy on a real node. */
@@ -93,6 +94,7 @@ export class EbpfCapture implements Capture {
   private readonly ownNetnsCookie: bigint
   private readonly log: Logger
   private readonly dns: DnsEnrolments
+  readonly udp: UdpMeterPods
   private readonly stateDirectory: string | null
   private readonly records: PodRecords
   private readonly lingering: LingeringPods
@@ -113,12 +115,14 @@ export class EbpfCapture implements Capture {
     this.ownNetnsCookie = ownNetnsCookie
     this.log = log
     this.dns = new DnsEnrolments(addon, programs, log)
+    const hasPod = (id: number): boolean => [...this.enrolled.values()].some((pod) => pod.id === id)
+    this.udp = new UdpMeterPods(addon, programs.mapFds, hasPod, log)
     this.slotBase = options.slotBase ?? 0
     this.stateDirectory = options.stateDirectory ?? null
     this.records = new PodRecords(this.stateDirectory, log)
     this.lingering = new LingeringPods(addon, this.records, log)
     this.found = new FoundPods(addon, programs, this.records, this.lingering, log)
-    this.nextPodId = this.found.freeId
+    this.nextPodId = Math.max(this.found.freeId, this.udp.greatestPodId + 1)
   }
 
   /**
@@ -353,6 +357,7 @@ export class EbpfCapture implements Capture {
   }
 
   async close(): Promise<void> {
+    this.udp.close()
     const pods = [...this.enrolled.values()]
     this.enrolled.clear()
     if (this.isReleased) {
@@ -425,6 +430,9 @@ export class EbpfCapture implements Capture {
     undo.push(found === null ? () => this.programs.detachPod(link) : () => closeSync(link.fd))
     if (found !== null) this.leaveBehind(found, plan, netnsFd)
     if (id === this.nextPodId) this.nextPodId++
+    const metered = { displayName, id, netnsFd, interfaces: plan.interfaces }
+    undoOnly.push(() => endUdpMetering(this.addon, metered, this.log))
+    this.udp.attach(metered)
     // Last, because it does not fail: nobody would close its sockets.
     const slots = Array.from({ length: workerCount }, (_, worker) => this.slotBase + worker)
     const isDnsCaptured = pod.isDnsCaptured === true && this.programs.canCaptureDns

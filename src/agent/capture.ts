@@ -11,6 +11,7 @@ import type { AuditedPod } from './capture-watch.ts'
 import type { CarriageMaps } from './carriage.ts'
 import type { CarriedNumbers } from './carried-numbers.ts'
 import type { CarriedSource } from './carried-source.ts'
+import type { UdpSource } from './udp-meter.ts'
 
 export const ROLE_OUTBOUND = 0
 export const ROLE_INBOUND = 1
@@ -134,6 +135,8 @@ export interface Capture {
   readonly carrier?: Carrier | null
   /** What the kernel tells of the connections that it carries. */
   readonly carried?: CarriedSource
+  /** What the kernel counts of pods' UDP. */
+  readonly udp?: UdpSource
   /** The data workers, by number, that take connections from now on; nobody does before the first call. */
   setServing?(workers: readonly number[]): void
   /**

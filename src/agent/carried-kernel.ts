@@ -39,7 +39,7 @@ export class KernelCarried implements CarriedSource {
 
   socketsOf(pod: number): readonly CarriedSocket[] {
     const netnsFd = this.netnsOf(pod)
-    return netnsFd === null ? [] : carriedSocketsIn(this.addon, netnsFd, this.programs.carriedSocketsFd)
+    return netnsFd === null ? [] : carriedSocketsIn(this.addon, netnsFd, this.programs.mapFds['carried_sockets']!)
   }
 
   openEvents(): EventRing {

@@ -56,7 +56,7 @@ export class EbpfCarrier<Pod extends CarryingPod> implements Carrier {
 
   peersOf(number: number): readonly CarriedPeer[] {
     const pod = this.podOf(number)
-    return pod === null ? [] : carriedPeersIn(this.addon, pod.netnsFd, this.programs.carriedSocketsFd)
+    return pod === null ? [] : carriedPeersIn(this.addon, pod.netnsFd, this.programs.mapFds['carried_sockets']!)
   }
 
   breakOff(number: number, peer: CarriedPeer): boolean {

@@ -8,6 +8,7 @@ import type { Logger } from '../base/log.ts'
 import type { Addon } from '../kernel/addon.ts'
 import { hasSteeredSockets, removeSteering } from '../kernel/steering.ts'
 import type { PodRecord, PodRecords } from './pod-records.ts'
+import { endUdpMetering } from './udp-meter-pods.ts'
 
 /** How often they are looked at. Only removing their routes waits. */
 const CHECK_MS = 1000
@@ -32,6 +33,8 @@ export class LingeringPods {
 
   /** Takes the descriptor of the netns; the netns may be gone, the descriptor keeps it usable. */
   add(record: PodRecord, netnsFd: number): void {
+    const { displayName, plan } = record
+    endUdpMetering(this.addon, { displayName, netnsFd, interfaces: plan.interfaces }, this.log)
     this.records.put({ ...record, isWithdrawn: true })
     this.pods.push({ record, netnsFd })
     this.check()

@@ -36,6 +36,7 @@ import {
   PIECE_UPDATE,
 } from './optional-pieces.ts'
 import type { InspectedMaps } from './pod-inspection.ts'
+import { UDP_MAPS } from './udp-edge-map.ts'
 import { AbsenceJournalMap, lastBeatNs, UnservedMap } from './unserved.ts'
 
 // Numbers of `enum bpf_attach_type` in linux/bpf.h.
@@ -76,6 +77,7 @@ const SHARED_MAPS = [
   'stats',
   'unserved',
   'absences',
+  ...UDP_MAPS,
 ] as const
 
 /** A program and the hook of the cgroup it goes to. */
@@ -156,6 +158,8 @@ export class CapturePrograms {
   readonly dnsStats: DnsStatsMap
   /** Descriptor of the addresses of resolvers, for the data workers; open until `close`. */
   readonly resolverMapFd: number
+  /** Descriptors of the shared maps by name; open until `close`. */
+  readonly mapFds: Readonly<Record<string, number>>
   /** Descriptor of the map that exempts sockets, open until `close`. */
   readonly exemptMapFd: number
   /** Descriptor of the heartbeats, for the data workers; open until `close`. */
@@ -169,7 +173,6 @@ export class CapturePrograms {
   private readonly directory: BpfDirectory
   private readonly attachments: Attachments
   private readonly lookupObjectPath: string
-  private readonly mapFds: Readonly<Record<string, number>>
   private readonly linkFds: number[]
   private readonly missingPieces: readonly AbsentPiece[]
   private isReleased = false
@@ -244,11 +247,6 @@ export class CapturePrograms {
   /** False when a piece is missing without which DNS must not be captured. */
   get canCaptureDns(): boolean {
     return !this.missingPieces.some(({ piece }) => piece === PIECE_MESSAGES || piece === PIECE_GETPEERNAME)
-  }
-
-  /** Descriptor of the storage of sockets that are carried; open until `close`. */
-  get carriedSocketsFd(): number {
-    return this.mapFds['carried_sockets']!
   }
 
   /** A reader of the events, to be closed by the caller. There must be one at a time, in all processes. */

@@ -273,6 +273,27 @@ export const RESOLVER_INDEX_KEY = {
   index: 8,
 } as const
 
+export const UDP_EDGES_MAX = 65536
+export const IPV6_HEADERS_MAX = 6
+
+export const UDP_SENT = 1
+export const UDP_RECEIVED = 2
+
+/** struct udp_edge_key */
+export const UDP_EDGE_KEY = {
+  bytes: 24,
+  remote: 0,
+  pod: 16,
+  direction: 20,
+} as const
+
+/** struct udp_edge */
+export const UDP_EDGE = {
+  bytes: 16,
+  payload: 0,
+  packets: 8,
+} as const
+
 /** struct layout_stamp */
 export const LAYOUT_STAMP = {
   bytes: 64,
@@ -282,4 +303,4 @@ export const LAYOUT_STAMP = {
 } as const
 
 /** Of everything above and of every map's definition. */
-export const LAYOUT_HASH = 0x682ce9f1fdce83een
+export const LAYOUT_HASH = 0x38e5f24dc09c80fen

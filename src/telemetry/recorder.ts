@@ -10,7 +10,7 @@ import type { Workload } from '../model/workload.ts'
 /** Which end of an edge saw it. */
 export type Reporter = 'source' | 'destination'
 /** As the `request_protocol` label says it. */
-export type MetricProtocol = 'http' | 'grpc' | 'tcp'
+export type MetricProtocol = 'http' | 'grpc' | 'tcp' | 'udp'
 
 /** Identifies an edge. Missing parts are null and become `unknown` labels. */
 export interface EdgeKey {

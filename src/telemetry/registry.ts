@@ -34,6 +34,7 @@ import {
 } from './report.ts'
 import type { RoundTrips } from './round-trips.ts'
 import { renderLabels } from './text.ts'
+import type { UdpTraffic } from './udp-traffic.ts'
 
 /** Series that only dead workers counted are shown this long, then given up like any idle edge. */
 const ORPHAN_MS = 3_600_000
@@ -83,6 +84,7 @@ export interface RegistrySettings {
   readonly now: () => number
   /** Rendered with the rest when given. */
   readonly roundTrips?: RoundTrips
+  readonly udp?: UdpTraffic
 }
 
 /** Numbers of a series, by kind. */
@@ -119,6 +121,7 @@ export class MetricsRegistry {
   private readonly gauges: AgentGauges
   private readonly carriedGauges: CarriedGauges
   private readonly roundTrips: RoundTrips | null
+  private readonly udp: UdpTraffic | null
   private readonly droppedEdges: Counter
   private readonly foldedOutcomes: Counter
   private readonly droppedLogLines: Counter
@@ -132,6 +135,7 @@ export class MetricsRegistry {
     this.gauges = new AgentGauges(this.own, settings.now)
     this.carriedGauges = new CarriedGauges(this.own)
     this.roundTrips = settings.roundTrips ?? null
+    this.udp = settings.udp ?? null
     const registers = [this.own]
     new Gauge({ name: 'istio_build', help: 'Build of this proxy.', labelNames: ['component', 'tag'], registers }).set(
       { component: settings.component, tag: settings.version },
@@ -254,6 +258,7 @@ export class MetricsRegistry {
     for (const family of HTTP_HISTOGRAMS) yield* histogramText(family, http)
     for (const family of TCP_COUNTERS) yield* counterText(family, tcp)
     if (this.roundTrips !== null) yield this.roundTrips.render()
+    if (this.udp !== null) yield this.udp.render()
   }
 
   private dropOrphans(): void {

@@ -178,8 +178,14 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     resolver_addresses: [layout.RESOLVER_INDEX_KEY.bytes, layout.ADDRESS.bytes],
     dns_stats: [4, 8],
   }
+  // Of the meter of UDP, which knows no others.
+  const udp: Record<string, [number, number]> = {
+    udp_edges: [layout.UDP_EDGE_KEY.bytes, layout.UDP_EDGE.bytes],
+    udp_accounted: [layout.UDP_EDGE_KEY.bytes, layout.UDP_EDGE.bytes],
+    udp_unmetered: [4, layout.UDP_EDGE.bytes],
+  }
   const more: Record<string, Record<string, [number, number]>> = {
-    connect: { ...unserved, ...dns },
+    connect: { ...unserved, ...dns, ...udp },
     sk_lookup: { ...unserved, ...dns },
     sockops: {},
     dns,
@@ -190,6 +196,8 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     const found = Object.fromEntries(shared.map((map) => [map.name, [map.keyBytes, map.valueBytes]]))
     assert.deepEqual(found, { ...expected, ...more[object] }, object)
   }
+  const meter = addon.describeObject(`${NATIVE_BUILD_DIRECTORY}meter.bpf.o`).maps
+  assert.deepEqual(Object.fromEntries(meter.map((map) => [map.name, [map.keyBytes, map.valueBytes]])), udp)
   const { programs } = addon.describeObject(`${NATIVE_BUILD_DIRECTORY}connect.bpf.o`)
   assert.deepEqual(programs.map(({ section }) => section).sort(), [
     'cgroup/connect4',
