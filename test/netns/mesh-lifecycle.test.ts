@@ -330,6 +330,28 @@ spec:
     })
   })
 
+  describe('an agent that was killed', () => {
+    const rulesOf = async (pod: string): Promise<string> => {
+      const both = [await mesh.run(pod, ['ip', '-4', 'rule']), await mesh.run(pod, ['ip', '-6', 'rule'])]
+      return both.map(({ stdout }) => stdout).join('')
+    }
+
+    it('is followed by one that lets pods go which have left the mesh meanwhile, and keeps the others', async () => {
+      await mesh.kill('agent-node1')
+      assert.match(await rulesOf('near'), /fwmark/)
+      mesh.plan.label('near', { 'weft.dev/mesh': 'disabled' })
+      mesh.writeObjects()
+      await mesh.startAgent('node1')
+      await mesh.eventually('its rules are gone', async () => !(await rulesOf('near')).includes('fwmark'))
+      assert.match(await rulesOf('client'), /fwmark/)
+      assert.equal(await get(addressOf('near')), '200')
+      assert.equal(await mesh.metric('node1', 'weft_enrolled_pods'), 1)
+      mesh.plan.label('near', {})
+      mesh.writeObjects()
+      await mesh.eventually('it is captured again', async () => (await rulesOf('near')).includes('fwmark'))
+    })
+  })
+
   /** Ends or blocks a data worker of a running agent, as a bug would. */
   async function debugWorker(node: (typeof NODES)[number], ...what: readonly string[]): Promise<void> {
     const program = fileURLToPath(new URL('../support/live-debugger.ts', import.meta.url))
