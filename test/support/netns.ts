@@ -7,7 +7,7 @@
  *          ---------+-----------------------------+------ bridge, 198.18.0.254 / fd77::fe, in netns <prefix>-node
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { findCgroup2Mount } from '../../src/kernel/probe.ts'
 
@@ -193,7 +193,10 @@ function removeAbandoned(cgroup2: string): void {
   const namespaces = existsSync('/var/run/netns') ? readdirSync('/var/run/netns') : []
   for (const name of namespaces.filter(isAbandoned)) execFileSync('ip', ['netns', 'del', name])
   const pins = readdirSync('/run').filter(isAbandoned)
-  for (const name of pins) removePins(name.replace(/^(weft-t[0-9]+)-.*/, '$1'))
+  for (const name of pins) {
+    removePins(name.replace(/^(weft-t[0-9]+)-.*/, '$1'))
+    rmSync(`/run/${name}`, { recursive: true, force: true })
+  }
 }
 
 /** Removes the bpf file systems in /run that agents with such names have left there. */
