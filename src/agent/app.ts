@@ -397,7 +397,7 @@ export class Agent implements PreparationUser, OfferOwner {
     return {
       '/config_dump': () => jsonAnswer(this.configDump()),
       '/connections': async () => {
-        const reports = await this.workers.reports(CONNECTIONS_SHOWN_MAX)
+        const reports = await this.collect(CONNECTIONS_SHOWN_MAX)
         const proxied = [...reports].flatMap(([worker, { connections }]) => connections.map((c) => ({ worker, ...c })))
         return jsonAnswer([...proxied, ...this.carried.connections(CONNECTIONS_SHOWN_MAX)])
       },
@@ -426,9 +426,12 @@ export class Agent implements PreparationUser, OfferOwner {
     return { status: 503, type: TYPE_TEXT, body: `${problems.join('; ')}\n` }
   }
 
-  /** Adds what data workers and kernel have counted to the registry, and returns the workers' reports. */
-  private async collect(): Promise<ReadonlyMap<number, WorkerReport>> {
-    const reports = await this.workers.reports(0)
+  /**
+   * Adds what data workers and kernel have counted to the registry, and returns the workers' reports. A report that is
+   * not added is lost: workers tell what they have counted once.
+   */
+  private async collect(connectionsMax = 0): Promise<ReadonlyMap<number, WorkerReport>> {
+    const reports = await this.workers.reports(connectionsMax)
     for (const [id, report] of reports) this.registry.merge(id, report.metrics)
     this.registry.merge(CARRIED_RECORDER, await this.carried.collect())
     return reports
