@@ -10,7 +10,6 @@ import { closeSync, mkdirSync } from 'node:fs'
 import { formatHostPort } from '../base/address.ts'
 import { systemClock } from '../base/clock.ts'
 import type { Logger } from '../base/log.ts'
-import type { ListenAddress } from '../base/settings.ts'
 import { loadAddon } from '../kernel/addon.ts'
 import type { Delta } from '../model/delta.ts'
 import type { Snapshot } from '../model/snapshot.ts'
@@ -19,13 +18,12 @@ import { MetricsRegistry } from '../telemetry/registry.ts'
 import { RegistryExport } from '../telemetry/registry-export.ts'
 import type { MetricsReport } from '../telemetry/report.ts'
 import type { TlsMaterial } from '../transport/conn.ts'
-import { AdminEndpoint, type Answer, jsonAnswer, type Routes, TYPE_TEXT } from './admin.ts'
+import { AgentEndpoints } from './agent-endpoints.ts'
 import type { Capture } from './capture.ts'
 import { CaptureWatch } from './capture-watch.ts'
-import { CARRIED_RECORDER, CarriedReports } from './carried-reports.ts'
+import { CarriedReports } from './carried-reports.ts'
 import type { Certificates } from './certificates.ts'
 import type { AgentConfig } from './config.ts'
-import { describeNames } from './dns-names.ts'
 import { Handover } from './handover.ts'
 import { REPORT_SERIES_MAX } from './handover-messages.ts'
 import type { OfferOwner } from './handover-offer.ts'
@@ -37,12 +35,8 @@ import { Preparation, type PreparationUser, wholeState } from './preparation.ts'
 import { Presence } from './presence.ts'
 import type { Subscription } from './subscription.ts'
 import { UdpMeter } from './udp-meter.ts'
-import type { WorkerReport } from './worker-protocol.ts'
 import { chooseTransport } from './worker-transport.ts'
 import { Workers } from './workers.ts'
-
-/** Connections that /connections shows per worker, and of those that the kernel carries. */
-const CONNECTIONS_SHOWN_MAX = 1000
 
 /** Number under which the registry adds up what the agent before this one tells; workers have positive ones. */
 const PREDECESSOR = -2
@@ -89,8 +83,7 @@ export class Agent implements PreparationUser, OfferOwner {
   private readonly subscription: Subscription
   private readonly captureWatch: CaptureWatch
   private readonly registry: MetricsRegistry
-  private readonly endpoints: AdminEndpoint[] = []
-  private wasReady = false
+  private readonly endpoints: AgentEndpoints
   private readonly counted: RegistryExport
   /** The data workers that can take connections, by number. */
   private servingWorkers: readonly number[] = []
@@ -191,6 +184,23 @@ export class Agent implements PreparationUser, OfferOwner {
       log: log.child('capture'),
     })
     this.counted = new RegistryExport(this.registry, REPORT_SERIES_MAX)
+    this.endpoints = new AgentEndpoints({
+      config,
+      log,
+      capture,
+      preparation,
+      carriage: this.carriage,
+      carried: this.carried,
+      captureWatch: this.captureWatch,
+      pods: this.pods,
+      presence: this.presence,
+      registry: this.registry,
+      udp: this.udp,
+      workers: this.workers,
+      isServing: () => this.isServing,
+      isStopping: () => this.isStopping,
+      onQuit: () => this.onQuit?.(),
+    })
   }
 
   /**
@@ -236,7 +246,7 @@ export class Agent implements PreparationUser, OfferOwner {
   private async open(): Promise<void> {
     const { config, handover, preparation } = this
     // Whoever runs now answers for this node until it is this agent that serves.
-    if (handover.predecessor === null) await this.listenAll(false)
+    if (handover.predecessor === null) await this.endpoints.listen(false)
     this.isServing = !handover.isPredecessorServing
     this.presence.start()
     this.captureWatch.start()
@@ -252,7 +262,7 @@ export class Agent implements PreparationUser, OfferOwner {
         () => this.registry.forgetWorker(PREDECESSOR),
       )
     }
-    if (handover.predecessor !== null) await this.listenAll(true)
+    if (handover.predecessor !== null) await this.endpoints.listen(true)
     handover.succeed(() => this.serve())
     handover.serve(this)
     this.log.info('agent started', {
@@ -293,7 +303,7 @@ export class Agent implements PreparationUser, OfferOwner {
     await this.capture.release?.()
     await this.handover.end()
     await this.capture.close()
-    await this.closeEndpoints()
+    await this.endpoints.close()
   }
 
   // --- PreparationUser ---
@@ -354,134 +364,18 @@ export class Agent implements PreparationUser, OfferOwner {
   }
 
   async reports(): Promise<readonly MetricsReport[]> {
-    await this.collect()
+    await this.endpoints.collect()
     return await this.counted.take()
   }
 
   retire(): void {
     // Neither this nor the retirement rejects.
-    void this.closeEndpoints()
+    void this.endpoints.close()
     if (this.isStopping) return
     const { handoverDrain } = this.config
     const idleMs = Math.max(DRAIN_IDLE_MS, handoverDrain * DRAIN_IDLE_SHARE)
     this.retirement = this.workers.drain({ lingerMs: LINGER_MS, idleMs }, handoverDrain)
     void this.retirement.then(() => this.onQuit?.())
-  }
-
-  // --- endpoints ---
-
-  private async listenAll(isTakingOver: boolean): Promise<void> {
-    const { config } = this
-    await this.listen('metrics', config.metrics, this.metricsRoutes(), isTakingOver)
-    await this.listen('readiness', config.readiness, { '/healthz/ready': () => this.readiness() }, isTakingOver)
-    await this.listen('admin', config.admin, this.adminRoutes(), isTakingOver)
-  }
-
-  private async closeEndpoints(): Promise<void> {
-    for (const endpoint of this.endpoints.splice(0)) await endpoint.close()
-  }
-
-  private async listen(name: string, where: ListenAddress, routes: Routes, isTakingOver: boolean): Promise<void> {
-    const admin = new AdminEndpoint(name, routes, this.log.child('admin'))
-    this.endpoints.push(admin)
-    const port = await admin.listen(where, isTakingOver)
-    this.log.info('endpoint ready', { endpoint: name, address: formatHostPort(where.address, port) })
-  }
-
-  private metricsRoutes(): Routes {
-    const metrics = (): Promise<Answer> => this.metrics()
-    return { '/metrics': metrics, '/stats/prometheus': metrics }
-  }
-
-  private adminRoutes(): Routes {
-    return {
-      '/config_dump': () => jsonAnswer(this.configDump()),
-      '/connections': async () => {
-        const reports = await this.collect(CONNECTIONS_SHOWN_MAX)
-        const proxied = [...reports].flatMap(([worker, { connections }]) => connections.map((c) => ({ worker, ...c })))
-        return jsonAnswer([...proxied, ...this.carried.connections(CONNECTIONS_SHOWN_MAX)])
-      },
-      '/dns': () => jsonAnswer(describeNames(this.snapshot)),
-      '/certificates': () => jsonAnswer(this.certificates.status()),
-      '/healthz/ready': () => this.readiness(),
-      'POST /quitquitquit': () => {
-        setImmediate(() => this.onQuit?.())
-        return { status: 200, type: TYPE_TEXT, body: 'stopping\n' }
-      },
-    }
-  }
-
-  private readiness(): Answer {
-    const problems: string[] = []
-    if (!this.subscription.status().isReady) problems.push('no configuration yet')
-    if (this.pods.pendingCount > 0) problems.push(`${this.pods.pendingCount} pods are not captured yet`)
-    if (!this.isServing) problems.push('the agent before this one still serves')
-    if (this.isStopping) problems.push('stopping')
-    // Asked at the start only: later it may lag behind for a moment, and connections are the proxy's meanwhile.
-    if (problems.length === 0 && !this.wasReady && this.carriage?.isInStep === false) {
-      problems.push('the kernel does not know the configuration yet')
-    }
-    this.wasReady ||= problems.length === 0
-    if (problems.length === 0) return { status: 200, type: TYPE_TEXT, body: 'ready\n' }
-    return { status: 503, type: TYPE_TEXT, body: `${problems.join('; ')}\n` }
-  }
-
-  /**
-   * Adds what data workers and kernel have counted to the registry, and returns the workers' reports. A report that is
-   * not added is lost: workers tell what they have counted once.
-   */
-  private async collect(connectionsMax = 0): Promise<ReadonlyMap<number, WorkerReport>> {
-    const reports = await this.workers.reports(connectionsMax)
-    for (const [id, report] of reports) this.registry.merge(id, report.metrics)
-    this.registry.merge(CARRIED_RECORDER, await this.carried.collect())
-    return reports
-  }
-
-  private async metrics(): Promise<Answer> {
-    const openConnections = new Map<string, number>()
-    for (const [, report] of await this.collect()) {
-      for (const [uid, count] of report.connectionsByPod) {
-        const workload = this.snapshot.workloads.get(uid)
-        const pod = workload === undefined ? uid : `${workload.namespace}/${workload.name}`
-        openConnections.set(pod, (openConnections.get(pod) ?? 0) + count)
-      }
-    }
-    this.udp.read()
-    const certificateExpiryMs = new Map<string, number>()
-    for (const { identity, notAfterMs } of this.certificates.status()) {
-      if (notAfterMs !== null) certificateExpiryMs.set(identity, notAfterMs)
-    }
-    const body = await this.registry.render({
-      ...this.capture.stats(),
-      ...this.presence.totals(),
-      enrolledPods: this.pods.enrolledCount,
-      podsNotCaptured: this.captureWatch.notCaptured,
-      captureRepairs: this.captureWatch.repaired,
-      silentWorkers: this.workers.silentCount,
-      openConnections,
-      certificateExpiryMs,
-      configVersion: this.snapshot.version,
-      configRejected: this.subscription.status().rejectedCount,
-      carried: this.carried.state(),
-    })
-    return { status: 200, type: this.registry.contentType, body }
-  }
-
-  /** Everything in force, without keys: the model holds none. */
-  private configDump(): unknown {
-    const { snapshot } = this
-    return {
-      node: this.certificates.node,
-      trustDomain: this.certificates.trustDomain,
-      settings: this.config,
-      subscription: this.subscription.status(),
-      version: snapshot.version,
-      workloads: [...snapshot.workloads.values()],
-      services: [...snapshot.services.values()],
-      policies: [...snapshot.policies.values()],
-      traffic: [...snapshot.traffic.values()],
-      pods: [...snapshot.pods.values()],
-    }
   }
 }
 
