@@ -12,10 +12,9 @@
 import { closeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { assert } from '../base/assert.ts'
-import { WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import { type Addon, fullMapError, hasCode, kernelError, loadAddon } from '../kernel/addon.ts'
-import { CapturePrograms, type PodLink } from '../kernel/capture-programs.ts'
+import { CapturePrograms } from '../kernel/capture-programs.ts'
 import {
   STAT_BYPASSED,
   STAT_ESCAPES_REFUSED,
@@ -24,24 +23,23 @@ import {
   STAT_REFUSED,
   WORKERS_MAX,
 } from '../kernel/layout.generated.ts'
-import type { LocalRoute } from '../kernel/netlink.ts'
 import { countConnections } from '../kernel/open-connections.ts'
-import { removeSteering, type SteeringPlan } from '../kernel/steering.ts'
 import type { UnservedCounts } from './absence-watch.ts'
-import type { Capture, CapturedPod, CaptureStats, Carrier, PodDialing, PodToCapture } from './capture.ts'
+import type { Capture, CapturedPod, CaptureStats, Carrier, PodToCapture } from './capture.ts'
 import type { AuditedPod } from './capture-watch.ts'
 import { KernelCarried } from './carried-kernel.ts'
 import { CarriedNumbers } from './carried-numbers.ts'
 import type { CarriedSource } from './carried-source.ts'
 import { DnsEnrolments } from './dns-enrolment.ts'
 import { EbpfCarrier } from './ebpf-carrier.ts'
-import { type FoundPod, FoundPods } from './found-pods.ts'
+import { FoundPods } from './found-pods.ts'
 import { KernelUnserved } from './kernel-unserved.ts'
 import { LingeringPods } from './lingering-pods.ts'
 import { auditPod } from './pod-audit.ts'
-import { openListeners, openPodNetns, ownNetnsCookie, planPod, ROLE_PORTS, steerPod } from './pod-netns.ts'
-import { type PodRecord, PodRecords } from './pod-records.ts'
-import { endUdpMetering, UdpMeterPods } from './udp-meter-pods.ts'
+import { type EnrolledPod, PodEnrolling } from './pod-enrolling.ts'
+import { ownNetnsCookie } from './pod-netns.ts'
+import { PodRecords } from './pod-records.ts'
+import { UdpMeterPods } from './udp-meter-pods.ts'
 
 export interface EbpfCaptureOptions {
   /** Processes in this cgroup (v2) are captured if their netns is enrolled. The root of the hierarchy on a real node. */
@@ -71,27 +69,11 @@ const WITHDRAW_GRACE_MS = 20
 const LOCK_TRIES = 500
 const LOCK_RETRY_MS = 20
 
-/** What the capture holds for one pod. */
-interface EnrolledPod {
-  /** The programs' number of the pod. */
-  readonly id: number
-  record: PodRecord
-  scope: number
-  readonly netnsFd: number
-  readonly workerCount: number
-  readonly link: PodLink
-  isCaptured: boolean
-}
-
-/** Every step that enrolling has done, to be undone in reverse when a later one fails. */
-type Undo = (() => void)[]
-
 /** The capture of one agent; one per process, because its pins are in one directory. */
 export class EbpfCapture implements Capture {
   readonly kind = 'ebpf'
   private readonly addon: Addon
   private readonly programs: CapturePrograms
-  private readonly ownNetnsCookie: bigint
   private readonly log: Logger
   private readonly dns: DnsEnrolments
   readonly udp: UdpMeterPods
@@ -99,12 +81,12 @@ export class EbpfCapture implements Capture {
   private readonly records: PodRecords
   private readonly lingering: LingeringPods
   private readonly found: FoundPods
+  private readonly enrolling: PodEnrolling
   readonly slotBase: number
   private readonly enrolled = new Map<string, EnrolledPod>()
   /** Slots of the agent before this one, while it still serves. */
   private predecessorSlots: readonly number[] = []
   private ownSlots: readonly number[] = []
-  private nextPodId: number
   private carrierMade: Carrier | null = null
   private isReleased = false
 
@@ -112,7 +94,6 @@ export class EbpfCapture implements Capture {
     const { log } = options
     this.addon = addon
     this.programs = programs
-    this.ownNetnsCookie = ownNetnsCookie
     this.log = log
     this.dns = new DnsEnrolments(addon, programs, log)
     const hasPod = (id: number): boolean => [...this.enrolled.values()].some((pod) => pod.id === id)
@@ -122,7 +103,11 @@ export class EbpfCapture implements Capture {
     this.records = new PodRecords(this.stateDirectory, log)
     this.lingering = new LingeringPods(addon, this.records, log)
     this.found = new FoundPods(addon, programs, this.records, this.lingering, log)
-    this.nextPodId = Math.max(this.found.freeId, this.udp.greatestPodId + 1)
+    const { dns, udp, records, lingering, found, slotBase } = this
+    this.enrolling = new PodEnrolling(
+      { addon, programs, ownNetnsCookie, dns, udp, records, lingering, found, slotBase, log },
+      this.enrolled,
+    )
   }
 
   /**
@@ -173,7 +158,7 @@ export class EbpfCapture implements Capture {
 
   enrol(pod: PodToCapture, workerCount: number): Promise<CapturedPod> {
     // Nothing waits: enrolling is some twenty short system calls and one program load, about two milliseconds.
-    return new Promise((resolve) => resolve(this.enrolNow(pod, workerCount)))
+    return new Promise((resolve) => resolve(this.enrolling.enrol(pod, workerCount)))
   }
 
   begin(uid: string): void {
@@ -182,7 +167,7 @@ export class EbpfCapture implements Capture {
     pod.isCaptured = true
     if (this.isReleased) return
     try {
-      this.switchOn(pod)
+      this.enrolling.switchOn(pod)
     } catch (error) {
       throw fullMapError(`pod ${pod.record.displayName}`, error) ?? error
     }
@@ -195,14 +180,14 @@ export class EbpfCapture implements Capture {
     if (pod === undefined || pod.record.isStrict === isStrict || this.isReleased) return
     pod.record = { ...pod.record, isStrict }
     this.records.put(pod.record)
-    if (pod.isCaptured) this.switchOn(pod)
+    if (pod.isCaptured) this.enrolling.switchOn(pod)
   }
 
   get carrier(): Carrier | null {
     const { addon, programs, enrolled, log, stateDirectory } = this
     if (!programs.canCarry) return null
     const switchOn = (pod: EnrolledPod): void => {
-      if (!this.isReleased) this.switchOn(pod)
+      if (!this.isReleased) this.enrolling.switchOn(pod)
     }
     this.carrierMade ??= new EbpfCarrier(addon, programs, enrolled, switchOn, {
       numbers: CarriedNumbers.open(stateDirectory, programs, log),
@@ -225,7 +210,7 @@ export class EbpfCapture implements Capture {
       closeSync(pod.netnsFd)
       return
     }
-    this.switchOff(pod)
+    this.enrolling.switchOff(pod)
     await delay(WITHDRAW_GRACE_MS)
     this.remove(pod)
   }
@@ -281,7 +266,7 @@ export class EbpfCapture implements Capture {
     const { faults, left } = auditPod(this.addon, this.programs, audited, (repaired) => {
       pod.record = { ...record, plan: repaired }
       this.records.put(pod.record)
-      this.switchOn(pod)
+      this.enrolling.switchOn(pod)
     })
     return { uid, faults, left }
   }
@@ -306,7 +291,7 @@ export class EbpfCapture implements Capture {
     if (this.isReleased) return
     // A connect() that was steered just now must still find a listener for its SYN: nobody else would answer it.
     for (const pod of this.enrolled.values()) {
-      if (pod.isCaptured) this.switchOn(pod, true)
+      if (pod.isCaptured) this.enrolling.switchOn(pod, true)
       this.dns.end(pod.record.netnsCookie)
     }
     await delay(WITHDRAW_GRACE_MS)
@@ -336,7 +321,7 @@ export class EbpfCapture implements Capture {
     for (const pod of this.enrolled.values()) {
       this.records.put(pod.record)
       if (!pod.isCaptured) continue
-      this.switchOn(pod)
+      this.enrolling.switchOn(pod)
       this.dns.begin(pod.record.netnsCookie)
     }
   }
@@ -366,7 +351,7 @@ export class EbpfCapture implements Capture {
       return
     }
     const found = this.found.others(new Set())
-    for (const pod of pods) this.switchOff(pod)
+    for (const pod of pods) this.enrolling.switchOff(pod)
     for (const pod of found) this.found.switchOff(pod)
     if (pods.length + found.length > 0) await delay(WITHDRAW_GRACE_MS)
     for (const pod of pods) this.remove(pod)
@@ -377,152 +362,13 @@ export class EbpfCapture implements Capture {
     this.programs.close()
   }
 
-  // --- enrolling ---
-
-  private enrolNow(pod: PodToCapture, workerCount: number): CapturedPod {
-    assert(!this.enrolled.has(pod.pod.uid), `pod ${pod.displayName} is not enrolled yet`)
-    const undo: Undo = []
-    try {
-      const enrolled = this.prepare(pod, workerCount, undo)
-      this.enrolled.set(pod.pod.uid, enrolled.record)
-      return enrolled.captured
-    } catch (error) {
-      for (const step of undo.reverse()) step()
-      if (error instanceof WeftError) throw error
-      const { displayName } = pod
-      throw (
-        fullMapError(`pod ${displayName}`, error) ??
-        kernelError('WEFT_SYSCALL', `pod ${displayName} cannot be enrolled`, error)
-      )
-    }
-  }
-
-  private prepare(pod: PodToCapture, workerCount: number, undo: Undo): { record: EnrolledPod; captured: CapturedPod } {
-    const { displayName } = pod
-    const netnsFd = openPodNetns(this.addon, pod)
-    undo.push(() => closeSync(netnsFd))
-    const netnsCookie = this.addon.netnsCookie(netnsFd)
-    this.refuseSharedNetns(displayName, netnsCookie)
-
-    const plan = planPod(this.addon, pod, netnsFd)
-    const listeners = openListeners(this.addon, netnsFd, displayName, workerCount, undo)
-    const found = this.found.get(netnsCookie)
-    const id = found === null || found.id === 0 ? this.nextPodId : found.id
-    const record = this.recordOf(pod, netnsCookie, id, plan)
-    // A pod that is captured already stays so when this fails.
-    const undoOnly = found === null ? undo : []
-
-    undoOnly.push(() => this.records.delete(netnsCookie))
-    this.records.put(record)
-    this.lingering.keep(netnsCookie)
-    undoOnly.push(() => removeSteering(this.addon, netnsFd, plan))
-    steerPod(this.addon, displayName, netnsFd, plan)
-    for (const address of plan.ownAddresses) {
-      undoOnly.push(() => this.programs.ownAddresses.delete(netnsCookie, address))
-      this.programs.ownAddresses.insert(netnsCookie, address)
-    }
-    for (const { role, fds } of listeners) {
-      for (const [worker, fd] of fds!.entries()) {
-        this.programs.listeners.insert(netnsCookie, role, this.slotBase + worker, fd)
-      }
-    }
-    const link = this.programs.attachPod(netnsFd, netnsCookie, displayName)
-    undo.push(found === null ? () => this.programs.detachPod(link) : () => closeSync(link.fd))
-    if (found !== null) this.leaveBehind(found, plan, netnsFd)
-    if (id === this.nextPodId) this.nextPodId++
-    const metered = { displayName, id, netnsFd, interfaces: plan.interfaces }
-    undoOnly.push(() => endUdpMetering(this.addon, metered, this.log))
-    this.udp.attach(metered)
-    // Last, because it does not fail: nobody would close its sockets.
-    const slots = Array.from({ length: workerCount }, (_, worker) => this.slotBase + worker)
-    const isDnsCaptured = pod.isDnsCaptured === true && this.programs.canCaptureDns
-    const dns = isDnsCaptured ? this.dns.prepare({ displayName, netnsFd, netnsCookie, plan, slots }) : null
-    if (dns === null) this.dns.removeFound(netnsCookie, netnsFd, plan)
-    else listeners.push(dns)
-    const dialing: PodDialing = {
-      netnsFd,
-      netnsCookie,
-      exemptMapFd: this.programs.exemptMapFd,
-      resolverMapFd: dns === null ? -1 : this.programs.resolverMapFd,
-      localAddress: null,
-      appAddress: null,
-    }
-    return {
-      record: { id, record, scope: 1, netnsFd, workerCount, link, isCaptured: found !== null },
-      captured: { uid: pod.pod.uid, listeners, dialing },
-    }
-  }
-
-  private recordOf(pod: PodToCapture, netnsCookie: bigint, id: number, plan: SteeringPlan): PodRecord {
-    const { uid, netns } = pod.pod
-    const { displayName } = pod
-    return { uid, displayName, netns, netnsCookie, id, isStrict: pod.isStrict ?? false, isWithdrawn: false, plan }
-  }
-
-  /** Removes what the earlier agent had set for a pod, and this one has not. */
-  private leaveBehind({ netnsCookie, record }: FoundPod, plan: SteeringPlan, netnsFd: number): void {
-    this.found.forget(netnsCookie)
-    if (record === null) return
-    for (const address of record.plan.ownAddresses) {
-      if (!plan.ownAddresses.includes(address)) this.programs.ownAddresses.delete(netnsCookie, address)
-    }
-    const routes = record.plan.routes.filter((old) => !plan.routes.some((route) => isSameRoute(route, old)))
-    const rules = record.plan.rules.filter(({ family }) => !plan.rules.some((rule) => rule.family === family))
-    if (routes.length + rules.length > 0) removeSteering(this.addon, netnsFd, { ...plan, routes, rules })
-  }
-
-  private refuseSharedNetns(displayName: string, netnsCookie: bigint): void {
-    if (netnsCookie === this.ownNetnsCookie) {
-      throw new WeftError(
-        'WEFT_CONFIG',
-        `pod ${displayName} uses the network namespace of the node; it cannot be enrolled`,
-      )
-    }
-    for (const { record } of this.enrolled.values()) {
-      if (record.netnsCookie !== netnsCookie) continue
-      throw new WeftError(
-        'WEFT_CONFIG',
-        `pods ${displayName} and ${record.displayName} share a network namespace; only one of them can be enrolled`,
-      )
-    }
-  }
-
-  private switchOff({ record }: EnrolledPod): void {
-    this.programs.pods.delete(record.netnsCookie)
-    this.dns.end(record.netnsCookie)
-  }
-
-  private switchOn({ record, scope }: EnrolledPod, isUnserved = false): void {
-    const { isSteeringIpv4, isSteeringIpv6, interfaces } = record.plan
-    const { id, isStrict } = record
-    const steering = { isSteeringIpv4, isSteeringIpv6, interfaces }
-    this.programs.pods.insert(record.netnsCookie, { id, scope, isStrict, isUnserved, ...steering })
-  }
-
-  // --- withdrawing ---
-
-  /** Removes what captured a pod that is switched off. The netns may be gone; our descriptor keeps it usable. */
-  private remove({ record, link, netnsFd, workerCount }: EnrolledPod): void {
-    const { netnsCookie, plan } = record
-    if (this.isReleased) {
-      closeSync(link.fd)
-      closeSync(netnsFd)
+  /** Removes a pod that is switched off; of a pod that another agent has now, our descriptors alone. */
+  private remove(pod: EnrolledPod): void {
+    if (!this.isReleased) {
+      this.enrolling.remove(pod)
       return
     }
-    this.programs.detachPod(link)
-    this.dns.release(netnsCookie)
-    this.programs.unserved.take(netnsCookie)
-    for (const [role] of ROLE_PORTS) {
-      for (let worker = 0; worker < workerCount; worker++) {
-        this.programs.listeners.delete(netnsCookie, role, this.slotBase + worker)
-      }
-    }
-    for (const address of plan.ownAddresses) this.programs.ownAddresses.delete(netnsCookie, address)
-    this.lingering.add(record, netnsFd)
+    closeSync(pod.link.fd)
+    closeSync(pod.netnsFd)
   }
-}
-
-function isSameRoute(a: LocalRoute, b: LocalRoute): boolean {
-  // Family, table, metric: what `replaceRoute` replaces.
-  return a.family === b.family && a.table === b.table && a.metric === b.metric
 }

@@ -3,19 +3,16 @@
  * Holds the maps they share. Everything is attached by links, and maps and links are pinned: they outlive the agent, and
  * the next one takes them over (bpf-directory.ts, map-set.ts, attachments.ts).
  */
-import { closeSync, existsSync, fstatSync, openSync, unlinkSync } from 'node:fs'
+import { closeSync, existsSync, fstatSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
-import { describeError, WeftError } from '../base/errors.ts'
-import { type Addon, type DescribedMap, kernelError, NATIVE_BUILD_DIRECTORY } from './addon.ts'
-import { Attachments } from './attachments.ts'
+import { type Addon, kernelError, NATIVE_BUILD_DIRECTORY } from './addon.ts'
+import type { Attachments } from './attachments.ts'
 import { BpfDirectory } from './bpf-directory.ts'
+import { CaptureOpening, type CaptureProgramsOptions, closeAll, type Opened, type Takeover } from './capture-opening.ts'
 import { BackendMap, FrontendMap, VerdictMap } from './carry-maps.ts'
-import { denialConstants, whyErrorsCannotBeChosen } from './denial.ts'
 import { DnsPodMap, DnsStatsMap, ResolverMap } from './dns-maps.ts'
 import { EdgeMap } from './edge-map.ts'
 import { EventRing } from './event-ring.ts'
-import { type LayoutStamp, writeStamp } from './layout-stamp.ts'
-import { openMapSet, pinMapSet, STAMP_MAP } from './map-set.ts'
 import {
   encodeCookie,
   HeartbeatMap,
@@ -31,103 +28,14 @@ import {
   FALLBACKS,
   PIECE_GETPEERNAME,
   PIECE_MESSAGES,
-  PIECE_SET_RETVAL,
   PIECE_SOCKOPS,
   PIECE_UPDATE,
 } from './optional-pieces.ts'
 import type { InspectedMaps } from './pod-inspection.ts'
-import { UDP_MAPS } from './udp-edge-map.ts'
 import { AbsenceJournalMap, lastBeatNs, UnservedMap } from './unserved.ts'
 
-// Numbers of `enum bpf_attach_type` in linux/bpf.h.
-const BPF_CGROUP_INET4_CONNECT = 10
-const BPF_CGROUP_INET6_CONNECT = 11
-const BPF_CGROUP_SOCK_OPS = 3
-const BPF_CGROUP_UDP4_SENDMSG = 14
-const BPF_CGROUP_UDP6_SENDMSG = 15
-const BPF_CGROUP_UDP4_RECVMSG = 19
-const BPF_CGROUP_UDP6_RECVMSG = 20
-const BPF_CGROUP_INET4_GETPEERNAME = 29
-const BPF_CGROUP_INET6_GETPEERNAME = 30
+/** Of `enum bpf_attach_type` in linux/bpf.h. */
 const BPF_SK_LOOKUP = 36
-
-/** The maps that the objects share; an object's own constants are not among them. */
-const SHARED_MAPS = [
-  STAMP_MAP,
-  'pods',
-  'own_addresses',
-  'listeners',
-  'serving_workers',
-  'heartbeats',
-  'exempt_sockets',
-  'steered_sockets',
-  'bound_syns',
-  'frontends',
-  'backends',
-  'verdicts',
-  'flows',
-  'carried_sockets',
-  'edges',
-  'edges_accounted',
-  'events',
-  'dns_pods',
-  'resolvers',
-  'resolver_addresses',
-  'dns_stats',
-  'stats',
-  'unserved',
-  'absences',
-  ...UDP_MAPS,
-] as const
-
-/** A program and the hook of the cgroup it goes to. */
-interface Hook {
-  readonly program: string
-  readonly attachType: number
-  /** What is missing without it, as people call it; null when nothing works without it. */
-  readonly piece: string | null
-}
-
-const CONNECT_OBJECT = 'connect.bpf.o'
-
-/** What is attached to the cgroup, by the object that has it. The first has all shared maps. */
-const OBJECTS: readonly { readonly file: string; readonly hooks: readonly Hook[] }[] = [
-  {
-    file: CONNECT_OBJECT,
-    hooks: [
-      { program: 'weft_connect4', attachType: BPF_CGROUP_INET4_CONNECT, piece: null },
-      { program: 'weft_connect6', attachType: BPF_CGROUP_INET6_CONNECT, piece: null },
-      { program: 'weft_getpeername4', attachType: BPF_CGROUP_INET4_GETPEERNAME, piece: PIECE_GETPEERNAME },
-      { program: 'weft_getpeername6', attachType: BPF_CGROUP_INET6_GETPEERNAME, piece: PIECE_GETPEERNAME },
-    ],
-  },
-  {
-    file: 'sockops.bpf.o',
-    hooks: [{ program: 'weft_sockops', attachType: BPF_CGROUP_SOCK_OPS, piece: PIECE_SOCKOPS }],
-  },
-  {
-    file: 'dns.bpf.o',
-    hooks: [
-      { program: 'weft_sendmsg4', attachType: BPF_CGROUP_UDP4_SENDMSG, piece: PIECE_MESSAGES },
-      { program: 'weft_sendmsg6', attachType: BPF_CGROUP_UDP6_SENDMSG, piece: PIECE_MESSAGES },
-      { program: 'weft_recvmsg4', attachType: BPF_CGROUP_UDP4_RECVMSG, piece: PIECE_MESSAGES },
-      { program: 'weft_recvmsg6', attachType: BPF_CGROUP_UDP6_RECVMSG, piece: PIECE_MESSAGES },
-    ],
-  },
-]
-
-/** What became of the pins that were found. */
-export type Takeover = 'fresh' | 'taken-over' | 'replaced'
-
-export interface CaptureProgramsOptions {
-  /** Processes in this cgroup (v2) and below it are captured, if their netns is enrolled. */
-  readonly cgroupPath: string
-  /** A directory of this agent's own, in a bpf file system or not (then one is mounted there). */
-  readonly pinDirectory: string
-  /** Of this program, for people who look at its pins. */
-  readonly version?: string
-  readonly buildDirectory?: string
-}
 
 /** The sk_lookup instance of one pod. */
 export interface PodLink {
@@ -222,7 +130,7 @@ export class CapturePrograms {
    */
   static open(addon: Addon, options: CaptureProgramsOptions): CapturePrograms {
     const directory = BpfDirectory.open(addon, options.pinDirectory)
-    const opening = new Opening(addon, directory, options)
+    const opening = new CaptureOpening(addon, directory, options)
     try {
       return new CapturePrograms(addon, directory, options, opening.run())
     } catch (error) {
@@ -391,174 +299,6 @@ export class CapturePrograms {
   }
 }
 
-/** What opening has come to. */
-interface Opened {
-  readonly mapFds: Readonly<Record<string, number>>
-  readonly linkFds: number[]
-  readonly attachments: Attachments
-  readonly missing: readonly AbsentPiece[]
-  readonly stamp: LayoutStamp
-  readonly takeover: Takeover
-  readonly previousVersion: string
-}
-
-/** One attempt to open, and what it has made so far. */
-class Opening {
-  private readonly addon: Addon
-  private readonly directory: BpfDirectory
-  private readonly options: CaptureProgramsOptions
-  private readonly build: string
-  private readonly attachments: Attachments
-  private readonly linkFds: number[] = []
-  private readonly missing = new Map<string, AbsentPiece>()
-  private mapFds: Record<string, number> = {}
-  private takeover: Takeover = 'fresh'
-
-  constructor(addon: Addon, directory: BpfDirectory, options: CaptureProgramsOptions) {
-    this.addon = addon
-    this.directory = directory
-    this.options = options
-    this.build = options.buildDirectory ?? NATIVE_BUILD_DIRECTORY
-    this.attachments = new Attachments(addon, directory)
-  }
-
-  run(): Opened {
-    const { addon, directory, attachments } = this
-    const found = openMapSet(addon, directory, this.wantedMaps())
-    const hasPins = directory.pinned('maps').length + directory.pinned('links').length > 0
-    if (found.fds !== null) this.takeover = 'taken-over'
-    else if (hasPins || directory.hasOldSet) this.takeover = 'replaced'
-    if (found.fds === null && hasPins) directory.setAside(found.stamp !== null)
-    for (const kind of ['links', 'pods'] as const) directory.settleReplacements(kind)
-    this.mapFds = { ...found.fds }
-    const cgroupFd = this.openCgroup()
-    let stamp: LayoutStamp | null = found.fds === null ? null : found.stamp
-    try {
-      for (const { file, hooks } of OBJECTS) {
-        const programs = this.load(file, hooks)
-        try {
-          // Half of a set is never used: the maps are pinned before the first program can fill them.
-          stamp ??= pinMapSet(addon, directory, this.mapFds, this.options.version ?? '')
-          this.attach(programs, hooks, cgroupFd)
-        } finally {
-          // Links hold the programs.
-          closeAll(Object.values(programs))
-        }
-      }
-    } finally {
-      closeSync(cgroupFd)
-    }
-    const { mapFds, linkFds, takeover } = this
-    if (found.fds !== null) writeStamp(addon, mapFds[STAMP_MAP]!, { ...stamp!, version: this.options.version ?? '' })
-    const missing = [...this.missing.values()]
-    const previousVersion = found.stamp?.version ?? ''
-    return { mapFds, linkFds, attachments, missing, stamp: stamp!, takeover, previousVersion }
-  }
-
-  /** What was found stays in force, also when it was set aside. */
-  undo(): void {
-    closeAll(this.linkFds)
-    closeAll(Object.values(this.mapFds))
-    if (this.takeover === 'fresh') this.directory.remove()
-    else this.directory.unlock()
-  }
-
-  private wantedMaps(): DescribedMap[] {
-    const { maps } = describeObject(this.addon, join(this.build, OBJECTS[0]!.file))
-    return SHARED_MAPS.map((name) => maps.find((map) => map.name === name)!)
-  }
-
-  private openCgroup(): number {
-    const { cgroupPath } = this.options
-    try {
-      return openSync(cgroupPath, 'r')
-    } catch (error) {
-      throw kernelError('WEFT_SYSCALL', `the cgroup ${cgroupPath} cannot be opened`, error)
-    }
-  }
-
-  /** Descriptors of the programs that this kernel takes. New maps are kept. */
-  private load(file: string, hooks: readonly Hook[]): Readonly<Record<string, number>> {
-    const path = join(this.build, file)
-    const constants = file === CONNECT_OBJECT ? this.connectConstants() : null
-    const optional = hooks.filter(({ piece }) => piece !== null)
-    const leftOut: string[] = []
-    for (;;) {
-      try {
-        const loaded = this.addon.loadObject(path, this.mapFds, constants, leftOut)
-        for (const [name, fd] of Object.entries(loaded.maps)) {
-          const isWanted = (SHARED_MAPS as readonly string[]).includes(name) && this.mapFds[name] === undefined
-          if (isWanted) this.mapFds[name] = fd
-          else closeSync(fd)
-        }
-        return loaded.programs
-      } catch (error) {
-        const isLast = leftOut.length > 0 || optional.length === 0
-        if (isLast) throw kernelError('WEFT_BPF', `the eBPF object ${path} cannot be loaded`, error)
-        for (const { program, piece } of optional) {
-          leftOut.push(program)
-          this.miss(piece!, error)
-        }
-        if (optional.length === hooks.length) return {}
-      }
-    }
-  }
-
-  private connectConstants(): Uint8Array {
-    const failure = whyErrorsCannotBeChosen(this.addon, this.build)
-    if (failure !== null) this.miss(PIECE_SET_RETVAL, failure)
-    return denialConstants(failure === null)
-  }
-
-  private attach(programs: Readonly<Record<string, number>>, hooks: readonly Hook[], cgroupFd: number): void {
-    const target = fstatSync(cgroupFd, { bigint: true }).ino
-    for (const { program, attachType, piece } of hooks) {
-      const programFd = programs[program]
-      if (programFd === undefined) continue
-      const attachment = { kind: 'links', name: program, programFd, targetFd: cgroupFd, target, attachType } as const
-      try {
-        this.linkFds.push(this.attachments.attach(attachment))
-      } catch (error) {
-        if (error instanceof WeftError) throw error
-        if (piece === null) throw this.attachError(program, cgroupFd, attachType, error)
-        this.miss(piece, error)
-      }
-    }
-  }
-
-  private attachError(program: string, cgroupFd: number, attachType: number, error: unknown): WeftError {
-    const { cgroupPath } = this.options
-    const what = `program ${program} cannot be attached to ${cgroupPath}`
-    const other = this.programInTheWay(cgroupFd, attachType, error)
-    if (other === '') return kernelError('WEFT_BPF', `${what}; is it a directory of a cgroup2 file system?`, error)
-    return new WeftError('WEFT_CONFIG', `${what}: ${other} is attached to it or above it and allows no others`, error)
-  }
-
-  /** Who keeps others from the hook; empty when nobody does. */
-  private programInTheWay(cgroupFd: number, attachType: number, error: unknown): string {
-    if ((error as NodeJS.ErrnoException).code !== 'EPERM') return ''
-    try {
-      const [found] = this.addon.attachedPrograms(cgroupFd, attachType)
-      return found === undefined ? 'another program' : `program ${found.name} (id ${found.id})`
-    } catch {
-      return ''
-    }
-  }
-
-  private miss(piece: string, error: unknown): void {
-    const reason = describeError(error)
-    if (!this.missing.has(piece)) this.missing.set(piece, { piece, fallback: FALLBACKS[piece]!, reason })
-  }
-}
-
-function describeObject(addon: Addon, path: string): ReturnType<Addon['describeObject']> {
-  try {
-    return addon.describeObject(path)
-  } catch (error) {
-    throw kernelError('WEFT_BPF', `the eBPF object ${path} cannot be read`, error)
-  }
-}
-
 function loadObject(
   addon: Addon,
   path: string,
@@ -574,8 +314,4 @@ function loadObject(
 
 function isCookie(name: string): boolean {
   return /^[0-9]{1,20}$/.test(name)
-}
-
-function closeAll(fds: readonly number[]): void {
-  for (const fd of fds) closeSync(fd)
 }
