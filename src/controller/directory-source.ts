@@ -148,13 +148,15 @@ export class DirectorySource {
     let nextMs = RESCAN_MS
     try {
       const { isChanged, isSettled } = await this.scan(false)
+      // Whoever has stopped it waits for no change any more.
+      if (this.isStopped) return
       if (this.directoryMessages.length > 0) {
         // It is back: the old watch may be on what was there before.
         this.directoryMessages = []
         this.watch()
         if (!isChanged) this.options.onChange()
       }
-      if (isChanged && !this.isStopped) this.options.onChange()
+      if (isChanged) this.options.onChange()
       if (!isSettled) nextMs = EMPTY_SETTLE_MS
     } catch (error) {
       this.onLostDirectory(error)

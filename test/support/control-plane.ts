@@ -90,11 +90,14 @@ export class TestController {
     files: Readonly<Record<string, string>>,
     options: TestControllerOptions = {},
   ): Promise<TestController> {
+    // Hooks run in the order in which they are registered: the controller writes into the directories until it has
+    // stopped, and a hook that fails keeps those after it from running at all.
+    let test: TestController | null = null
+    t.after(() => test?.stop())
     const sourceDirectory = await temporaryDirectory(t)
-    const test = new TestController(await temporaryDirectory(t), sourceDirectory, options)
+    test = new TestController(await temporaryDirectory(t), sourceDirectory, options)
     for (const [name, text] of Object.entries(files)) await writeFile(join(sourceDirectory, name), text)
     await test.startAgain(0)
-    t.after(() => test.stop())
     return test
   }
 

@@ -19,6 +19,10 @@ const NETNS_DIRECTORY = '/run/netns'
 /** Files here take the place of those in /etc for programs started by `ip netns exec`. */
 const NAME_FILES_DIRECTORY = '/etc/netns'
 
+/** Ten seconds: a process ends within milliseconds when it is killed, and much later on a machine under load. */
+const CGROUP_TRIES = 500
+const CGROUP_RETRY_MS = 20
+
 /** Where in the file system the demo's kernel objects are. */
 export interface DemoPlaces {
   /** Directory of the demo's cgroup. */
@@ -112,10 +116,24 @@ async function removeCgroup(path: string, left: string[]): Promise<void> {
   if (!existsSync(path)) return
   await attempt(left, `cgroup ${path}`, async () => {
     killCgroup(path)
-    // Killed processes leave the cgroup as they are reaped: some milliseconds, more on a loaded machine.
-    for (let i = 0; i < 100 && processesOf(path).length > 0; i++) await delay(20)
-    rmdirSync(path)
+    await removeWhenEmpty(path)
   })
+}
+
+/**
+ * Killed processes leave the cgroup as they are reaped: some milliseconds, more on a loaded machine. The list of processes
+ * is no proof, it leaves out those that are dead but not gone; only the kernel's own answer is.
+ */
+async function removeWhenEmpty(path: string): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      rmdirSync(path)
+      return
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || tries === CGROUP_TRIES) throw error
+    }
+    await delay(CGROUP_RETRY_MS)
+  }
 }
 
 function killCgroup(path: string): void {
