@@ -89,6 +89,8 @@ export class EbpfCapture implements Capture {
   private ownSlots: readonly number[] = []
   private carrierMade: Carrier | null = null
   private isReleased = false
+  /** Released, but for `resume`: descriptors of links are still open. */
+  private isReturnable = false
 
   private constructor(addon: Addon, programs: CapturePrograms, ownNetnsCookie: bigint, options: EbpfCaptureOptions) {
     const { log } = options
@@ -207,6 +209,8 @@ export class EbpfCapture implements Capture {
     if (pod === undefined) return
     this.enrolled.delete(uid)
     if (this.isReleased) {
+      // What is left of it is the successor's to remove; or ours, when that is dead: `resume` finds it.
+      if (this.isReturnable) closeSync(pod.link.fd)
       closeSync(pod.netnsFd)
       return
     }
@@ -300,6 +304,7 @@ export class EbpfCapture implements Capture {
   async release(isReturnable = false): Promise<void> {
     if (this.isReleased) return
     this.isReleased = true
+    this.isReturnable = isReturnable
     if (isReturnable) {
       this.programs.release()
       return
@@ -318,6 +323,11 @@ export class EbpfCapture implements Capture {
     if (!this.isReleased) return
     await this.lockAgain()
     this.isReleased = false
+    // What the other agent has enrolled, and pods that were withdrawn meanwhile: they are enrolled in place, or let go.
+    this.records.reread()
+    this.found.reread(new Set([...this.enrolled.values()].map(({ record }) => record.netnsCookie)))
+    this.nextPodId = Math.max(this.nextPodId, this.found.freeId)
+    this.carrierMade?.numbers.reread(this.programs)
     for (const pod of this.enrolled.values()) {
       this.records.put(pod.record)
       if (!pod.isCaptured) continue

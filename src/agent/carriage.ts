@@ -50,6 +50,17 @@ export class Numbers implements Numbering {
     return number
   }
 
+  /** Numbers that others have given for the same maps keep their names, and are given no more. A name of ours keeps its own. */
+  adopt({ first, names }: Numbers): void {
+    const gapEnd = first - this.first
+    while (this.names.length < gapEnd) this.names.push('')
+    for (let index = this.names.length - gapEnd; index < names.length; index++) {
+      const name = names[index]!
+      if (!this.byName.has(name)) this.byName.set(name, first + index)
+      this.names.push(name)
+    }
+  }
+
   /** The name of a number that was given; empty for any other. */
   nameOf(number: number): string {
     return this.names[number - this.first] ?? ''

@@ -17,6 +17,9 @@ export const NUMBERS_FILE = 'carried-numbers.json'
 const KINDS = ['scopes', 'services', 'policies'] as const
 type Kind = (typeof KINDS)[number]
 
+/** A count that no numbers have. */
+const NEVER_SAVED = -1
+
 export class CarriedNumbers {
   readonly scopes: Numbers
   readonly services: Numbers
@@ -44,6 +47,15 @@ export class CarriedNumbers {
     const numbers = new CarriedNumbers(path, epoch, read, log)
     numbers.savedCount = numbers.count
     return numbers
+  }
+
+  /** Another agent may have given numbers in the same maps since: see `Numbers.adopt`. */
+  reread(programs: CapturePrograms): void {
+    const read = this.path === null ? null : readNumbers(this.path, this.epoch, this.log)
+    const given = read ?? unused(programs)
+    for (const kind of KINDS) this[kind].adopt(given[kind])
+    // The file may be about the maps of the other agent.
+    this.savedCount = read === null ? NEVER_SAVED : this.count
   }
 
   /** To be called before a number is used that was not there before. */

@@ -37,7 +37,14 @@ export class FoundPods {
     this.records = records
     this.lingering = lingering
     this.log = log
-    this.read()
+    this.read(new Set())
+  }
+
+  /** The same again, when another agent has used the maps and is dead. `enrolled` are this agent's own. */
+  reread(enrolled: ReadonlySet<bigint>): void {
+    this.pods.clear()
+    this.read(enrolled)
+    for (const netnsCookie of enrolled) this.pods.delete(netnsCookie)
   }
 
   /** The number of no pod that was ever found or counted. */
@@ -123,28 +130,33 @@ export class FoundPods {
 
   // --- what is there ---
 
-  private read(): void {
+  /** Those in `kept` are there, whatever the maps say. */
+  private read(kept: ReadonlySet<bigint>): void {
     const { programs, records } = this
     const entries = programs.pods.entries()
     const attached = new Set(programs.attachedPods())
-    const gone = new Map<bigint, number>()
-    for (const netnsCookie of new Set([...entries.keys(), ...attached, ...records.all().map((r) => r.netnsCookie)])) {
+    const recorded = records.all().map(({ netnsCookie }) => netnsCookie)
+    const ids = [...entries.values(), ...records.all()].map(({ id }) => id)
+    this.greatestId = Math.max(this.greatestId, programs.greatestPodId(), ...ids)
+    const gone = new Set<bigint>()
+    for (const netnsCookie of new Set([...entries.keys(), ...attached, ...recorded, ...kept])) {
       const record = records.get(netnsCookie)
       const id = this.idOf(entries.get(netnsCookie), record)
-      const isThere = attached.has(netnsCookie) ? programs.hasNetns(netnsCookie) : record !== null && this.isAt(record)
-      if (!isThere) gone.set(netnsCookie, id)
-      else if (record?.isWithdrawn === true && !attached.has(netnsCookie)) {
+      const isAttached = attached.has(netnsCookie)
+      const isThere = isAttached ? programs.hasNetns(netnsCookie) : record !== null && this.isAt(record)
+      if (!isThere && !kept.has(netnsCookie)) gone.add(netnsCookie)
+      else if (record?.isWithdrawn === true && !isAttached && !kept.has(netnsCookie)) {
+        this.lingering.keep(netnsCookie)
         this.lingering.add(record, this.addon.openNetns(record.netns))
       } else this.pods.set(netnsCookie, { netnsCookie, id, record })
     }
-    for (const netnsCookie of gone.keys()) {
+    for (const netnsCookie of gone) {
       programs.pods.delete(netnsCookie)
       programs.forgetDns(netnsCookie)
       programs.detachFoundPod(netnsCookie)
       records.delete(netnsCookie)
     }
     programs.ownAddresses.deleteWhere((cookie) => !this.pods.has(cookie))
-    this.greatestId = Math.max(0, programs.greatestPodId(), ...[...this.pods.values()].map(({ id }) => id))
     const living = new Set([...this.pods.values()].map(({ id }) => id))
     programs.forgetPods((id) => !living.has(id))
     if (gone.size > 0) this.log.info('what belonged to vanished pods is removed', { pods: gone.size })

@@ -37,15 +37,23 @@ const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id'
 export class PodRecords {
   private readonly directory: string | null
   private readonly bootId: string
+  private readonly log: Logger
   private readonly records = new Map<bigint, PodRecord>()
 
   /** Reads what is there. Without a state directory records are kept in memory only. */
   constructor(stateDirectory: string | null, log: Logger) {
     this.directory = stateDirectory === null ? null : join(stateDirectory, RECORDS_DIRECTORY)
     this.bootId = readFileSync(BOOT_ID_FILE, 'utf8').trim()
+    this.log = log
+    this.reread()
+  }
+
+  /** Another agent may have written since. */
+  reread(): void {
     if (this.directory === null) return
+    this.records.clear()
     mkdirSync(this.directory, { recursive: true, mode: 0o700 })
-    for (const name of readdirSync(this.directory)) this.read(this.directory, name, log)
+    for (const name of readdirSync(this.directory)) this.read(this.directory, name)
   }
 
   all(): PodRecord[] {
@@ -79,7 +87,7 @@ export class PodRecords {
     return join(this.directory!, `${netnsCookie}.json`)
   }
 
-  private read(directory: string, name: string, log: Logger): void {
+  private read(directory: string, name: string): void {
     const path = join(directory, name)
     try {
       const record = name.endsWith('.json') ? decode(readFileSync(path, 'utf8'), this.bootId) : null
@@ -88,7 +96,7 @@ export class PodRecords {
         return
       }
     } catch (error) {
-      log.warn('the record of a captured pod cannot be read', { path, error: describeError(error) })
+      this.log.warn('the record of a captured pod cannot be read', { path, error: describeError(error) })
     }
     // Half-written, of another start of the machine, or not to be understood.
     rmSync(path, { recursive: true, force: true })

@@ -48,6 +48,7 @@ export class Pods {
   private queue: Promise<void> = Promise.resolve()
   private isStopped = false
   private isPaused = false
+  private isConfirmed = false
 
   constructor(options: PodsOptions) {
     this.options = options
@@ -88,6 +89,7 @@ export class Pods {
 
   /** The configuration is whole: pods that an earlier agent has captured, and nobody wants, are captured no more. */
   confirm(): void {
+    this.isConfirmed = true
     const wanted = new Set(this.snapshot?.pods.keys())
     this.enqueue(async () => {
       const { capture, carriage } = this.options
@@ -132,6 +134,7 @@ export class Pods {
   resume(): void {
     this.isPaused = false
     if (this.snapshot !== null) this.update(this.snapshot)
+    if (this.isConfirmed) this.confirm()
   }
 
   async stop(): Promise<void> {

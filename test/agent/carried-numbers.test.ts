@@ -54,6 +54,37 @@ describe('numbers of what the kernel carries', () => {
     assert.deepEqual([next.scopes.nameOf(1), next.policies.nameOf(1), next.policies.nameOf(2)], ['shop', 'deny', ''])
   })
 
+  it('that a successor gave before it died keep their names, and new names get others', () => {
+    const old = open()
+    old.services.numberOf('db')
+    old.save()
+    const successor = open()
+    successor.services.numberOf('cache')
+    successor.policies.numberOf('deny')
+    successor.save()
+    old.reread(maps as unknown as CapturePrograms)
+    assert.deepEqual([old.services.nameOf(1), old.services.nameOf(2), old.policies.nameOf(1)], ['db', 'cache', 'deny'])
+    assert.deepEqual([old.services.numberOf('cache'), old.services.numberOf('more')], [2, 3])
+    old.save()
+    assert.equal(open().services.nameOf(3), 'more')
+  })
+
+  it('that a successor gave without writing them down are given to nobody else, and the file is of these maps again', () => {
+    const first = open()
+    first.services.numberOf('db')
+    first.save()
+    maps.backends.insert(5, 0, { address: '198.18.0.1', port: 80, pod: 1 })
+    maps.epoch = 8n
+    const other = open()
+    other.services.numberOf('other')
+    other.save()
+    maps.epoch = 7n
+    first.reread(maps as unknown as CapturePrograms)
+    first.save()
+    assert.equal(open().services.nameOf(1), 'db')
+    assert.equal(first.services.numberOf('cache'), 6)
+  })
+
   it('are written only when there are new ones', () => {
     const numbers = open()
     numbers.services.numberOf('db')

@@ -9,6 +9,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   symlinkSync,
   unlinkSync,
@@ -155,6 +156,19 @@ describe('an agent that follows another one', needsRoot, () => {
     assert.deepEqual(entries.sort(), ['links', 'maps', 'pods'])
   }
 
+  /** Links of which this process has a descriptor. */
+  function openLinks(): number {
+    const targets = readdirSync('/proc/self/fd').map((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`)
+      } catch {
+        // The descriptor by which the directory was read.
+        return ''
+      }
+    })
+    return targets.filter((target) => target === 'anon_inode:bpf_link').length
+  }
+
   function podsOf(capture: EbpfCapture): Map<bigint, Pod> {
     return programsOf(capture).pods.entries()
   }
@@ -287,6 +301,34 @@ describe('an agent that follows another one', needsRoot, () => {
     assert.equal(answerIn(await read(b, a)).pod, 'a')
     assert.equal(answerIn(await read(a, b)).pod, 'a')
     steered.kill()
+  })
+
+  it('takes back what a dead successor had: pods that went meanwhile are let go, and no number is given twice', async () => {
+    const capture = open()
+    const [inA, inB] = [await enrol(capture, a), await enrol(capture, b)]
+    const c = network.addPod('c')
+    const d = network.addPod('d')
+    await capture.release(true)
+    const successor = await startAgent([...both(), { ...c, isStrict: false }])
+    // A link that is open would keep the program in the pod.
+    const links = openLinks()
+    await capture.withdraw(inA.uid)
+    assert.equal(openLinks(), links - 1)
+    const e = network.addPod('e')
+    await kill(successor)
+    await capture.resume()
+    const inD = await enrol(capture, d)
+    const inC = await enrol(capture, c)
+    const idOf = (pod: AnsweringPod): number => podsOf(capture).get(pod.captured.dialing.netnsCookie)!.id
+    assert.deepEqual([idOf(inB), idOf(inC), idOf(inD)], [2, 3, 4])
+    assert.equal(podsOf(capture).size, 4)
+
+    await capture.retain(new Set([inB, inC, inD].map(({ uid }) => uid)))
+    assert.deepEqual([...podsOf(capture).values()].map(({ id }) => id).sort(), [2, 3, 4])
+    assert.equal(programsOf(capture).attachedPods().length, 3)
+    assert.doesNotMatch(network.ipIn(a, 'rule'), /fwmark/)
+    assert.equal(readdirSync(`${directory}/state/captured`).length, 3)
+    assert.equal(answerIn(await read(e, c)).pod, 'c')
   })
 
   it('makes whole what was half-written', async () => {
