@@ -6,7 +6,7 @@
  * every pod of this node is captured. End: no new connections, exchanges in flight end, workers ended, capture given up:
  * what is in the kernel stays for the next agent.
  */
-import { closeSync, mkdirSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { formatHostPort } from '../base/address.ts'
 import { systemClock } from '../base/clock.ts'
 import type { Logger } from '../base/log.ts'
@@ -33,6 +33,7 @@ import { Pods } from './pods.ts'
 import type { Predecessor } from './predecessor.ts'
 import { Preparation, type PreparationUser, wholeState } from './preparation.ts'
 import { Presence } from './presence.ts'
+import { makeStateDirectory } from './state-directory.ts'
 import type { Subscription } from './subscription.ts'
 import { UdpMeter } from './udp-meter.ts'
 import { chooseTransport } from './worker-transport.ts'
@@ -209,7 +210,7 @@ export class Agent implements PreparationUser, OfferOwner {
    * credential, the kernel or an address is not usable; then nothing of it is left running, and another agent goes on.
    */
   static async start(config: AgentConfig, log: Logger, host: AgentHost): Promise<Agent> {
-    mkdirSync(config.state, { recursive: true, mode: 0o700 })
+    makeStateDirectory(config.state)
     const preparation = await Preparation.open(config, log)
     const handover = await Handover.begin({
       stateDirectory: config.state,
