@@ -326,7 +326,7 @@ export class EbpfCapture implements Capture {
     // What the other agent has enrolled, and pods that were withdrawn meanwhile: they are enrolled in place, or let go.
     this.records.reread()
     this.found.reread(new Set([...this.enrolled.values()].map(({ record }) => record.netnsCookie)))
-    this.nextPodId = Math.max(this.nextPodId, this.found.freeId)
+    this.enrolling.skipGivenNumbers()
     this.carrierMade?.numbers.reread(this.programs)
     for (const pod of this.enrolled.values()) {
       this.records.put(pod.record)

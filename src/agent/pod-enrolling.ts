@@ -82,6 +82,11 @@ export class PodEnrolling {
     this.nextPodId = Math.max(this.found.freeId, this.udp.greatestPodId + 1)
   }
 
+  /** Another agent has given numbers meanwhile: they are given to no other pod. */
+  skipGivenNumbers(): void {
+    this.nextPodId = Math.max(this.nextPodId, this.found.freeId)
+  }
+
   /** Prepares everything; nothing is captured yet, unless the pod was already. Throws WeftError; then all is undone. */
   enrol(pod: PodToCapture, workerCount: number): CapturedPod {
     assert(!this.enrolled.has(pod.pod.uid), `pod ${pod.displayName} is not enrolled yet`)
