@@ -3,9 +3,9 @@
  *
  *      test-client 4|6|mptcp STEP...
  *
- * Steps: connect ADDRESS PORT | fastopen ADDRESS PORT | disconnect | bind ADDRESS | bind-device NAME | transparent |
- * attempts ADDRESS PORT COUNT (each with a socket of its own; prints how many failed) | set-mark NUMBER |
- * mark | read | write TEXT | wait (for a line on standard input) | unprivileged
+ * Steps: connect ADDRESS PORT | fastopen ADDRESS PORT | disconnect | bind ADDRESS | bind-device NAME |
+ * transparent | attempts ADDRESS PORT COUNT (each with a socket of its own; prints how many failed) |
+ * set-mark NUMBER | mark | read | write TEXT | wait (for a line on standard input) | unprivileged
  */
 #include <arpa/inet.h>
 #include <errno.h>
