@@ -32,7 +32,7 @@ import { writeNginxSite } from './nginx-site.ts'
 export const NODES: readonly NodeName[] = ['node1', 'node2']
 
 /** Longest wait for anything. Only a failing test waits so long. */
-const PATIENCE_MS = 20_000
+const PATIENCE_MS = 60_000
 const POLL_MS = 50
 
 const WEFT = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))

@@ -8,6 +8,8 @@ export class Talker {
   private readonly child: ChildProcessWithoutNullStreams
   private readonly lines: string[] = []
   private wake: () => void = () => {}
+  /** All that it said has been read; a process that has exited may still have lines in the pipe. */
+  private isClosed = false
 
   /** Connects from a pod to `host`. */
   constructor(mesh: LiveMesh, pod: string, host: string, port = 9000) {
@@ -29,6 +31,7 @@ export class Talker {
     })
     this.ended = new Promise((resolve) => {
       this.child.on('close', () => {
+        this.isClosed = true
         this.wake()
         resolve(this.lines.at(-1) ?? 'nothing')
       })
@@ -39,12 +42,12 @@ export class Talker {
   async say(text: string): Promise<string> {
     const count = this.lines.length
     this.child.stdin.write(`${text}\n`)
-    while (this.lines.length === count && this.child.exitCode === null) {
+    while (this.lines.length === count && !this.isClosed) {
       await new Promise<void>((resolve) => {
         this.wake = resolve
       })
     }
-    return this.lines[count] ?? 'nothing'
+    return this.lines[count] ?? this.lines.at(-1) ?? 'nothing'
   }
 
   async close(): Promise<void> {
