@@ -123,6 +123,8 @@ export interface Capture {
   stats(): CaptureStats
   /** Changes what happens to an enrolled pod's connections when no data worker is alive (`PodToCapture.isStrict`). */
   setStrict?(uid: string, isStrict: boolean): void
+  /** The same of a pod that an earlier agent has captured, until it is enrolled again. Unknown uids are ignored. */
+  setFoundStrict?(uid: string, isStrict: boolean): void
   /** Looks at a captured pod in the kernel and repairs it; null when it is not captured. Loopback cannot look. */
   audit?(uid: string): AuditedPod | null
   /** Descriptor of the map in which data workers show that they are alive. Loopback has none. */

@@ -94,6 +94,18 @@ export class FoundPods {
     }
   }
 
+  /** Changes what happens to the connections of a pod that is not enrolled again yet. Others are ignored. */
+  setStrict(uid: string, isStrict: boolean): void {
+    for (const pod of this.pods.values()) {
+      if (pod.record === null || pod.record.uid !== uid || pod.record.isStrict === isStrict) continue
+      const record = { ...pod.record, isStrict }
+      this.pods.set(pod.netnsCookie, { ...pod, record })
+      this.records.put(record)
+      const entry = this.programs.pods.entries().get(pod.netnsCookie)
+      if (entry !== undefined) this.programs.pods.insert(pod.netnsCookie, { ...entry, isStrict })
+    }
+  }
+
   /** Switches a pod off. */
   switchOff({ netnsCookie }: FoundPod): void {
     this.programs.pods.delete(netnsCookie)

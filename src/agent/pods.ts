@@ -84,7 +84,13 @@ export class Pods {
         this.enqueue(() => this.withdraw(uid))
       } else this.options.capture.setStrict?.(uid, isStrict(snapshot, pod, workload))
     }
-    for (const pod of snapshot.pods.values()) this.enqueue(() => this.enrol(pod.uid))
+    for (const pod of snapshot.pods.values()) {
+      this.enqueue(() => this.enrol(pod.uid))
+      const workload = snapshot.workloads.get(pod.uid)
+      // An earlier agent may have captured it: until it is enrolled again it fails as it should by now.
+      if (workload === undefined || this.enrolments.has(pod.uid)) continue
+      this.options.capture.setFoundStrict?.(pod.uid, isStrict(snapshot, pod, workload))
+    }
   }
 
   /** The configuration is whole: pods that an earlier agent has captured, and nobody wants, are captured no more. */

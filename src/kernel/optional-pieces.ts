@@ -15,6 +15,7 @@ export const PIECE_SET_RETVAL = 'bpf_set_retval'
 export const PIECE_MESSAGES = 'hooks of UDP messages'
 export const PIECE_UPDATE = 'updating links'
 export const PIECE_DESTROY = 'sock_destroy'
+export const PIECE_METER = 'programs that meter UDP'
 
 /** What happens without a piece. */
 export const FALLBACKS: Readonly<Record<string, string>> = {
@@ -24,6 +25,7 @@ export const FALLBACKS: Readonly<Record<string, string>> = {
   [PIECE_SET_RETVAL]: 'connections of pods that policy denies fail with EPERM, not ECONNREFUSED',
   [PIECE_UPDATE]: 'the programs of a new agent are attached beside those of the old one, which go then',
   [PIECE_DESTROY]: 'connections that the kernel carries go on when policy turns against them, until they end',
+  [PIECE_METER]: 'UDP of pods passes unmetered',
 }
 
 /** Something that this kernel cannot do. */
@@ -47,6 +49,7 @@ export function* probePieces(addon: Addon, build: string): Iterable<readonly [pi
   yield [PIECE_SET_RETVAL, whyErrorsCannotBeChosen(addon, build)]
   yield [PIECE_UPDATE, whyNot(() => updateNothing(addon))]
   yield [PIECE_DESTROY, whyNot(() => destroyNothing(addon))]
+  yield [PIECE_METER, whyNot(() => load(addon, join(build, 'meter.bpf.o')))]
 }
 
 function whyNot(attempt: () => void): unknown {

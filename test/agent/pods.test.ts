@@ -186,6 +186,14 @@ test('STRICT reaches the capture of a pod that is enrolled already', async () =>
   assert.deepEqual(take(), [`strict ${A.uid} false`])
 })
 
+test('STRICT reaches a pod that is not enrolled (yet), which an earlier agent may have captured', async () => {
+  const found: (readonly [string, boolean])[] = []
+  Object.assign(capture, { setFoundStrict: (uid: string, isStrict: boolean) => found.push([uid, isStrict]) })
+  isCredentialThere = false
+  await apply({ workloads: [A], pods: [POD_A], policies: [STRICT] })
+  assert.deepEqual(found, [[A.uid, true]])
+})
+
 test('a failure mode of its own overrules STRICT, also of a pod that is enrolled already', async () => {
   await apply({ workloads: [A], pods: [POD_A] })
   take()

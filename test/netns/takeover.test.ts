@@ -24,7 +24,7 @@ import { Logger, silentLog } from '../../src/base/log.ts'
 import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
 import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
 import type { Pod } from '../../src/kernel/maps.ts'
-import { AnsweringPod, answerIn, runClient, startApp } from '../support/answering-pod.ts'
+import { AnsweringPod, answerIn, podToCapture, runClient, startApp } from '../support/answering-pod.ts'
 import type { FloodCounts } from '../support/connect-flood.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
@@ -252,6 +252,25 @@ describe('an agent that follows another one', needsRoot, () => {
     assert.deepEqual([app, refused, other], [0, 0, {}])
     assert.ok(agent > 20, `${agent} connections`)
     assert.ok(servers.some(({ answers }) => answers.length > 0))
+  })
+
+  it('fails as the configuration now says, also where pods are not enrolled again yet', async () => {
+    const agent = await startAgent(both().map((pod) => ({ ...pod, isStrict: false })))
+    await kill(agent)
+    const capture = open()
+    const isStrict = (): boolean[] => [...podsOf(capture).values()].map((pod) => pod.isStrict)
+    assert.deepEqual(isStrict(), [false, false])
+    const { uid } = podToCapture(a).pod
+    capture.setFoundStrict(uid, true)
+    assert.deepEqual(isStrict().sort(), [false, true])
+    await release(capture)
+    const next = open()
+    assert.deepEqual([...podsOf(next).values()].map((pod) => pod.isStrict).sort(), [false, true])
+    next.setFoundStrict(uid, false)
+    assert.deepEqual(
+      [...podsOf(next).values()].map((pod) => pod.isStrict),
+      [false, false],
+    )
   })
 
   it('writes nothing any more when it has released everything', async () => {
