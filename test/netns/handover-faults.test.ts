@@ -83,6 +83,23 @@ describe('a handover', needsRoot, () => {
     })
   }
 
+  for (const step of ['take', 'commit']) {
+    it(`whose successor is told to end (SIGTERM) at "${step}" leaves the agent that runs as it was`, async () => {
+      const load = await traffics()
+      const tap = await HandoverTap.open(mesh.stateDirectory(NODE), step, () => {
+        process.kill(doomed.pid, 'SIGTERM')
+        tap.close(true)
+      })
+      const doomed = mesh.spawnDoomed(NODE)
+      await doomed.ended
+      await serves()
+      for (const traffic of load) {
+        const { outcomes, requests } = await traffic.stop()
+        assert.deepEqual(outcomes, { 200: requests })
+      }
+    })
+  }
+
   it('to an agent whose port is taken is taken back, and nothing is lost', async () => {
     const load = await traffics()
     // The controller's.
