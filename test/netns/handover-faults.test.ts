@@ -100,6 +100,17 @@ describe('a handover', needsRoot, () => {
     })
   }
 
+  it('from an agent that is told to end (SIGTERM) meanwhile is completed by the successor alone', async () => {
+    const tap = await HandoverTap.open(mesh.stateDirectory(NODE), 'take', () => {
+      tap.close(true)
+      process.kill(old.pid, 'SIGTERM')
+    })
+    const old = mesh.child(AGENT)
+    await mesh.upgradeAgent(NODE)
+    assert.equal(await old.ended, 'exit code 0')
+    await serves()
+  })
+
   it('to an agent whose port is taken is taken back, and nothing is lost', async () => {
     const load = await traffics()
     // The controller's.
