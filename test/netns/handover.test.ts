@@ -7,6 +7,7 @@ import { LiveMesh, NODES } from '../support/live-mesh.ts'
 import type { Outcomes } from '../support/live-mixed.ts'
 import { Talker } from '../support/live-talker.ts'
 import { finished, needsRoot } from '../support/netns.ts'
+import { OtherBuild } from '../support/other-build.ts'
 
 const MIXED = fileURLToPath(new URL('../support/live-mixed.ts', import.meta.url))
 
@@ -57,6 +58,37 @@ describe('an agent that is started beside a running one', needsRoot, () => {
     for (const old of olds.slice(0, 2)) assert.ok(old.isRunning)
     for (const talker of talkers) await talker.close()
     for (const old of olds) assert.equal(await old.ended, 'exit code 0')
+  })
+
+  it('may be of another version: up and down again, and no request is lost', async () => {
+    const thisBuild = mesh.program
+    const other = new OtherBuild('0.0.9')
+    try {
+      const traffics = ['near', 'far'].flatMap((server) =>
+        [true, false].map((isFresh) => mesh.traffic('client', { url: `http://${server}:8080/`, isFresh, pauseMs: 1 })),
+      )
+      const olds: Child[] = []
+      for (const [program, version] of [
+        [other.program, '0.0.9'],
+        [thisBuild, '0.1.0'],
+      ] as const) {
+        mesh.program = program
+        for (const node of NODES) {
+          olds.push(await mesh.upgradeAgent(node))
+          const build = await mesh.metrics(node)
+          assert.match(build, new RegExp(`istio_build\\{[^}]*tag="${version}"`))
+        }
+      }
+      for (const traffic of traffics) {
+        const { outcomes, requests } = await traffic.stop()
+        assert.deepEqual(outcomes, { 200: requests })
+        assert.ok(requests > 100, `only ${requests} requests`)
+      }
+      for (const old of olds) assert.equal(await old.ended, 'exit code 0')
+    } finally {
+      mesh.program = thisBuild
+      other.close()
+    }
   })
 
   it('loses and repeats nothing of any protocol, on one node and between nodes, IPv4 and IPv6', async () => {

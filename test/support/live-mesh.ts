@@ -55,6 +55,8 @@ export interface LiveMeshOptions {
 let meshes = 0
 
 export class LiveMesh {
+  /** What is run as `weft` from now on: this build, or another one. */
+  program = WEFT
   readonly plan: LivePlan
   readonly runDirectory: string
   private readonly options: LiveMeshOptions
@@ -390,7 +392,7 @@ export class LiveMesh {
   }
 
   private startWeft(name: string, node: NodeName, args: readonly string[]): void {
-    const command = [process.execPath, '--import', TETHER, WEFT, ...args] as const
+    const command = [process.execPath, '--import', TETHER, this.program, ...args] as const
     this.startChild(name, { kind: 'node', netns: `${this.plan.name}-${node}` }, [...command], {})
   }
 
