@@ -300,6 +300,8 @@ describe('an agent that follows another one', needsRoot, () => {
     const steered = network.start(a, ['sleep', '60'])
     await kill(agent)
     network.deletePod('c')
+    // The kernel frees a netns, and with it our link, a moment after its name is gone.
+    while (network.nodeHas('v3')) await delay(5)
     const records = readdirSync(`${directory}/state/captured`).length
     const capture = open()
     const programs = programsOf(capture)
