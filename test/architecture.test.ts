@@ -23,6 +23,7 @@ const RANKS: Readonly<Record<string, number>> = {
   transport: 2,
   security: 2,
   kernel: 2,
+  kubernetes: 2,
   telemetry: 2,
   wire: 2,
   model: 1,
@@ -34,10 +35,11 @@ const PACKAGE_OWNERS: readonly [RegExp, RegExp][] = [
   [/^prom-client$/, /^telemetry\//],
   [/^@grpc\/|^protobufjs/, /^wire\//],
   [/^node-forge$/, /^security\//],
+  [/^@kubernetes\//, /^kubernetes\//],
   [/^yaml$/, /^controller\/directory-source\.ts$|^controller\/yaml-.*\.ts$/],
   [/^node:net$|^node:tls$/, /^transport\/node-.*\.ts$|^wire\/|^agent\/|^controller\/|^cli\//],
   [/^node:(util|buffer)$/, /./],
-  [/^node:/, /^(agent|controller|cli|security|telemetry|wire|kernel|transport)\//],
+  [/^node:/, /^(agent|controller|cli|security|telemetry|wire|kernel|kubernetes|transport)\//],
 ]
 
 /** cli/ is the one program that starts the others, and only these files of it. */
