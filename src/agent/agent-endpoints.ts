@@ -3,7 +3,7 @@
  * Three listeners, because each has an audience of its own; admin.ts serves them.
  *
  *      metrics     /metrics, /stats/prometheus
- *      readiness   /healthz/ready
+ *      readiness   /healthz/ready /healthz/live
  *      admin       /config_dump /connections /dns /certificates /healthz/ready POST /quitquitquit
  */
 import { formatHostPort } from '../base/address.ts'
@@ -27,6 +27,11 @@ import type { Workers } from './workers.ts'
 /** Connections that /connections shows per worker, and of those that the kernel carries. */
 const CONNECTIONS_SHOWN_MAX = 1000
 
+const READINESS = 'readiness'
+
+/** The main thread answers. Data workers are watched, and replaced, by the agent itself. */
+const ALIVE: Answer = { status: 200, type: TYPE_TEXT, body: 'alive\n' }
+
 /** What is told of: the parts of an agent, and the state it is in. */
 export interface AgentEndpointsOptions {
   readonly config: AgentConfig
@@ -45,6 +50,8 @@ export interface AgentEndpointsOptions {
   /** New connections are this agent's. */
   readonly isServing: () => boolean
   readonly isStopping: () => boolean
+  /** A successor serves. */
+  readonly isRetired: () => boolean
   /** An operator asks the agent to end. */
   readonly onQuit: () => void
 }
@@ -65,8 +72,19 @@ export class AgentEndpoints {
     const metrics = (): Promise<Answer> => this.metrics()
     const metricsRoutes = { '/metrics': metrics, '/stats/prometheus': metrics }
     await this.open('metrics', config.metrics, metricsRoutes, isTakingOver)
-    await this.open('readiness', config.readiness, { '/healthz/ready': () => this.readiness() }, isTakingOver)
+    const healthRoutes = { '/healthz/ready': () => this.readiness(), '/healthz/live': () => ALIVE }
+    await this.open(READINESS, config.readiness, healthRoutes, isTakingOver)
     await this.open('admin', config.admin, this.adminRoutes(), isTakingOver)
+  }
+
+  /**
+   * Closes what the successor's endpoints tell from now on; whether this agent lives can still be asked. Never rejects.
+   */
+  async retire(): Promise<void> {
+    for (const endpoint of this.listening.splice(0)) {
+      if (endpoint.name === READINESS) this.listening.push(endpoint)
+      else await endpoint.close()
+    }
   }
 
   /** Never rejects. Calling it again does nothing. */
@@ -114,12 +132,13 @@ export class AgentEndpoints {
   }
 
   private readiness(): Answer {
-    const { preparation, pods, carriage, isServing, isStopping } = this.options
+    const { preparation, pods, carriage, isServing, isStopping, isRetired } = this.options
     const problems: string[] = []
     if (!preparation.subscription.status().isReady) problems.push('no configuration yet')
     if (pods.pendingCount > 0) problems.push(`${pods.pendingCount} pods are not captured yet`)
     if (!isServing()) problems.push('the agent before this one still serves')
-    if (isStopping()) problems.push('stopping')
+    if (isRetired()) problems.push('another agent has taken over')
+    else if (isStopping()) problems.push('stopping')
     // Asked at the start only: later it may lag behind for a moment, and connections are the proxy's meanwhile.
     if (problems.length === 0 && !this.wasReady && carriage?.isInStep === false) {
       problems.push('the kernel does not know the configuration yet')

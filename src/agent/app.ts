@@ -200,6 +200,7 @@ export class Agent implements PreparationUser, OfferOwner {
       workers: this.workers,
       isServing: () => this.isServing,
       isStopping: () => this.isStopping,
+      isRetired: () => this.isRetired,
       onQuit: () => this.onQuit?.(),
     })
   }
@@ -244,6 +245,11 @@ export class Agent implements PreparationUser, OfferOwner {
     this.onQuit = listener
   }
 
+  /** A successor serves. */
+  get isRetired(): boolean {
+    return this.retirement !== null
+  }
+
   private async open(): Promise<void> {
     const { config, handover, preparation } = this
     // Whoever runs now answers for this node until it is this agent that serves.
@@ -281,7 +287,10 @@ export class Agent implements PreparationUser, OfferOwner {
     this.capture.dismissPredecessor?.()
   }
 
-  /** Ends in order; open connections have `--drain` to finish. Safe to call twice. */
+  /**
+   * Ends in order; open connections have `--drain` to finish. Safe to call twice. With `--when-retired wait` an agent that
+   * is retired drains to its end, and can still be asked whether it lives until `close`.
+   */
   async stop(): Promise<void> {
     if (this.isStopping) return
     this.isStopping = true
@@ -294,7 +303,8 @@ export class Agent implements PreparationUser, OfferOwner {
       // Capture first: new connections go as without an agent. The next agent finds the pods captured, and may begin now.
       if (this.isServing) await this.capture.drain?.()
       await this.workers.drainAlone(this.config.drain)
-    } else await settledWithin(this.retirement, this.config.drain)
+    } else if (this.config.whenRetired === 'wait') await this.retirement
+    else await settledWithin(this.retirement, this.config.drain)
     // A predecessor that is told that this agent ends has what was taken from it back: not before it is released.
     if (this.isServing) await this.handover.end()
     await this.workers.end()
@@ -304,7 +314,17 @@ export class Agent implements PreparationUser, OfferOwner {
     await this.capture.release?.()
     await this.handover.end()
     await this.capture.close()
+    if (!this.isWaiting) await this.endpoints.close()
+  }
+
+  /** Closes what `stop` has left open. */
+  async close(): Promise<void> {
     await this.endpoints.close()
+  }
+
+  /** The agent has nothing left to do but must not end by itself: who watches over it would start it again. */
+  get isWaiting(): boolean {
+    return this.isRetired && this.config.whenRetired === 'wait'
   }
 
   // --- PreparationUser ---
@@ -371,7 +391,7 @@ export class Agent implements PreparationUser, OfferOwner {
 
   retire(): void {
     // Neither this nor the retirement rejects.
-    void this.endpoints.close()
+    void (this.config.whenRetired === 'wait' ? this.endpoints.retire() : this.endpoints.close())
     if (this.isStopping) return
     const { handoverDrain } = this.config
     const idleMs = Math.max(DRAIN_IDLE_MS, handoverDrain * DRAIN_IDLE_SHARE)

@@ -120,6 +120,16 @@ export const agentFlags = {
     0,
     24 * HOUR_MS,
   ),
+  whenRetired: choiceFlag(
+    {
+      name: 'when-retired',
+      doc:
+        'What an agent does when a successor has taken over and it has drained: exit, or wait for SIGTERM. Agents that ' +
+        'wait need readiness addresses of their own.',
+    },
+    ['exit', 'wait'] as const,
+    'exit',
+  ),
   accessLog: switchFlag({
     name: 'access-log',
     doc: 'Write one JSON line per request and connection to standard output.',

@@ -20,8 +20,9 @@ export const agentCommand: Command = {
         'What is in the kernel stays when the agent ends, in any way: until the next agent takes it over, connections of\n' +
         'pods are let by or refused as their policy says. --cleanup removes it.\n\n' +
         'Upgrade: start the new agent while the old one runs, with the same --state. The new one takes over when it is\n' +
-        'ready, and nothing is lost; the old one drains (--handover-drain) and ends by itself with code 0. If the new one\n' +
-        'fails to start, the old one goes on. Without the overlap, SIGTERM first and then a start: what pods have open\n' +
+        'ready, and nothing is lost; the old one drains (--handover-drain) and ends by itself with code 0; where a\n' +
+        'supervisor would start it again, --when-retired wait makes it wait for SIGTERM. If the new one fails to start, the\n' +
+        'old one goes on. Without the overlap, SIGTERM first and then a start: what pods have open\n' +
         'ends in order (--drain); until the new agent serves, new connections of PERMISSIVE pods go directly, and those\n' +
         'of STRICT pods are refused.',
       usage: 'weft agent --controller HOST:PORT --credentials DIR [flags]',
@@ -46,8 +47,11 @@ export const agentCommand: Command = {
     const quit = new Promise<void>((resolve) => {
       agent.quitListener = resolve
     })
-    await Promise.race([endSignal(), quit])
+    const signal = endSignal()
+    await Promise.race([signal, quit])
     await agent.stop()
+    if (agent.isWaiting) await signal
+    await agent.close()
     return EXIT_OK
   },
 }
