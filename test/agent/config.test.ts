@@ -26,6 +26,7 @@ test('defaults are those of the documentation', () => {
     certificateLifetime: 86_400_000,
     drain: 30_000,
     handoverDrain: 600_000,
+    whenRetired: 'exit',
     accessLog: false,
     logLevel: 'info',
   })
