@@ -53,6 +53,7 @@ export type ErrorCode =
   | 'WEFT_TLS' // a TLS handshake failed
   | 'WEFT_PEER_IDENTITY' // the peer proved an identity other than the expected one
   | 'WEFT_CONTROLLER' // the controller refused or cannot be reached
+  | 'WEFT_KUBERNETES' // the Kubernetes API server refused or cannot be reached
   | 'WEFT_HANDOVER' // another agent runs with the same state directory and does not give way
   | 'WEFT_RESOURCE' // a resource on the wire is not valid
   | 'WEFT_OBJECT' // a user's YAML object is not valid

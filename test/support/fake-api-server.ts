@@ -1,0 +1,295 @@
+/**
+ * A Kubernetes API server in this process: collections of JSON objects with resource versions, lists in pages, watches
+ * with bookmarks, and a hook that answers in its place. It knows no kind and validates nothing.
+ */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { KubernetesObject, ResourceType } from '../../src/kubernetes/object.ts'
+import { apiVersionOf, collectionPath, nameOfType } from '../../src/kubernetes/object.ts'
+
+/** A request as the server saw it. */
+export interface SeenRequest {
+  readonly method: string
+  readonly path: string
+  readonly query: URLSearchParams
+  readonly headers: IncomingMessage['headers']
+  readonly body: string
+}
+
+/** Answers in the server's place when it returns true. */
+export type Answer = (request: SeenRequest, response: ServerResponse) => boolean
+
+interface Collection {
+  readonly type: ResourceType
+  readonly kind: string
+  readonly objects: Map<string, KubernetesObject>
+  readonly events: { readonly version: number; readonly type: string; readonly object: KubernetesObject }[]
+  readonly watches: Set<ServerResponse>
+}
+
+export class FakeApiServer {
+  readonly requests: SeenRequest[] = []
+  /** Asked first; null when there is none. */
+  answer: Answer | null = null
+  /** Watches from before this version are told 410. */
+  oldestVersion = 0
+  /** URL of the server. */
+  url = ''
+  /** A kubeconfig file that leads to it. */
+  kubeconfig = ''
+  private version = 100
+  private readonly collections = new Map<string, Collection>()
+  private readonly server: Server
+  private directory = ''
+  private readonly waiting: { readonly test: (request: SeenRequest) => boolean; readonly resolve: () => void }[] = []
+
+  private constructor() {
+    this.server = createServer((request, response) => void this.serve(request, response))
+  }
+
+  static async start(): Promise<FakeApiServer> {
+    const fake = new FakeApiServer()
+    await new Promise<void>((resolve) => fake.server.listen(0, '127.0.0.1', resolve))
+    fake.url = `http://127.0.0.1:${(fake.server.address() as AddressInfo).port}`
+    fake.directory = await mkdtemp(join(tmpdir(), 'weft-api-'))
+    fake.kubeconfig = join(fake.directory, 'kubeconfig')
+    await writeFile(fake.kubeconfig, kubeconfigFor(fake.url, 'secret-token'))
+    return fake
+  }
+
+  async stop(): Promise<void> {
+    this.server.closeAllConnections()
+    await new Promise<void>((resolve) => this.server.close(() => resolve()))
+    await rm(this.directory, { recursive: true })
+  }
+
+  /** Ends every connection and refuses new ones until `listenAgain`. */
+  async goAway(): Promise<void> {
+    this.server.closeAllConnections()
+    await new Promise<void>((resolve) => this.server.close(() => resolve()))
+  }
+
+  async listenAgain(): Promise<void> {
+    const port = Number(new URL(this.url).port)
+    await new Promise<void>((resolve) => this.server.listen(port, '127.0.0.1', resolve))
+  }
+
+  /** Serves a resource from now on; 404 before. */
+  addType(type: ResourceType, kind: string): void {
+    this.collections.set(collectionPath(type, null), {
+      type,
+      kind,
+      objects: new Map(),
+      events: [],
+      watches: new Set(),
+    })
+  }
+
+  /** Makes or changes an object and tells the watches. */
+  put(type: ResourceType, object: { readonly metadata: { readonly name: string } } & Record<string, unknown>): void {
+    const collection = this.collectionOf(type)
+    const key = keyOf(object.metadata)
+    const version = ++this.version
+    const stored = {
+      apiVersion: apiVersionOf(type),
+      kind: collection.kind,
+      ...object,
+      metadata: { uid: `uid-${key}`, ...object.metadata, resourceVersion: String(version) },
+    }
+    this.happen(collection, version, collection.objects.has(key) ? 'MODIFIED' : 'ADDED', stored)
+    collection.objects.set(key, stored)
+  }
+
+  remove(type: ResourceType, namespace: string | null, name: string): void {
+    const collection = this.collectionOf(type)
+    const key = keyOf(namespace === null ? { name } : { namespace, name })
+    const object = collection.objects.get(key)
+    if (object === undefined) throw new Error(`there is no ${nameOfType(type)} ${key}`)
+    collection.objects.delete(key)
+    const version = ++this.version
+    const metadata = { ...object.metadata, resourceVersion: String(version) }
+    this.happen(collection, version, 'DELETED', { ...object, metadata })
+  }
+
+  /** Tells the watches that all is well up to now. */
+  bookmark(type: ResourceType): void {
+    const collection = this.collectionOf(type)
+    const metadata = { resourceVersion: String(++this.version) }
+    this.tell(collection, { type: 'BOOKMARK', object: { kind: collection.kind, metadata } })
+  }
+
+  /** Sends a line of any content to the watches. */
+  sendLine(type: ResourceType, line: string): void {
+    for (const watch of this.collectionOf(type).watches) watch.write(`${line}\n`)
+  }
+
+  /** Ends the watches of a resource: politely, or with a reset. */
+  endWatches(type: ResourceType, how: 'end' | 'reset'): void {
+    for (const watch of this.collectionOf(type).watches) {
+      if (how === 'end') watch.end()
+      else watch.socket?.resetAndDestroy()
+    }
+  }
+
+  watchCount(type: ResourceType): number {
+    return this.collectionOf(type).watches.size
+  }
+
+  /** Resolves when a request that passes `test` arrives (also one that has arrived). */
+  async seen(test: (request: SeenRequest) => boolean): Promise<void> {
+    if (this.requests.some(test)) return
+    await this.next(test)
+  }
+
+  /** Resolves when a further request that passes `test` arrives. */
+  async next(test: (request: SeenRequest) => boolean): Promise<void> {
+    await new Promise<void>((resolve) => this.waiting.push({ test, resolve }))
+  }
+
+  private async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    let body = ''
+    for await (const piece of request) body += String(piece)
+    const url = new URL(request.url ?? '/', this.url)
+    const { method = 'GET', headers } = request
+    const seen = { method, path: url.pathname, query: url.searchParams, headers, body }
+    this.requests.push(seen)
+    if (this.answer?.(seen, response) !== true) this.answerFrom(seen, response)
+    for (const one of [...this.waiting]) {
+      if (!one.test(seen)) continue
+      this.waiting.splice(this.waiting.indexOf(one), 1)
+      one.resolve()
+    }
+  }
+
+  private answerFrom({ method, path, query, body }: SeenRequest, response: ServerResponse): void {
+    const collection = this.collections.get(path)
+    if (collection !== undefined && method === 'GET') {
+      if (query.get('watch') === 'true' || query.get('watch') === '1') this.watch(collection, query, response)
+      else this.list(collection, query, response)
+      return
+    }
+    const found = this.find(path)
+    if (found === null) {
+      answerStatus(response, 404, 'NotFound', 'the server could not find the requested resource')
+      return
+    }
+    const object = found.collection.objects.get(found.key)
+    if (object === undefined) {
+      answerStatus(response, 404, 'NotFound', `${nameOfType(found.collection.type)} "${found.key}" not found`)
+    } else if (method === 'DELETE') {
+      this.remove(found.collection.type, object.metadata.namespace ?? null, object.metadata.name)
+      answerJson(response, 200, { kind: 'Status', status: 'Success' })
+    } else if (method === 'PUT') {
+      this.put(found.collection.type, JSON.parse(body) as never)
+      answerJson(response, 200, found.collection.objects.get(found.key))
+    } else answerJson(response, 200, object)
+  }
+
+  private find(path: string): { collection: Collection; key: string } | null {
+    for (const collection of this.collections.values()) {
+      const all = collectionPath(collection.type, null)
+      const root = all.slice(0, -collection.type.plural.length - 1)
+      const pattern = new RegExp(`^${root}(?:/namespaces/([^/]+))?/${collection.type.plural}/([^/]+)$`)
+      const match = pattern.exec(path)
+      if (match === null) continue
+      const [, namespace, name] = match
+      return { collection, key: keyOf(namespace === undefined ? { name: name! } : { namespace, name: name! }) }
+    }
+    return null
+  }
+
+  private list({ kind, type, objects }: Collection, query: URLSearchParams, response: ServerResponse): void {
+    const all = [...objects.values()]
+    const [versionText, offsetText] = (query.get('continue') ?? `${this.version}/0`).split('/')
+    if (Number(versionText) < this.oldestVersion) {
+      answerStatus(response, 410, 'Expired', 'The provided continue parameter is too old')
+      return
+    }
+    const offset = Number(offsetText)
+    const limit = Number(query.get('limit') ?? all.length)
+    const items = all.slice(offset, offset + limit).map(({ apiVersion: _, kind: __, ...rest }) => rest)
+    const isLast = offset + limit >= all.length
+    answerJson(response, 200, {
+      kind: `${kind}List`,
+      apiVersion: apiVersionOf(type),
+      metadata: { resourceVersion: versionText, ...(isLast ? {} : { continue: `${versionText}/${offset + limit}` }) },
+      items,
+    })
+  }
+
+  private watch(collection: Collection, query: URLSearchParams, response: ServerResponse): void {
+    const from = Number(query.get('resourceVersion'))
+    response.writeHead(200, { 'content-type': 'application/json' })
+    response.flushHeaders()
+    if (from < this.oldestVersion) {
+      const object = { kind: 'Status', status: 'Failure', code: 410, reason: 'Expired', message: 'too old' }
+      response.end(`${JSON.stringify({ type: 'ERROR', object })}\n`)
+      return
+    }
+    for (const { version, type, object } of collection.events) {
+      if (version > from) response.write(`${JSON.stringify({ type, object })}\n`)
+    }
+    collection.watches.add(response)
+    response.on('close', () => collection.watches.delete(response))
+  }
+
+  private happen(collection: Collection, version: number, type: string, object: KubernetesObject): void {
+    collection.events.push({ version, type, object })
+    this.tell(collection, { type, object })
+  }
+
+  private tell(collection: Collection, event: unknown): void {
+    for (const watch of collection.watches) watch.write(`${JSON.stringify(event)}\n`)
+  }
+
+  private collectionOf(type: ResourceType): Collection {
+    const collection = this.collections.get(collectionPath(type, null))
+    if (collection === undefined) throw new Error(`${nameOfType(type)} is not served`)
+    return collection
+  }
+}
+
+/** A kubeconfig for a server without TLS. */
+export function kubeconfigFor(server: string, token: string): string {
+  return `apiVersion: v1
+kind: Config
+current-context: test
+clusters:
+- name: fake
+  cluster:
+    server: ${server}
+    insecure-skip-tls-verify: true
+users:
+- name: admin
+  user:
+    token: ${token}
+contexts:
+- name: test
+  context: { cluster: fake, user: admin, namespace: shop }
+- name: other
+  context: { cluster: fake, user: admin }
+`
+}
+
+/** Answers with JSON. */
+export function answerJson(response: ServerResponse, status: number, body: unknown, headers = {}): void {
+  response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(body))
+}
+
+/** Answers with a `Status` object that says no. */
+export function answerStatus(
+  response: ServerResponse,
+  code: number,
+  reason: string,
+  message: string,
+  headers = {},
+): void {
+  answerJson(response, code, { kind: 'Status', apiVersion: 'v1', status: 'Failure', code, reason, message }, headers)
+}
+
+function keyOf({ namespace, name }: { readonly namespace?: string; readonly name: string }): string {
+  return namespace === undefined ? name : `${namespace}/${name}`
+}
