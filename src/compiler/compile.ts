@@ -11,26 +11,20 @@ import type { Traffic } from '../model/route.ts'
 import type { Service } from '../model/service.ts'
 import { FAILURE_BY_POLICY, type LocalPod, type Workload } from '../model/workload.ts'
 import { readAuthorizationPolicy, selectPolicies } from './authorization-policy.ts'
-import {
-  dnsExemptNamespaces,
-  failureModeOf,
-  failureModes,
-  isDnsExempt,
-  isMeshNamespace,
-  localityOf,
-  netnsOf,
-  readEndpointSlice,
-  readPod,
-  readService,
-} from './core.ts'
+import { readService } from './core-service.ts'
 import { type DestinationRule, type MergedRule, mergeRules, readDestinationRule } from './destination-rule.ts'
 import { sameNodeEncryption } from './encryption.ts'
+import { readEndpointSlice } from './endpoint-slice.ts'
+import { Enrolments, isOfRevision } from './enrolment.ts'
 import { isWildcard, unknownHostFix, wildcardCovers } from './hosts.ts'
 import { buildInventory, type Inventory } from './inventory.ts'
 import { checkKind } from './kinds.ts'
 import { compareText, findings, type Message, MessageLog } from './messages.ts'
+import { localityOf } from './node.ts'
 import { compareAge, type MeshObject } from './object.ts'
 import { buildPeerPolicies, readPeerAuthentication } from './peer-authentication.ts'
+import { readPod } from './pod.ts'
+import { dnsExemptNamespaces, failureModeOf, failureModes, isDnsExempt, netnsOf } from './pod-settings.ts'
 import { buildScopes } from './scopes.ts'
 import { selects } from './selector.ts'
 import { readServiceEntry } from './service-entry.ts'
@@ -99,7 +93,7 @@ function sortByKind(objects: readonly MeshObject[], run: Run): ObjectsByKind {
   const byKind = new Map<string, MeshObject[]>()
   const known = new Map<string, MeshObject>()
   for (const object of [...objects].sort(compareObjects)) {
-    if (!checkKind(object, run)) continue
+    if (!checkKind(object, run) || !(isCore(object) || isOfRevision(object, run))) continue
     const twin = known.get(object.key)
     if (twin !== undefined) {
       run.log.add(object, [], findings.duplicateObject(placeOf(twin)))
@@ -111,6 +105,11 @@ function sortByKind(objects: readonly MeshObject[], run: Run): ObjectsByKind {
     else list.push(object)
   }
   return byKind
+}
+
+/** True for Kubernetes' own kinds, which are facts for every revision. */
+function isCore({ group }: MeshObject): boolean {
+  return group === '' || group === 'discovery.k8s.io'
 }
 
 function compareObjects(a: MeshObject, b: MeshObject): number {
@@ -144,10 +143,9 @@ function readAll<T>(
 }
 
 function readInventory(kinds: ObjectsByKind, run: Run): Inventory {
-  const namespaces = (kinds.get('Namespace') ?? []).filter((object) => isMeshNamespace(object, run))
   return buildInventory(
     {
-      meshNamespaces: new Set(namespaces.map((object) => object.name)),
+      enrolments: new Enrolments(kinds.get('Namespace') ?? [], run),
       localities: new Map((kinds.get('Node') ?? []).map((node) => [node.name, localityOf(node)])),
       pods: readAll(kinds, 'Pod', readPod, run),
       services: readAll(kinds, 'Service', readService, run),
@@ -170,11 +168,12 @@ function localPods(
   const mustEncrypt = sameNodeEncryption(namespaces, run)
   const pods: NodePod[] = []
   for (const member of inventory.members) {
-    if (!member.isEnrolled) continue
+    if (!member.isOurs) continue
     // Only pods are ever enrolled, and pods have an object.
     const netns = netnsOf(member.object!, run)
     const failureMode = failureModeOf(member.object!, modes.get(member.namespace) ?? FAILURE_BY_POLICY, run)
     const pod = { uid: member.uid, netns, scope: scopeOf.get(member.uid)!, failureMode }
+    const podUid = member.object!.uid
     const isExempt = isDnsExempt(member.object!, dnsExempt.has(member.namespace), run)
     pods.push({
       node: member.workload.node,
@@ -182,6 +181,7 @@ function localPods(
         ...pod,
         ...(isExempt ? { isDnsExempt: true } : {}),
         ...(mustEncrypt(member.namespace) ? { mustEncrypt: true } : {}),
+        ...(podUid === '' ? {} : { podUid }),
       },
     })
   }

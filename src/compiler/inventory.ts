@@ -14,11 +14,14 @@ import {
   type WorkloadService,
   type WorkloadType,
 } from '../model/workload.ts'
-import type { CoreService, CoreServicePort, EndpointSlice, Pod, SliceEndpoint } from './core.ts'
+import type { CoreService, CoreServicePort } from './core-service.ts'
+import type { EndpointSlice, SliceEndpoint } from './endpoint-slice.ts'
+import type { Enrolments } from './enrolment.ts'
 import { claimHosts, type EntryHost } from './entry-hosts.ts'
 import { exportOf } from './hosts.ts'
 import { compareText, findings } from './messages.ts'
 import { compareAge, type MeshObject } from './object.ts'
+import type { Pod } from './pod.ts'
 import { selects } from './selector.ts'
 import type { EntryEndpoint, ServiceEntry } from './service-entry.ts'
 import type { Run } from './settings.ts'
@@ -28,7 +31,10 @@ export interface Member {
   readonly uid: string
   readonly namespace: string
   readonly labels: Readonly<Record<string, string>>
+  /** In the mesh, whoever enrols it. */
   readonly isEnrolled: boolean
+  /** In the mesh, and this control plane's to enrol. */
+  readonly isOurs: boolean
   /** The pod's object; null for an endpoint that is no pod. */
   readonly object: MeshObject | null
   readonly workload: Omit<Workload, 'policies'>
@@ -48,7 +54,7 @@ export interface Inventory {
 
 /** The objects an inventory is made of, already read. */
 export interface CoreObjects {
-  readonly meshNamespaces: ReadonlySet<string>
+  readonly enrolments: Enrolments
   /** By node name. */
   readonly localities: ReadonlyMap<string, Locality>
   readonly pods: readonly Pod[]
@@ -71,6 +77,7 @@ interface Draft {
   readonly labels: Readonly<Record<string, string>>
   readonly base: Omit<Workload, 'policies' | 'services' | 'isHealthy' | 'uid' | 'namespace'>
   readonly isReady: boolean
+  readonly isOurs: boolean
   readonly endpoints: Map<string, Endpoint>
 }
 
@@ -167,18 +174,16 @@ function claimVirtualIps(services: readonly CoreService[], run: Run): CoreServic
  * Pods that have an address of their own. Of two pods with one address the newer keeps it: addresses are used again as
  * soon as a pod is gone, and the object of the old one may linger.
  */
-function claimAddresses({ pods, meshNamespaces }: CoreObjects, run: Run): Pod[] {
+function claimAddresses({ pods, enrolments }: CoreObjects, run: Run): Pod[] {
   const owners = new Map<string, Pod>()
   const newestFirst = [...pods].sort(
     (a, b) =>
       (b.object.creationTimestamp ?? 0) - (a.object.creationTimestamp ?? 0) || compareText(a.object.key, b.object.key),
   )
   return newestFirst.filter((pod) => {
-    if (pod.addresses.length === 0) {
-      if (meshNamespaces.has(pod.object.namespace)) run.log.add(pod.object, ['status'], findings.noAddress())
-      return false
-    }
     if (pod.isHostNetwork) return true
+    // One that is scheduled is told to its node's agent at once: who makes the pod's network asks for it.
+    if (pod.addresses.length === 0) return enrolments.of(pod).isMeshed
     for (const address of pod.addresses) {
       const owner = owners.get(address)
       if (owner !== undefined) {
@@ -195,19 +200,21 @@ function draftPod(pod: Pod, core: CoreObjects, run: Run): Draft {
   const { name, namespace, labels } = pod.object
   const { settings } = run
   const owner = ownerOf(pod)
+  const { isMeshed, isOurs } = core.enrolments.of(pod)
   return {
     uid: `${settings.clusterId}//Pod/${namespace}/${name}`,
     namespace,
     pod,
     labels,
-    isReady: pod.isReady,
+    isReady: pod.isReady && pod.addresses.length > 0,
+    isOurs,
     base: {
       name,
       addresses: pod.addresses,
       node: pod.node,
       trustDomain: settings.trustDomain,
       serviceAccount: pod.serviceAccount,
-      tunnelProtocol: isEnrolled(pod, core, run) ? TUNNEL_HBONE : TUNNEL_NONE,
+      tunnelProtocol: isMeshed ? TUNNEL_HBONE : TUNNEL_NONE,
       clusterId: settings.clusterId,
       locality: core.localities.get(pod.node) ?? NOWHERE,
       workloadName: owner.name,
@@ -221,24 +228,6 @@ function draftPod(pod: Pod, core: CoreObjects, run: Run): Draft {
 }
 
 const NOWHERE: Locality = { region: '', zone: '', subzone: '' }
-
-function isEnrolled(pod: Pod, core: CoreObjects, run: Run): boolean {
-  if (!core.meshNamespaces.has(pod.object.namespace)) return false
-  const label = pod.object.labels['weft.dev/mesh']
-  if (label === 'disabled') return false
-  if (label !== undefined && label !== 'enabled') {
-    run.log.add(pod.object, ['metadata', 'labels', 'weft.dev/mesh'], findings.badMeshLabel(label, '"disabled"'))
-  }
-  if (pod.isHostNetwork) {
-    run.log.add(pod.object, ['spec', 'hostNetwork'], findings.cannotEnrol('it uses the network of its node'))
-    return false
-  }
-  if (pod.node === '') {
-    run.log.add(pod.object, ['spec'], findings.cannotEnrol('spec.nodeName says no node'))
-    return false
-  }
-  return true
-}
 
 /** The owner that people think of: the Deployment behind a ReplicaSet, the CronJob behind a Job. */
 function ownerOf(pod: Pod): { readonly name: string; readonly type: WorkloadType } {
@@ -276,13 +265,14 @@ function finish(draft: Draft, core: CoreObjects): Member {
     .map(([service, endpoint]) => ({ service, ports: endpoint.ports }))
     .sort((a, b) => compareText(a.service, b.service))
   const isHealthy = draft.isReady && [...draft.endpoints.values()].every((endpoint) => endpoint.isReady)
-  const { uid, namespace, pod, labels, base } = draft
+  const { uid, namespace, pod, labels, base, isOurs } = draft
   const locality = core.localities.get(base.node) ?? base.locality
   return {
     uid,
     namespace,
     labels,
     isEnrolled: base.tunnelProtocol === TUNNEL_HBONE,
+    isOurs,
     object: pod?.object ?? null,
     workload: { uid, namespace, ...base, locality, services, isHealthy },
   }
@@ -356,6 +346,7 @@ function draftEndpoint(slice: EndpointSlice, endpoint: SliceEndpoint, run: Run):
     pod: null,
     labels: {},
     isReady: true,
+    isOurs: false,
     base: {
       name,
       addresses: [endpoint.address],
@@ -420,6 +411,7 @@ function draftEntryEndpoint({ object }: ServiceEntry, endpoint: EntryEndpoint, r
     pod: null,
     labels: endpoint.labels,
     isReady: true,
+    isOurs: false,
     base: {
       name: object.name,
       addresses: endpoint.address === '' ? [] : [endpoint.address],

@@ -190,15 +190,15 @@ export const findings = {
     ),
 
   // Pods, services, endpoints.
-  badMeshLabel: (value: string, allowed: string) =>
-    warning('WEFT0101', `The label weft.dev/mesh is ${quote(value)}, which has no meaning here.`, `Write ${allowed}.`),
+  badMeshLabel: (label: string, value: string, allowed: string) =>
+    warning('WEFT0101', `The label ${label} is ${quote(value)}, which has no meaning here.`, `Write ${allowed}.`),
   cannotEnrol: (reason: string) =>
     warning(
       'WEFT0102',
       `The pod is not enrolled in the mesh: ${reason}.`,
       'Opt it out with the label weft.dev/mesh=disabled.',
     ),
-  noAddress: () => info('WEFT0109', 'The pod has no address yet: it is not enrolled until it has one.', ''),
+  notScheduled: () => info('WEFT0109', 'The pod is on no node yet: it is not enrolled until it is.', ''),
   badNetns: (value: string) =>
     warning(
       'WEFT0110',

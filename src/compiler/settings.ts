@@ -12,6 +12,10 @@ export interface CompileSettings {
   readonly rootNamespace: string
   /** First part of workload uids: `Kubernetes`. */
   readonly clusterId: string
+  /** Name of this control plane among several (`weft.dev/rev`); empty for the only one. */
+  readonly revision: string
+  /** `istio.io/dataplane-mode` on namespaces and pods counts as well. */
+  readonly isReadingIstioLabels: boolean
   /** Where hosts without addresses get theirs from. */
   readonly virtualIpBlocks: VirtualIpBlocks
 }

@@ -89,12 +89,12 @@ class App implements Controller {
     log: Logger,
     clock: Clock,
   ) {
-    const { trustDomain, clusterDomain, rootNamespace, clusterId, virtualIpBlocks } = config
+    const { trustDomain } = config
     this.config = config
     this.authority = authority
     this.log = log
     this.clock = clock
-    this.lastGood = new LastGood({ trustDomain, clusterDomain, rootNamespace, clusterId, virtualIpBlocks }, remembered)
+    this.lastGood = new LastGood(config, remembered)
     this.publisher = new Publisher(log.child('publisher'), () => clock.now())
     this.certificates = new CertificateServer({
       authority,

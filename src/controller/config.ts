@@ -2,7 +2,7 @@
  * Settings of the controller: one table row each. A setting comes from a flag (`--state`) or from the variable of the
  * same name (`WEFT_STATE`); the flag wins.
  */
-import { requiredFlag, UsageError } from '../base/flags.ts'
+import { requiredFlag, switchFlag, UsageError } from '../base/flags.ts'
 import type { LogLevel } from '../base/log.ts'
 import {
   type Environment,
@@ -33,6 +33,10 @@ export interface ControllerConfig {
   readonly clusterId: string
   readonly rootNamespace: string
   readonly virtualIpBlocks: VirtualIpBlocks
+  /** Name of this control plane among several; empty for the only one. */
+  readonly revision: string
+  /** `istio.io/dataplane-mode` counts beside our own label. */
+  readonly isReadingIstioLabels: boolean
   readonly certificateLifetimeMs: number
   readonly nodeLifetimeMs: number
   readonly admin: ListenAddress
@@ -103,6 +107,18 @@ export const controllerFlags = {
     DEFAULT_VIRTUAL_IP_BLOCKS.ipv6,
     (text) => parseBlock(text, 'ipv6'),
   ),
+  revision: optionalFlag(
+    {
+      name: 'revision',
+      doc: 'Name of this control plane among several: pods and rules labelled weft.dev/rev=NAME are its own.',
+    },
+    'NAME',
+    parseName,
+  ),
+  istioLabels: switchFlag({
+    name: 'istio-labels',
+    doc: 'Let istio.io/dataplane-mode=ambient|none count beside weft.dev/mesh.',
+  }),
   certificateLifetime: periodFlag(
     { name: 'certificate-lifetime', doc: "Longest and default lifetime of a workload's certificate." },
     DAY_MS,
@@ -132,6 +148,8 @@ export function parseControllerConfig(args: readonly string[], environment: Envi
     clusterId: values.clusterId,
     rootNamespace: values.rootNamespace,
     virtualIpBlocks: { ipv4: values.virtualIpsIpv4, ipv6: values.virtualIpsIpv6 },
+    revision: values.revision ?? '',
+    isReadingIstioLabels: values.istioLabels,
     certificateLifetimeMs: values.certificateLifetime,
     nodeLifetimeMs: values.nodeCertificateLifetime,
     admin: values.admin,

@@ -32,7 +32,7 @@ export interface Workload {
   readonly uid: string
   readonly name: string
   readonly namespace: string
-  /** Canonical addresses, the preferred one first. */
+  /** Canonical addresses, the preferred one first; none for a pod that is scheduled and whose network is not made yet. */
   readonly addresses: readonly string[]
   /** A name that stands for the addresses, which are then empty: agents look it up (agent/named-endpoints.ts). */
   readonly hostname?: string
@@ -79,4 +79,9 @@ export interface LocalPod {
   readonly isDnsExempt?: boolean
   /** Connections to it are encrypted, also from pods of its own node. False when left out. */
   readonly mustEncrypt?: boolean
+  /**
+   * Uid that the API server gave the pod: another pod of the same name (a StatefulSet's) has another one. Left out where
+   * nobody gave any.
+   */
+  readonly podUid?: string
 }

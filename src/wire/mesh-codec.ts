@@ -83,8 +83,8 @@ export function encodeTraffic(traffic: Traffic): EncodedResource {
 /** A pod of an agent's node as a resource. */
 export function encodePod(pod: LocalPod): EncodedResource {
   const checks = new Checks(describe('pod', pod.uid))
-  const { uid, netns, scope, failureMode, isDnsExempt = false, mustEncrypt = false } = pod
-  const message = { uid, netns, scope, failureMode, isDnsExempt, mustEncrypt }
+  const { uid, netns, scope, failureMode, isDnsExempt = false, mustEncrypt = false, podUid = '' } = pod
+  const message = { uid, netns, scope, failureMode, isDnsExempt, mustEncrypt, podUid }
   return encoded(TYPE_LOCAL_POD, uid, LOCAL_POD.encode(message), checks)
 }
 
@@ -145,6 +145,7 @@ function decodeByType(typeUrl: ResourceType, name: string, bytes: Uint8Array): R
         failureMode: checks.oneOf('failure_mode', message.failureMode, FAILURE_MODES),
         ...(message.isDnsExempt ? { isDnsExempt: true } : {}),
         ...(message.mustEncrypt ? { mustEncrypt: true } : {}),
+        ...(message.podUid === '' ? {} : { podUid: checks.text('pod_uid', message.podUid) }),
       }
       return { kind: 'pod', name: value.uid, value }
     }

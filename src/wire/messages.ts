@@ -353,6 +353,7 @@ export interface LocalPodMessage {
   readonly failureMode: number
   readonly isDnsExempt: boolean
   readonly mustEncrypt: boolean
+  readonly podUid: string
 }
 
 export const LOCAL_POD = messageType<LocalPodMessage>('weft.v1.LocalPod')

@@ -13,6 +13,8 @@ export const SETTINGS: CompileSettings = {
   clusterDomain: 'cluster.local',
   rootNamespace: 'istio-system',
   clusterId: 'Kubernetes',
+  revision: '',
+  isReadingIstioLabels: false,
   virtualIpBlocks: { ipv4: '198.19.240.0/20', ipv6: 'fd00:240::/48' },
 }
 

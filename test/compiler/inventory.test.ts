@@ -3,11 +3,13 @@ import { test } from 'node:test'
 import { FAILURE_BY_POLICY, FAILURE_CLOSED, FAILURE_OPEN, TUNNEL_HBONE, TUNNEL_NONE } from '../../src/model/workload.ts'
 import {
   assertQuiet,
+  authorizationPolicy,
   CART,
   compileTrees,
   messagesWith,
   namespace,
   pod,
+  SETTINGS,
   service,
   shop,
   type Tree,
@@ -86,7 +88,18 @@ for (const [what, namespaceLabels, podLabels, spec, isEnrolled, codes] of [
   ['in a namespace that opts out', { 'weft.dev/mesh': 'disabled' }, {}, {}, false, []],
   ['in a namespace with a misspelled value', { 'weft.dev/mesh': 'true' }, {}, {}, false, ['WEFT0101']],
   ['that opts out', { 'weft.dev/mesh': 'enabled' }, { 'weft.dev/mesh': 'disabled' }, {}, false, []],
-  ['that opts in outside the mesh', {}, { 'weft.dev/mesh': 'enabled' }, {}, false, []],
+  ['that opts in outside the mesh', {}, { 'weft.dev/mesh': 'enabled' }, {}, true, []],
+  [
+    'that opts in in a namespace that opts out',
+    { 'weft.dev/mesh': 'disabled' },
+    { 'weft.dev/mesh': 'enabled' },
+    {},
+    true,
+    [],
+  ],
+  ['that opts in on the host network', {}, { 'weft.dev/mesh': 'enabled' }, { hostNetwork: true }, false, ['WEFT0102']],
+  ['on the host network outside the mesh', {}, {}, { hostNetwork: true }, false, []],
+  ["in a namespace with Istio's label, which is not read", { 'istio.io/dataplane-mode': 'ambient' }, {}, {}, false, []],
   ['with a misspelled value', { 'weft.dev/mesh': 'enabled' }, { 'weft.dev/mesh': 'off' }, {}, true, ['WEFT0101']],
   ['on the host network', { 'weft.dev/mesh': 'enabled' }, {}, { hostNetwork: true }, false, ['WEFT0102']],
   ['without a node', { 'weft.dev/mesh': 'enabled' }, {}, { nodeName: null }, false, ['WEFT0102']],
@@ -102,12 +115,102 @@ for (const [what, namespaceLabels, podLabels, spec, isEnrolled, codes] of [
   })
 }
 
-test('a pod without an address is left out until it has one', () => {
-  const result = compileTrees([namespace('shop'), pod('a', {}, {}, {}, { podIP: '' })])
+const AMBIENT = 'istio.io/dataplane-mode'
+
+for (const [namespaceLabels, podLabels, isEnrolled, codes] of [
+  [{ [AMBIENT]: 'ambient' }, {}, true, []],
+  [{ [AMBIENT]: 'none' }, {}, false, []],
+  [{}, { [AMBIENT]: 'ambient' }, true, []],
+  [{ [AMBIENT]: 'ambient' }, { [AMBIENT]: 'none' }, false, []],
+  [{ [AMBIENT]: 'ambient' }, { 'weft.dev/mesh': 'disabled' }, false, []],
+  [{ [AMBIENT]: 'ambient', 'weft.dev/mesh': 'disabled' }, {}, false, []],
+  [{ 'weft.dev/mesh': 'enabled' }, { [AMBIENT]: 'none' }, false, []],
+  [{ [AMBIENT]: 'sidecar' }, {}, false, ['WEFT0101']],
+] as const) {
+  const labels = `${JSON.stringify(namespaceLabels)} and ${JSON.stringify(podLabels)}`
+  test(`where Istio's labels are read, ${labels} ${isEnrolled ? 'enrol' : 'do not enrol'} a pod`, () => {
+    const settings = { ...SETTINGS, isReadingIstioLabels: true }
+    const result = compileTrees([namespace('shop', namespaceLabels), pod('a', podLabels)], settings)
+    assert.equal(workloadOf(result, 'a').tunnelProtocol, isEnrolled ? TUNNEL_HBONE : TUNNEL_NONE)
+    assert.deepEqual(
+      result.messages.map(({ code }) => code),
+      codes,
+    )
+  })
+}
+
+const REVISION = 'weft.dev/rev'
+
+for (const [revision, namespaceLabels, podLabels, isOurs] of [
+  ['', {}, {}, true],
+  ['', { [REVISION]: 'canary' }, {}, false],
+  ['', { [REVISION]: 'canary' }, { [REVISION]: '' }, true],
+  ['canary', {}, {}, false],
+  ['canary', { [REVISION]: 'canary' }, {}, true],
+  ['canary', { [REVISION]: 'stable' }, { [REVISION]: 'canary' }, true],
+] as const) {
+  const labels = `${JSON.stringify(namespaceLabels)} and ${JSON.stringify(podLabels)}`
+  test(`a pod with ${labels} is ${isOurs ? '' : 'not '}for revision "${revision}" to enrol, and in the mesh`, () => {
+    const mesh = { 'weft.dev/mesh': 'enabled', ...namespaceLabels }
+    const result = compileTrees([namespace('shop', mesh), pod('a', podLabels)], { ...SETTINGS, revision })
+    assert.equal(workloadOf(result, 'a').tunnelProtocol, TUNNEL_HBONE)
+    assert.equal(result.state.pods.length, isOurs ? 1 : 0)
+    assertQuiet(result)
+  })
+}
+
+test('a rule of another revision is none of ours, one without a revision is', () => {
+  const closed = (name: string, labels: Record<string, string>) =>
+    authorizationPolicy(name, {}, { labels, namespace: name })
+  const rules = [closed('plain', {}), closed('ours', { [REVISION]: 'blue' }), closed('theirs', { [REVISION]: 'green' })]
+  const result = compileTrees(rules, { ...SETTINGS, revision: 'blue' })
+  assert.deepEqual(
+    result.state.policies.map(({ namespace }) => namespace),
+    ['ours', 'plain'],
+  )
+})
+
+test('a pod that is scheduled and has no address yet is told to the agent of its node, and is nobody to dial', () => {
+  const result = compileTrees([
+    namespace('shop'),
+    service('cart'),
+    pod('a', { app: 'cart' }, {}, {}, { podIP: '', phase: 'Pending' }),
+    pod('b', { app: 'cart' }, {}, {}, { podIP: null }),
+  ])
+  assertQuiet(result)
+  for (const name of ['a', 'b']) {
+    const workload = workloadOf(result, name)
+    assert.deepEqual(workload.addresses, [])
+    assert.equal(workload.isHealthy, false)
+    assert.equal(workload.tunnelProtocol, TUNNEL_HBONE)
+  }
+  assert.deepEqual(
+    result.state.pods.map(({ node, pod }) => [node, pod.uid]),
+    [
+      ['node1', uid('a')],
+      ['node1', uid('b')],
+    ],
+  )
+})
+
+test('a pod that is on no node yet is left out, and so is one outside the mesh that has no address yet', () => {
+  const nowhere = pod('a', {}, {}, { nodeName: null }, { podIP: '' })
+  const outside = pod('b', {}, { namespace: 'other' }, {}, { podIP: '' })
+  const result = compileTrees([namespace('shop'), nowhere, outside])
   assert.deepEqual(result.state.workloads, [])
   assert.deepEqual(
-    result.messages.map(({ code }) => code),
-    ['WEFT0109'],
+    result.messages.map(({ code, object }) => [code, object]),
+    [['WEFT0109', 'Pod/shop/a']],
+  )
+})
+
+test('an agent is told the uid that the API server gave a pod', () => {
+  const made = pod('a', {})
+  ;(made['metadata'] as Tree)['uid'] = '5c1f'
+  const result = compileTrees([namespace('shop'), made, pod('b', {})])
+  assert.deepEqual(
+    result.state.pods.map(({ pod }) => pod.podUid),
+    ['5c1f', undefined],
   )
 })
 

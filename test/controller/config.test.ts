@@ -16,6 +16,8 @@ test('defaults are those of the documentation', () => {
     clusterDomain: 'cluster.local',
     clusterId: 'Kubernetes',
     rootNamespace: 'istio-system',
+    revision: '',
+    isReadingIstioLabels: false,
     virtualIpBlocks: { ipv4: '240.240.0.0/16', ipv6: '2001:2::/48' },
     certificateLifetimeMs: 86_400_000,
     nodeLifetimeMs: 2_592_000_000,

@@ -9,6 +9,8 @@ const SETTINGS = {
   clusterDomain: 'cluster.local',
   rootNamespace: 'istio-system',
   clusterId: 'Kubernetes',
+  revision: '',
+  isReadingIstioLabels: false,
   virtualIpBlocks: { ipv4: '198.19.240.0/20', ipv6: 'fd00:240::/48' },
 }
 

@@ -75,6 +75,8 @@ export class TestController {
       clusterDomain: 'cluster.local',
       clusterId: 'Kubernetes',
       rootNamespace: 'istio-system',
+      revision: '',
+      isReadingIstioLabels: false,
       virtualIpBlocks: { ipv4: '198.19.240.0/20', ipv6: 'fd00:240::/48' },
       certificateLifetimeMs: 86_400_000,
       nodeLifetimeMs: 30 * 86_400_000,

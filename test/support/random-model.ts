@@ -155,6 +155,7 @@ export class RandomModel {
       scope: this.name(),
       failureMode: this.random.pick([FAILURE_BY_POLICY, FAILURE_OPEN, FAILURE_CLOSED]),
       ...(this.random.boolean() ? { isDnsExempt: true } : {}),
+      ...(this.random.boolean() ? { podUid: this.name() } : {}),
     }
   }
 

@@ -121,6 +121,7 @@ test('a failure mode that this version does not know is refused', () => {
     failureMode: 3,
     isDnsExempt: false,
     mustEncrypt: false,
+    podUid: '',
   })
   assertRefused(() => decodeResource(TYPE_LOCAL_POD, 'u', bytes), /failure_mode is 3, which this version does not know/)
 })
