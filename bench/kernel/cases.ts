@@ -59,21 +59,53 @@ async function inTurn<T>(ways: Ways, isTurned: boolean, measure: (way: WayName) 
   return [await measure(ways[0]), peer] as const
 }
 
+/**
+ * A round of bulk is made of slices, ours and the peer's in turns: the machine's speed drifts by a tenth within seconds,
+ * and two numbers can be compared only when they are of the same moment.
+ */
+const SLICE_S = 0.25
+
 function bulk(name: string, ways: Ways, port: PortName, streams: number, target: Target | null): Measurement {
   return {
     rows: [{ name, unit: 'Gbit/s', peer: ways[1], target }],
     async sample(stage, seconds, isTurned) {
-      const [value, peerValue] = await inTurn(ways, isTurned, async (way) => {
-        const report = JSON.parse(await stage.iperf(way, port, streams, seconds)) as IperfReport
-        return report.end.sum_received.bits_per_second / 1e9
-      })
-      return [{ value, peerValue }]
+      const [own, peer] = [new Bulk(), new Bulk()]
+      for (let slice = 0; slice * SLICE_S < seconds; slice++) {
+        const isSliceTurned = (slice % 2 === 1) !== isTurned
+        const reports = await inTurn(ways, isSliceTurned, async (way) => {
+          const bytes = own.bytesIn(SLICE_S)
+          return JSON.parse(await stage.iperf(way, port, streams, bytes)) as IperfReport
+        })
+        own.add(reports[0])
+        peer.add(reports[1])
+      }
+      return [{ value: own.gigabits, peerValue: peer.gigabits }]
     },
   }
 }
 
+/** What has been sent over one way. */
+class Bulk {
+  private bytes = 0
+  private seconds = 0
+
+  add({ end }: IperfReport): void {
+    this.bytes += end.sum_received.bytes
+    this.seconds += end.sum_received.seconds
+  }
+
+  /** Bytes that take about so long; at first, what takes so long at 8 Gbit/s. */
+  bytesIn(seconds: number): number {
+    return Math.ceil(seconds * (this.seconds === 0 ? 1e9 : this.bytes / this.seconds))
+  }
+
+  get gigabits(): number {
+    return (this.bytes * 8) / this.seconds / 1e9
+  }
+}
+
 interface IperfReport {
-  readonly end: { readonly sum_received: { readonly bits_per_second: number } }
+  readonly end: { readonly sum_received: { readonly bytes: number; readonly seconds: number } }
 }
 
 function roundTrip(name: string, way: WayName, port: PortName, bytes: number, target: Target | null): Measurement {

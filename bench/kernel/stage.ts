@@ -155,11 +155,11 @@ export class Stage {
     return await run('nsenter', [netns, this.traffic, 'cost', this.cgroup, this.bareCgroup, String(seconds)])
   }
 
-  /** Runs iperf3 over a way, for whole seconds: it knows no others. Its report. */
-  async iperf(way: WayName, port: PortName, streams: number, seconds: number): Promise<string> {
+  /** Sends so many bytes over a way, in all streams together. iperf3's report. */
+  async iperf(way: WayName, port: PortName, streams: number, bytes: number): Promise<string> {
     return await this.clientOf(way, port, (address) => [
       ...['iperf3', '-J', '-c', address, '-p', String(PORTS[port])],
-      ...['-P', String(streams), '-t', String(Math.ceil(seconds))],
+      ...['-P', String(streams), '-n', String(bytes)],
     ])
   }
 

@@ -49,10 +49,10 @@ describe('UDP that is metered', needsRoot, () => {
     for (const { key } of edges.all()) edges.delete(key)
   })
 
-  function meteredPod(pod: TestPod, id: number) {
+  function meteredPod(pod: TestPod, id: number, device = 'eth0') {
     const netnsFd = addon.openNetns(pod.netns)
     netnsFds.push(netnsFd)
-    const interfaces = addon.netnsInterfaces(netnsFd).filter(({ name, address }) => name === 'eth0' && address === null)
+    const interfaces = addon.netnsInterfaces(netnsFd).filter(({ name, address }) => name === device && address === null)
     assert.equal(interfaces.length, 1)
     return {
       displayName: `test/${pod.name}`,
@@ -114,9 +114,24 @@ describe('UDP that is metered', needsRoot, () => {
   }
 
   it('is not what TCP is counted as', async () => {
-    const { status } = await network.run(a, ['bash', '-c', `echo > /dev/tcp/${b.ipv4}/1`])
-    assert.equal(status, 1, 'nobody listens')
+    for (const address of [b.ipv4, b.ipv6]) {
+      const { status } = await network.run(a, ['bash', '-c', `echo > /dev/tcp/${address}/1`])
+      assert.equal(status, 1, 'nobody listens')
+    }
     assert.deepEqual(edges.all(), [])
+  })
+
+  it('is told from TCP on an interface without link headers, whose addresses read like one', async () => {
+    // At the places of an Ethernet header's protocol and of its packet's: IPv6, and TCP.
+    const [source, target] = ['fd00:0:86dd::600:1', 'fd00:0:86dd::2']
+    await network.run(a, ['ip', 'tuntap', 'add', 'dev', 'bare', 'mode', 'tun'])
+    await network.run(a, ['ip', 'addr', 'add', `${source}/64`, 'dev', 'bare', 'nodad'])
+    await network.run(a, ['ip', 'link', 'set', 'bare', 'up'])
+    programs.attach(meteredPod(a, POD_A, 'bare'))
+    const { status, stderr } = await network.run(a, [UDP_TALK, 'send', target, String(PORT), '10', '3', '0'])
+    await network.run(a, ['ip', 'link', 'del', 'bare'])
+    assert.equal(status, 0, stderr)
+    assert.deepEqual(totals(POD_A, true, target), { bytes: 30, packets: 3 })
   })
 
   it('is counted apart when the map is full, and passes all the same', async () => {
