@@ -77,6 +77,35 @@ export class ControllerLink {
   }
 }
 
+/** A request for a certificate by somebody who has none yet. */
+export interface TokenRequest {
+  /** The controller, `host:port`. */
+  readonly address: string
+  readonly trustDomain: string
+  readonly csr: string
+  readonly identity: string
+  readonly token: string
+  /** PEM; the controller must be proved by one of them before it sees the token. */
+  readonly roots: string
+}
+
+/** Has a request signed for who shows a token; PEM texts of leaf, intermediates and, last, roots. Rejects with WEFT_CONTROLLER. */
+export async function requestByToken(request: TokenRequest): Promise<readonly string[]> {
+  const { address, trustDomain, csr, identity, token, roots } = request
+  const expected = formatControllerIdentity(trustDomain)
+  const client = new ControlClient({
+    address,
+    credential: { bundle: roots },
+    refusePeer: (certificate) => refusalOf(certificate, expected),
+  })
+  try {
+    // How long a node's certificate lives is the authority's to say.
+    return await client.createCertificate(csr, identity, 0, REQUEST_TIMEOUT_MS, token)
+  } finally {
+    client.close()
+  }
+}
+
 function isUnavailable(error: unknown): boolean {
   return error instanceof WeftError && error.cause instanceof CallError && error.cause.status === STATUS_UNAVAILABLE
 }

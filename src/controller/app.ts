@@ -98,6 +98,7 @@ class App implements Controller {
     this.publisher = new Publisher(log.child('publisher'), () => clock.now())
     this.certificates = new CertificateServer({
       authority,
+      tokens: null,
       trustDomain,
       workloadLifetimeMs: config.certificateLifetimeMs,
       nodeLifetimeMs: config.nodeLifetimeMs,

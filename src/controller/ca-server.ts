@@ -1,8 +1,10 @@
 /**
  * CreateCertificate: decides who may have which certificate.
  *
- * The caller is a node (from its TLS certificate). It may have its own identity, and those of workloads that run on it;
+ * The caller is a node, by its TLS certificate. It may have its own identity, and those of workloads that run on it;
  * anything else is PERMISSION_DENIED and logged. One compromised node can thus act for its own pods and for nobody else.
+ * An agent that has no certificate yet may show a token instead, where there is somebody to review it: that gets the
+ * node's own certificate and nothing else.
  */
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
@@ -10,13 +12,15 @@ import { formatIdentity, formatNodeIdentity } from '../model/identity.ts'
 import type { Workload } from '../model/workload.ts'
 import { parseCertificates } from '../security/certificate.ts'
 import { CallError, STATUS_INVALID_ARGUMENT, STATUS_PERMISSION_DENIED } from '../wire/channel.ts'
-import type { Peer, SigningRequest } from '../wire/server.ts'
+import type { SigningPeer, SigningRequest } from '../wire/server.ts'
 import type { CertificateAuthority } from './authority.ts'
 import { nodeOf } from './peer-node.ts'
 
 /** What the service needs of the controller. */
 export interface CertificateServerOptions {
-  readonly authority: CertificateAuthority
+  readonly authority: Pick<CertificateAuthority, 'bundle' | 'sign' | 'identitiesIn'>
+  /** Reviews agents' tokens; null accepts none. */
+  readonly tokens: TokenReviewer | null
   readonly trustDomain: string
   /** Longest and default lifetime of a workload's certificate. */
   readonly workloadLifetimeMs: number
@@ -24,6 +28,12 @@ export interface CertificateServerOptions {
   readonly nodeLifetimeMs: number
   readonly log: Logger
   readonly now: () => number
+}
+
+/** Says whose a token is. */
+export interface TokenReviewer {
+  /** The node whose agent has this token. Rejects with CallError when it is nobody's, or cannot be reviewed now. */
+  nodeOf(token: string): Promise<string>
 }
 
 /** Counts since the start, for /status. */
@@ -57,13 +67,20 @@ export class CertificateServer {
   }
 
   /** Answers one request: PEM texts of leaf, intermediates and, last, the trusted roots. Throws CallError. */
-  async sign(request: SigningRequest, peer: Peer): Promise<readonly string[]> {
-    const { authority, trustDomain, nodeLifetimeMs, workloadLifetimeMs, log } = this.options
+  async sign(request: SigningRequest, peer: SigningPeer): Promise<readonly string[]> {
+    const { authority, tokens, trustDomain, nodeLifetimeMs, workloadLifetimeMs, log } = this.options
+    const token = peer.certificate === null && tokens !== null ? peer.bearerToken : null
     let node = ''
     try {
-      node = nodeOf(peer, trustDomain, this.options.now())
+      node = token === null ? nodeOf(peer, trustDomain, this.options.now()) : await tokens!.nodeOf(token)
       const identity = this.requestedIdentity(request)
       const isOwn = identity === formatNodeIdentity(trustDomain, node)
+      if (token !== null && !isOwn) {
+        throw new CallError(
+          STATUS_PERMISSION_DENIED,
+          `the token of node ${node} is good for the node's own certificate only`,
+        )
+      }
       if (!isOwn && this.identitiesByNode.get(node)?.has(identity) !== true) {
         throw new CallError(STATUS_PERMISSION_DENIED, `no workload of node ${node} has the identity ${identity}`)
       }

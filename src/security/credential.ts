@@ -23,8 +23,16 @@ export class Credential {
 
   /**
    * Throws WEFT_CERTIFICATE when the chain is not for `identity` and `key`, or does not lead to `bundle` at `nowMs`.
+   * `renewAtMs` is worked out unless given.
    */
-  constructor(identity: string, key: KeyObject, chain: string, bundle: string, nowMs: number) {
+  constructor(
+    identity: string,
+    key: KeyObject,
+    chain: string,
+    bundle: string,
+    nowMs: number,
+    renewAtMs: number | null = null,
+  ) {
     const certificates = parseCertificates(chain, `the certificate of ${identity}`)
     const leaf = certificates[0]!
     if (!leaf.identities.includes(identity)) {
@@ -45,7 +53,12 @@ export class Credential {
     this.leaf = leaf
     this.chain = chain
     this.bundle = bundle
-    this.renewAtMs = nowMs + (leaf.notAfterMs - nowMs) / 2
+    this.renewAtMs = renewAtMs ?? nowMs + (leaf.notAfterMs - nowMs) / 2
+  }
+
+  /** The same certificate with other roots to trust; renewed when it would have been. Throws like the constructor. */
+  withBundle(bundle: string, nowMs: number): Credential {
+    return new Credential(this.identity, this.key, this.chain, bundle, nowMs, this.renewAtMs)
   }
 
   get notAfterMs(): number {

@@ -13,6 +13,7 @@ import {
   contentOf,
   elementsOf,
   extension,
+  generalNames,
   integer,
   nullValue,
   OID,
@@ -25,7 +26,6 @@ import {
   tagged,
   toDer,
   toPem,
-  uriGeneralNames,
   uriOf,
 } from './der.ts'
 
@@ -63,7 +63,7 @@ export function createKey(): KeyObject {
 
 /** A request in PEM for `identity`, signed with its P-256 key. */
 export function createSigningRequest(key: KeyObject, identity: string): string {
-  const names = extension(OID.subjectAltName, true, uriGeneralNames(identity))
+  const names = extension(OID.subjectAltName, true, generalNames(identity))
   const attributes = tagged(0, [sequence(oid(OID.extensionRequest), set(sequence(names)))])
   const body = sequence(integer(Uint8Array.of(0)), sequence(), publicKeyOf(createPublicKey(key)), attributes)
   return toPem('CERTIFICATE REQUEST', signed(body, key))

@@ -39,7 +39,8 @@ const fromDer = forge.asn1.fromDer as unknown as (
 /** Bit strings stay bytes: a signature or key that happens to look like ASN.1 must not be taken apart. */
 const PARSE_OPTIONS = { strict: true, parseAllBytes: true, decodeBitStrings: false }
 
-/** GeneralName number of a URI (RFC 5280 section 4.2.1.6). */
+/** GeneralName numbers of a DNS name and of a URI (RFC 5280 section 4.2.1.6). */
+const GENERAL_NAME_DNS = 2
 const GENERAL_NAME_URI = 6
 
 /** SEQUENCE of `values`. */
@@ -113,9 +114,12 @@ export function uriOf(name: Asn1): string | null {
   return isUri && typeof name.value === 'string' ? name.value : null
 }
 
-/** GeneralNames with one URI. */
-export function uriGeneralNames(uri: string): Asn1 {
-  return sequence(tagged(GENERAL_NAME_URI, Buffer.from(uri, 'latin1')))
+/** GeneralNames with one URI, and DNS names behind it. */
+export function generalNames(uri: string, dnsNames: readonly string[] = []): Asn1 {
+  return sequence(
+    tagged(GENERAL_NAME_URI, Buffer.from(uri, 'latin1')),
+    ...dnsNames.map((name) => tagged(GENERAL_NAME_DNS, Buffer.from(name, 'latin1'))),
+  )
 }
 
 /** A distinguished name of one organisation. */

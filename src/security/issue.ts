@@ -1,7 +1,8 @@
 /**
  * The certificate authority's hands: makes a self-signed root and signs leaves (RFC 5280, X.509-SVID).
  *
- * A leaf has no subject: its name is one critical URI. It may be server and client, and never outlives its issuer.
+ * A leaf has no subject: its name is one critical URI, beside which the controller's has DNS names. It may be server and
+ * client, and never outlives its issuer.
  */
 import { createHash, createPrivateKey, createPublicKey, type KeyObject, randomBytes } from 'node:crypto'
 import { WeftError } from '../base/errors.ts'
@@ -15,6 +16,7 @@ import {
   contentOf,
   elementsOf,
   extension,
+  generalNames,
   integer,
   OID,
   octetString,
@@ -27,7 +29,6 @@ import {
   tagged,
   time,
   toPem,
-  uriGeneralNames,
 } from './der.ts'
 
 /** How far in the past a certificate begins. Two minutes: clocks of a cluster's nodes differ by seconds at times. */
@@ -35,6 +36,9 @@ export const CLOCK_SKEW_MS = 120_000
 
 /** Shortest lifetime of a leaf: half of it must leave time to renew. */
 export const LEAF_LIFETIME_MS_MIN = 10_000
+
+/** A host name without wildcards (RFC 1123). */
+const DNS_NAME = /^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/
 
 /** Key usage bits as the first byte of the bit string: digitalSignature; keyCertSign and cRLSign. */
 const USAGE_DIGITAL_SIGNATURE = 0x80
@@ -50,8 +54,10 @@ export interface Authority {
 
 /** What to put into a leaf. */
 export interface LeafOrder {
-  /** The only name; a workload or node identity. Names in the request are not looked at. */
+  /** The only identity, of a workload, a node or the controller. Names in the request are not looked at. */
   readonly identity: string
+  /** Further names, for clients that judge a server by the name they dialled. None when left out. */
+  readonly dnsNames?: readonly string[]
   readonly publicKey: KeyObject
   readonly lifetimeMs: number
   readonly nowMs: number
@@ -109,17 +115,20 @@ export function issueFromRequest(
   identity: string,
   lifetimeMs: number,
   nowMs: number,
+  dnsNames: readonly string[] = [],
 ): string {
   const { publicKey } = parseSigningRequest(requestPem)
-  return issueLeaf(authority, { identity, publicKey, lifetimeMs, nowMs })
+  return issueLeaf(authority, { identity, dnsNames, publicKey, lifetimeMs, nowMs })
 }
 
 /** Signs a leaf; returns its chain in PEM, leaf first, without the root. */
 export function issueLeaf(authority: Authority, order: LeafOrder): string {
-  const { identity, lifetimeMs, nowMs } = order
+  const { identity, dnsNames = [], lifetimeMs, nowMs } = order
   if (!isMeshIdentity(identity)) {
     throw new WeftError('WEFT_CERTIFICATE', `${identity} is not an identity that can be certified`)
   }
+  const noName = dnsNames.find((name) => !DNS_NAME.test(name))
+  if (noName !== undefined) throw new WeftError('WEFT_CERTIFICATE', `${JSON.stringify(noName)} is not a DNS name`)
   const { notAfterMs, notBeforeMs } = authority.certificate
   if (!(lifetimeMs >= LEAF_LIFETIME_MS_MIN)) {
     throw new WeftError('WEFT_CERTIFICATE', `a lifetime of ${lifetimeMs} ms is below ${LEAF_LIFETIME_MS_MIN} ms`)
@@ -142,7 +151,7 @@ export function issueLeaf(authority: Authority, order: LeafOrder): string {
       extension(OID.subjectKeyIdentifier, false, octetString(keyIdentifier(keyInfo))),
       extension(OID.authorityKeyIdentifier, false, sequence(tagged(0, issuer.keyIdentifier))),
       // Critical, because the subject is empty (RFC 5280 section 4.2.1.6).
-      extension(OID.subjectAltName, true, uriGeneralNames(identity)),
+      extension(OID.subjectAltName, true, generalNames(identity, dnsNames)),
     ],
   })
   return leaf + authority.intermediates

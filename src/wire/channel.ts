@@ -2,7 +2,8 @@
  * What both ends of the control channel share: credentials, limits, status codes, and how a peer is shown to us.
  *
  * Mutual TLS 1.3 on every connection. Who the peer is comes from its certificate and is judged by the caller
- * (controller: a node of the mesh; agent: the controller and nobody else), never from what a message says.
+ * (controller: a node of the mesh; agent: the controller and nobody else), never from what a message says. One exception,
+ * where the controller allows it: an agent without a certificate shows a token to get its first one.
  */
 import { logVerbosity, setLogVerbosity, status } from '@grpc/grpc-js'
 
@@ -17,6 +18,12 @@ export interface Credential {
   /** Trusted roots. */
   readonly bundle: string
 }
+
+/** What an agent knows before it has a certificate: whom to believe. */
+export type TrustOnly = Pick<Credential, 'bundle'>
+
+/** Longest bearer token. 8 KiB: a ServiceAccount's has about 1 200 characters, and headers end at 64 KiB. */
+export const BEARER_TOKEN_LENGTH_MAX = 8_192
 
 /**
  * Largest message. 16 MiB: an agent that resumes names every resource it has with its version in one message, about

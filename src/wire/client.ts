@@ -5,7 +5,7 @@
  * and no back-off state is left over from the last attempt.
  */
 import { createSecureContext } from 'node:tls'
-import { ChannelCredentials, Client, type ClientDuplexStream, type ServiceError } from '@grpc/grpc-js'
+import { ChannelCredentials, Client, type ClientDuplexStream, Metadata, type ServiceError } from '@grpc/grpc-js'
 import { describeError, WeftError } from '../base/errors.ts'
 import {
   CallError,
@@ -14,6 +14,7 @@ import {
   KEEPALIVE_TIMEOUT_MS,
   MESSAGE_BYTES_MAX,
   statusName,
+  type TrustOnly,
 } from './channel.ts'
 import { CERTIFICATE_SERVICE, DISCOVERY_SERVICE, IMPERSONATED_IDENTITY } from './discovery.ts'
 import type { CertificateRequest, CertificateResponse, DeltaRequest, DeltaResponse } from './messages.ts'
@@ -25,7 +26,8 @@ const SERVER_NAME = 'weft-controller'
 export interface ControlClientOptions {
   /** `host:port`; IPv6 addresses in brackets. */
   readonly address: string
-  readonly credential: Credential
+  /** Without certificate and key the controller is proved to us and we are nobody to it, unless a call has a token. */
+  readonly credential: Credential | TrustOnly
   /** Judges the controller's certificate (DER), whose chain is already verified; the reason of a refusal, or null. */
   readonly refusePeer: (certificate: Uint8Array) => string | null
 }
@@ -74,12 +76,16 @@ export class ControlClient {
     return new ClientStream(call, listener, this.address)
   }
 
-  /** Resolves with PEM texts: leaf, intermediates, roots. Rejects with WeftError WEFT_CONTROLLER; its cause is a CallError. */
+  /**
+   * Resolves with PEM texts: leaf, intermediates, roots. Rejects with WeftError WEFT_CONTROLLER; its cause is a CallError.
+   * A token is sent only to whom `refusePeer` has let pass.
+   */
   async createCertificate(
     csr: string,
     identity: string,
     validitySeconds: number,
     timeoutMs: number,
+    bearerToken: string | null = null,
   ): Promise<readonly string[]> {
     const method = CERTIFICATE_SERVICE.createCertificate
     const request: CertificateRequest = {
@@ -87,12 +93,15 @@ export class ControlClient {
       validityDuration: validitySeconds,
       metadata: { fields: { [IMPERSONATED_IDENTITY]: { stringValue: identity } } },
     }
+    const headers = new Metadata()
+    if (bearerToken !== null) headers.set('authorization', `Bearer ${bearerToken}`)
     const response = await new Promise<CertificateResponse>((resolve, reject) => {
       this.client.makeUnaryRequest(
         method.path,
         method.requestSerialize,
         method.responseDeserialize,
         request,
+        headers,
         { deadline: Date.now() + timeoutMs },
         (error, value) => {
           if (error === null && value !== undefined) resolve(value)
@@ -144,10 +153,11 @@ class ClientStream implements DiscoveryCall {
 }
 
 function credentials(options: ControlClientOptions): ChannelCredentials {
-  const { certificateChain, key, bundle } = options.credential
+  const { credential } = options
+  const own = 'key' in credential ? { cert: credential.certificateChain, key: credential.key } : {}
   let secureContext: ReturnType<typeof createSecureContext>
   try {
-    secureContext = createSecureContext({ cert: certificateChain, key, ca: bundle, minVersion: 'TLSv1.3' })
+    secureContext = createSecureContext({ ...own, ca: credential.bundle, minVersion: 'TLSv1.3' })
   } catch (error) {
     throw new WeftError('WEFT_CERTIFICATE', "the node's certificate, key or root is not usable: issue them anew", error)
   }

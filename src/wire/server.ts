@@ -2,7 +2,8 @@
  * The controller's gRPC server: delta discovery and certificate signing over mutual TLS.
  *
  * gRPC ends here: the controller sees streams and peers as plain interfaces. A peer without a certificate of the mesh
- * does not get through the TLS handshake. `replaceCredential` takes effect for new connections; open ones live on until
+ * does not get through the TLS handshake; where tokens are accepted it does, but no further than to a certificate request
+ * with a token (token-admission.ts). `replaceCredential` takes effect for new connections; open ones live on until
  * they reach `CONNECTION_AGE_MS_MAX`, when the agent comes again (resuming costs next to nothing) and proves anew
  * who it is.
  */
@@ -27,6 +28,7 @@ import {
 } from './channel.ts'
 import { CERTIFICATE_SERVICE, DISCOVERY_SERVICE, IMPERSONATED_IDENTITY } from './discovery.ts'
 import type { CertificateRequest, CertificateResponse, DeltaRequest, DeltaResponse } from './messages.ts'
+import { admitCertificateOrToken, bearerTokenOf } from './token-admission.ts'
 
 /** A connection is ended in order after this time, give or take 10 %. One hour: a credential that was replaced or has run out is not used much longer. */
 const CONNECTION_AGE_MS_MAX = 3_600_000
@@ -43,6 +45,12 @@ export interface Peer {
   readonly certificate: Uint8Array | null
   /** `address:port`, for logs. */
   readonly address: string
+}
+
+/** Who asks for a certificate. */
+export interface SigningPeer extends Peer {
+  /** What an `authorization: Bearer` header says, not yet believed; null when there is none, or tokens are not accepted. */
+  readonly bearerToken: string | null
 }
 
 /** The controller's end of one discovery stream. */
@@ -71,10 +79,12 @@ export interface SigningRequest {
 
 /** Who answers its calls. */
 export interface ControlHandlers {
+  /** True lets peers without a certificate ask for one with a token. False when left out. */
+  readonly acceptsTokens?: boolean
   /** Throws CallError to refuse the stream. */
   onStream(stream: DiscoveryStream): DiscoverySession
   /** Resolves with PEM texts: leaf, intermediates, roots. Throws CallError to refuse. */
-  onSigningRequest(request: SigningRequest, peer: Peer): Promise<readonly string[]>
+  onSigningRequest(request: SigningRequest, peer: SigningPeer): Promise<readonly string[]>
 }
 
 /** The controller's gRPC server. */
@@ -83,7 +93,8 @@ export class ControlServer {
   private readonly credentials: ReplaceableCredentials
 
   constructor(credential: Credential, handlers: ControlHandlers) {
-    this.credentials = new ReplaceableCredentials(contextOptions(credential))
+    const acceptsTokens = handlers.acceptsTokens === true
+    this.credentials = new ReplaceableCredentials(contextOptions(credential), acceptsTokens)
     this.server = new Server({
       'grpc.max_receive_message_length': MESSAGE_BYTES_MAX,
       'grpc.max_send_message_length': MESSAGE_BYTES_MAX,
@@ -92,6 +103,7 @@ export class ControlServer {
       'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
       'grpc.max_connection_age_ms': CONNECTION_AGE_MS_MAX,
       'grpc.max_connection_age_grace_ms': CONNECTION_AGE_GRACE_MS,
+      ...(acceptsTokens ? { interceptors: [admitCertificateOrToken] } : {}),
       // Channelz stays on, its default: without it grpc-js 1.14 does not know its sessions, and stopping leaves them open.
     })
     this.server.addService(DISCOVERY_SERVICE, { deltaAggregatedResources: discoveryCall(handlers) })
@@ -122,8 +134,12 @@ export class ControlServer {
 
 /** Server credentials that can be replaced while the server runs. */
 class ReplaceableCredentials extends ServerCredentials {
-  constructor(options: SecureContextOptions) {
-    super({ requestCert: true, rejectUnauthorized: true }, options)
+  /**
+   * Where peers need no certificate, one that does not verify does not end the handshake either. It counts as none: gRPC
+   * tells of a certificate only when OpenSSL has verified it.
+   */
+  constructor(options: SecureContextOptions, isCertificateOptional: boolean) {
+    super({ requestCert: true, rejectUnauthorized: !isCertificateOptional }, options)
   }
 
   replace(options: SecureContextOptions): void {
@@ -197,7 +213,8 @@ function certificateCall(handlers: ControlHandlers): handleUnaryCall<Certificate
   return (call, callback) => {
     const answer = async (): Promise<CertificateResponse> => {
       const request = signingRequest(call.request)
-      return { certChain: await handlers.onSigningRequest(request, peerOf(call)) }
+      const bearerToken = handlers.acceptsTokens === true ? bearerTokenOf(call.metadata) : null
+      return { certChain: await handlers.onSigningRequest(request, { ...peerOf(call), bearerToken }) }
     }
     answer().then(
       (response) => callback(null, response),
