@@ -2,8 +2,8 @@
  * The certificates of a node: one per identity of its pods, and the node's own.
  *
  * Each is renewed when half of its time is over, with a new key, and handed out on every change; while the controller is
- * away the other half remains. Keys of pods exist in memory only. The node's own credential is read from its directory
- * and written back after a renewal.
+ * away the other half remains. Keys of pods exist in memory only. The node's own credential comes from its source and is
+ * kept there after a renewal (node-credential.ts).
  */
 import { createPrivateKey, type KeyObject } from 'node:crypto'
 import { Backoff } from '../base/backoff.ts'
@@ -13,9 +13,10 @@ import type { Logger } from '../base/log.ts'
 import { parseNodeIdentity } from '../model/identity.ts'
 import { parseCertificates } from '../security/certificate.ts'
 import { Credential } from '../security/credential.ts'
-import { type CredentialTexts, readCredentialFiles, writeRenewedFiles } from '../security/credential-files.ts'
+import type { CredentialTexts } from '../security/credential-files.ts'
 import { createKey, createSigningRequest } from '../security/csr.ts'
 import type { TlsMaterial } from '../transport/conn.ts'
+import type { NodeCredentialSource } from './node-credential.ts'
 
 /** Requests under way at one time. A node that starts with a hundred pods must not storm the controller. */
 const REQUESTS_MAX = 8
@@ -27,8 +28,8 @@ export type RequestCertificate = (csr: string, identity: string, validitySeconds
 
 /** What the certificates need of the agent. */
 export interface CertificatesOptions {
-  /** Where the node's own credential lies. */
-  readonly credentialDirectory: string
+  /** Where the node's own credential comes from. */
+  readonly nodeCredential: NodeCredentialSource
   readonly requestCertificate: RequestCertificate
   /** Wanted lifetime of pods' certificates, seconds; 0 leaves it to the authority. */
   readonly validitySeconds: number
@@ -87,6 +88,7 @@ export class Certificates {
   private readonly queue: Holding[] = []
   private requests = 0
   private isStopped = false
+  private unwatchRoots: () => void = () => {}
 
   private constructor(options: CertificatesOptions, identity: OwnIdentity, texts: CredentialTexts, key: KeyObject) {
     this.options = options
@@ -97,29 +99,31 @@ export class Certificates {
     this.own.credential = new Credential(identity.uri, key, texts.certificateChain, texts.bundle, options.clock.now())
   }
 
-  /** Reads the node's credential. Throws WeftError WEFT_CERTIFICATE when it is missing, unfit or expired. */
+  /** Opens the node's credential. Throws WeftError WEFT_CERTIFICATE when it is missing, unfit or expired. */
   static async open(options: CertificatesOptions): Promise<Certificates> {
-    const texts = await readCredentialFiles(options.credentialDirectory)
+    const texts = await options.nodeCredential.open()
     try {
       const identity = ownIdentity(texts.certificateChain)
       return new Certificates(options, identity, texts, createPrivateKey(texts.key))
     } catch (error) {
       throw new WeftError(
         'WEFT_CERTIFICATE',
-        `the node's credential in ${options.credentialDirectory} is not usable: issue a new one with "weft controller issue"`,
+        `the node's credential is not usable: ${options.nodeCredential.advice}`,
         error,
       )
     }
   }
 
-  /** Begins to renew the node's own credential. */
+  /** Begins to renew the node's own credential, and to follow the roots. */
   start(): void {
     this.renewLater(this.own)
+    this.unwatchRoots = this.options.nodeCredential.watchRoots((bundle) => this.setBundle(bundle))
   }
 
   /** Ends all renewals. Answers that still come are dropped. */
   stop(): void {
     this.isStopped = true
+    this.unwatchRoots()
     this.own.cancelTimer?.()
     for (const holding of this.holdings.values()) holding.cancelTimer?.()
     this.queue.length = 0
@@ -185,6 +189,34 @@ export class Certificates {
     }))
   }
 
+  /**
+   * The roots to trust are these from now on. A certificate that leads to none of them stays in use until its successor,
+   * for which it asks at once, is there.
+   */
+  private setBundle(bundle: string): void {
+    const { clock, log } = this.options
+    log.info('the roots of the mesh have changed')
+    for (const holding of [this.own, ...this.holdings.values()]) {
+      const { credential } = holding
+      if (credential === null) continue
+      try {
+        holding.credential = credential.withBundle(bundle, clock.now())
+      } catch (error) {
+        log.warn('a certificate leads to no root any more', {
+          identity: holding.identity,
+          error: describeError(error),
+        })
+        // Without a timer it is being asked for already.
+        if (holding.cancelTimer === null) continue
+        holding.cancelTimer()
+        this.request(holding)
+        continue
+      }
+      if (holding !== this.own) this.options.onMaterial(holding.credential.tlsMaterial(this.trustDomain))
+      else void this.onOwnChanged({ ...this.ownTexts, bundle })
+    }
+  }
+
   private forget(holding: Holding): void {
     holding.isRemoved = true
     holding.cancelTimer?.()
@@ -221,11 +253,7 @@ export class Certificates {
       const key = holding.fixedKey ?? createKey()
       // The authority decides how long a node's credential lives.
       const validitySeconds = holding === this.own ? 0 : this.options.validitySeconds
-      const texts = await this.options.requestCertificate(
-        createSigningRequest(key, identity),
-        identity,
-        validitySeconds,
-      )
+      const texts = await this.requestFor(holding, createSigningRequest(key, identity), validitySeconds)
       if (holding.isRemoved || this.isStopped) return
       const chain = texts.slice(0, -1).join('')
       const bundle = texts[texts.length - 1] ?? ''
@@ -233,6 +261,23 @@ export class Certificates {
       await this.onRenewed(holding, holding.credential)
     } catch (error) {
       this.retryLater(holding, error)
+    }
+  }
+
+  /** The node's own can be had in another way when the old one does not serve any more. */
+  private async requestFor(holding: Holding, csr: string, validitySeconds: number): Promise<readonly string[]> {
+    const { clock, log, nodeCredential, requestCertificate } = this.options
+    const { identity } = holding
+    const { requestAnew } = nodeCredential
+    if (holding !== this.own || requestAnew === null) return await requestCertificate(csr, identity, validitySeconds)
+    if (holding.credential!.notAfterMs <= clock.now()) return await requestAnew(csr, identity, validitySeconds)
+    try {
+      return await requestCertificate(csr, identity, validitySeconds)
+    } catch (error) {
+      log.info('the node cannot renew its certificate with the old one, using its token', {
+        error: describeError(error),
+      })
+      return await requestAnew(csr, identity, validitySeconds)
     }
   }
 
@@ -248,14 +293,23 @@ export class Certificates {
       this.options.onMaterial(credential.tlsMaterial(this.trustDomain))
       return
     }
-    this.ownTexts = { certificateChain: credential.chain, key: this.ownTexts.key, bundle: credential.bundle }
+    await this.onOwnChanged({
+      certificateChain: credential.chain,
+      key: this.ownTexts.key,
+      bundle: credential.bundle,
+    })
+  }
+
+  /** Never rejects. */
+  private async onOwnChanged(texts: CredentialTexts): Promise<void> {
+    this.ownTexts = texts
     this.options.onNodeCredential()
     try {
-      await writeRenewedFiles(this.options.credentialDirectory, this.ownTexts)
+      await this.options.nodeCredential.keep(texts)
     } catch (error) {
       // In memory it is renewed; only a restart would use the old one.
-      holding.lastError = describeError(error)
-      this.options.log.error("the node's renewed credential cannot be kept", { error: holding.lastError })
+      this.own.lastError = describeError(error)
+      this.options.log.error("the node's renewed credential cannot be kept", { error: this.own.lastError })
     }
   }
 

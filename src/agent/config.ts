@@ -3,6 +3,7 @@
  * same name (`WEFT_LOG_LEVEL`); the flag wins.
  */
 import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
 import { canonicalAddress, parseCidr, parseHostPort } from '../base/address.ts'
 import { choiceFlag, type FlagValues, requiredFlag, switchFlag, UsageError } from '../base/flags.ts'
 import {
@@ -28,8 +29,19 @@ const HOUR_MS = 3_600_000
 /** The controller signs nothing shorter: it could not be renewed in time when a single request fails. */
 const CERTIFICATE_MS_MIN = 10_000
 
+/** The controller's Service, as the chart makes it. */
+const KUBERNETES_CONTROLLER = 'weft-controller.weft-system.svc:15012'
+/** Below the state directory: where an agent on Kubernetes keeps the credential that it got with its token. */
+const CREDENTIAL_DIRECTORY = 'credential'
+
 /** The rows; `weft agent --help` shows them. */
 export const agentFlags = {
+  kubernetes: switchFlag({
+    name: 'kubernetes',
+    doc:
+      "On a node of a Kubernetes cluster: the credential is got with the agent's token, and the name of the node is that " +
+      `of the variable NODE_NAME. --controller is ${KUBERNETES_CONTROLLER} then unless given.`,
+  }),
   node: textFlag(
     { name: 'node', doc: 'Name of this node. The credential says it; a name given here must agree with it.' },
     'NAME',
@@ -37,9 +49,29 @@ export const agentFlags = {
   ),
   controller: requiredFlag({ name: 'controller', doc: 'The controller.' }, 'HOST:PORT', parseController),
   credentials: requiredFlag(
-    { name: 'credentials', doc: 'Directory with cert.pem, key.pem and root.pem, the credential of this node.' },
+    {
+      name: 'credentials',
+      doc:
+        'Directory with cert.pem, key.pem and root.pem, the credential of this node. With --kubernetes it is kept there; ' +
+        `default then: ${CREDENTIAL_DIRECTORY} in the state directory.`,
+    },
     'DIR',
     parseText,
+  ),
+  tokenFile: textFlag(
+    { name: 'token-file', doc: 'With --kubernetes: a ServiceAccount token for the audience weft-ca.' },
+    'FILE',
+    '/var/run/secrets/weft/token',
+  ),
+  rootsFile: textFlag(
+    { name: 'roots-file', doc: "With --kubernetes: the mesh's roots, PEM, from the ConfigMap weft-ca-root-cert." },
+    'FILE',
+    '/var/run/secrets/weft/root-cert.pem',
+  ),
+  trustDomain: textFlag(
+    { name: 'trust-domain', doc: 'With --kubernetes: trust domain of the mesh, which the controller must prove.' },
+    'NAME',
+    'cluster.local',
   ),
   state: textFlag(
     { name: 'state', doc: 'Directory for the last good configuration, and for the socket by which agents hand over.' },
@@ -142,7 +174,21 @@ export type AgentConfig = FlagValues<typeof agentFlags>
 
 /** Throws UsageError naming the flag or variable that is unknown, missing or has a bad value. */
 export function parseAgentConfig(args: readonly string[], environment: Environment): AgentConfig {
-  return parseSettings(agentFlags, args, environment, 'agent')
+  if (!args.includes('--kubernetes') && environment['WEFT_KUBERNETES'] !== 'true') {
+    return parseSettings(agentFlags, args, environment, 'agent')
+  }
+  const defaults = { WEFT_CONTROLLER: KUBERNETES_CONTROLLER, WEFT_CREDENTIALS: CREDENTIAL_DIRECTORY }
+  const values = parseSettings(agentFlags, args, { ...defaults, ...environment }, 'agent')
+  const node = values.node === '' ? (environment['NODE_NAME'] ?? '') : values.node
+  if (node === '') {
+    throw new UsageError('flag --kubernetes needs the name of the node: give --node, or NODE_NAME from spec.nodeName')
+  }
+  const isKeptByDefault = values.credentials === CREDENTIAL_DIRECTORY
+  return {
+    ...values,
+    node,
+    credentials: isKeptByDefault ? join(values.state, CREDENTIAL_DIRECTORY) : values.credentials,
+  }
 }
 
 function parseController(text: string): { readonly host: string; readonly port: number } {

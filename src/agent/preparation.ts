@@ -16,6 +16,8 @@ import { ControllerLink } from './controller-link.ts'
 import { CredentialGate } from './credential-gate.ts'
 import { systemLookup } from './host-lookup.ts'
 import { NamedEndpoints } from './named-endpoints.ts'
+import { NodeCredentialFiles, type NodeCredentialSource } from './node-credential.ts'
+import { NodeToken } from './node-token.ts'
 import { identitiesOfPods } from './pods.ts'
 import { SNAPSHOT_FILE } from './snapshot-file.ts'
 import { Subscription } from './subscription.ts'
@@ -74,12 +76,15 @@ export class Preparation {
     })
   }
 
-  /** Reads the node's credential. Rejects with WEFT_CERTIFICATE, or WEFT_CONFIG when it is another node's. */
+  /**
+   * Opens the node's credential; on Kubernetes that waits for the controller. Rejects with WEFT_CERTIFICATE, or WEFT_CONFIG
+   * when it is another node's.
+   */
   static async open(config: AgentConfig, log: Logger): Promise<Preparation> {
     const gate = new CredentialGate()
     let preparation: Preparation | null = null
     const certificates = await Certificates.open({
-      credentialDirectory: config.credentials,
+      nodeCredential: nodeCredentialSource(config, log.child('credential')),
       requestCertificate: (csr, identity, seconds) => {
         return preparation!.link.requestCertificate(csr, identity, seconds)
       },
@@ -156,6 +161,24 @@ export class Preparation {
     if (this.user !== null) this.user.onDelta(delta)
     else this.certificates.setIdentities(identitiesOfPods(this.snapshot))
   }
+}
+
+/** Files that were carried to this node, or on Kubernetes the agent's token. */
+function nodeCredentialSource(config: AgentConfig, log: Logger): NodeCredentialSource {
+  const { credentials, controller, kubernetes, node, rootsFile, tokenFile, trustDomain } = config
+  if (!kubernetes) return new NodeCredentialFiles(credentials)
+  const address = formatHostPort(controller.host, controller.port)
+  const directory = credentials
+  return new NodeToken({
+    node,
+    trustDomain,
+    controller: address,
+    tokenFile,
+    rootsFile,
+    directory,
+    clock: systemClock,
+    log,
+  })
 }
 
 /** A delta that brings an empty snapshot to `snapshot`. */

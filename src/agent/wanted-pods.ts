@@ -14,6 +14,7 @@ import { Snapshot } from '../model/snapshot.ts'
 import type { LocalPod, Workload } from '../model/workload.ts'
 import { Certificates } from './certificates.ts'
 import { ControllerLink } from './controller-link.ts'
+import { NodeCredentialFiles } from './node-credential.ts'
 import { isStrict } from './pods.ts'
 import { ResourceStore } from './resource-store.ts'
 import { readSnapshot, SNAPSHOT_FILE } from './snapshot-file.ts'
@@ -83,7 +84,7 @@ export interface ControllerQuestion {
  */
 export async function fetchWantedPods({ address, credentials }: ControllerQuestion): Promise<WantedPods> {
   const certificates = await Certificates.open({
-    credentialDirectory: credentials,
+    nodeCredential: new NodeCredentialFiles(credentials),
     // Nothing is asked for: the node's own certificate is enough.
     requestCertificate: () => Promise.reject(new WeftError('WEFT_CERTIFICATE', 'a check requests no certificate')),
     validitySeconds: 0,

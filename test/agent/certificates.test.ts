@@ -4,6 +4,7 @@ import { chmod, readFile, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { Certificates, type CertificatesOptions } from '../../src/agent/certificates.ts'
+import { NodeCredentialFiles } from '../../src/agent/node-credential.ts'
 import { describeError } from '../../src/base/errors.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { formatIdentity, formatNodeIdentity } from '../../src/model/identity.ts'
@@ -47,7 +48,7 @@ class Setting {
 
   async open(options: Partial<CertificatesOptions> = {}): Promise<Certificates> {
     return Certificates.open({
-      credentialDirectory: this.directory,
+      nodeCredential: new NodeCredentialFiles(this.directory),
       requestCertificate: (csr, identity) => this.answer(csr, identity),
       validitySeconds: 0,
       clock: this.clock,

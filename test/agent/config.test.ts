@@ -9,9 +9,13 @@ test('defaults are those of the documentation', () => {
   const { workers, ...config } = parseAgentConfig(NEEDED, {})
   assert.ok(workers >= 1 && workers <= 4)
   assert.deepEqual(config, {
+    kubernetes: false,
     node: '',
     controller: { host: 'weft', port: 15012 },
     credentials: '/etc/weft/node1',
+    tokenFile: '/var/run/secrets/weft/token',
+    rootsFile: '/var/run/secrets/weft/root-cert.pem',
+    trustDomain: 'cluster.local',
     state: '/var/lib/weft/agent',
     capture: 'ebpf',
     transport: 'auto',
@@ -48,6 +52,17 @@ test('flags win over variables, variables over defaults', () => {
   assert.equal(parseAgentConfig(NEEDED, { WEFT_ACCESS_LOG: 'false' }).accessLog, false)
 })
 
+test('on Kubernetes nothing needs to be said but the name of the node, which comes from the pod', () => {
+  const { node, controller, credentials } = parseAgentConfig(['--kubernetes'], { NODE_NAME: 'worker-1' })
+  assert.equal(node, 'worker-1')
+  assert.deepEqual(controller, { host: 'weft-controller.weft-system.svc', port: 15012 })
+  assert.equal(credentials, '/var/lib/weft/agent/credential')
+  const environment = { WEFT_KUBERNETES: 'true', WEFT_STATE: '/s', WEFT_NODE: 'given', NODE_NAME: 'worker-1' }
+  const other = parseAgentConfig(['--controller', 'weft:1'], environment)
+  assert.deepEqual([other.node, other.controller.host, other.credentials], ['given', 'weft', '/s/credential'])
+  assert.equal(parseAgentConfig(['--kubernetes', '--credentials', '/kept'], environment).credentials, '/kept')
+})
+
 test('port 0 asks the kernel for a free one', () => {
   assert.deepEqual(parseAgentConfig([...NEEDED, '--admin', '[::1]:0'], {}).admin, { address: '::1', port: 0 })
 })
@@ -55,6 +70,7 @@ test('port 0 asks the kernel for a free one', () => {
 const BAD: readonly [string, readonly string[], Record<string, string>, RegExp][] = [
   ['no controller', NEEDED.slice(2), {}, /^flag --controller \(or WEFT_CONTROLLER\) is required/],
   ['no credentials', NEEDED.slice(0, 2), {}, /^flag --credentials \(or WEFT_CREDENTIALS\) is required/],
+  ['no name of the node', ['--kubernetes'], {}, /--kubernetes needs the name of the node: .*NODE_NAME/],
   ['a controller without a port', ['--controller', 'weft'], {}, /--controller: "weft" .*HOST:PORT/],
   ['a controller with an open address', ['--controller', 'fd00::1:15012'], {}, /--controller/],
   ['an unknown variable', NEEDED, { WEFT_CONTROLER: 'x' }, /unknown variable WEFT_CONTROLER; see weft agent --help/],

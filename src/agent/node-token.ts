@@ -1,0 +1,188 @@
+/**
+ * The node's own credential on Kubernetes: got from the controller with the agent's ServiceAccount token.
+ *
+ * Token and roots are files that the kubelet mounts and replaces; both are read anew whenever they are needed. The
+ * credential is kept in the state directory, so that an agent that is started again serves while neither controller nor
+ * API server can be asked; it is used as long as it leads to a root that is mounted.
+ */
+import { createPrivateKey } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { Backoff } from '../base/backoff.ts'
+import type { Clock } from '../base/clock.ts'
+import { describeError, WeftError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
+import { formatNodeIdentity } from '../model/identity.ts'
+import { parseCertificates } from '../security/certificate.ts'
+import { Credential } from '../security/credential.ts'
+import {
+  type CredentialTexts,
+  readCredentialFiles,
+  writeCredentialFiles,
+  writeRenewedFiles,
+} from '../security/credential-files.ts'
+import { createKey, createSigningRequest } from '../security/csr.ts'
+import { BEARER_TOKEN_LENGTH_MAX } from '../wire/channel.ts'
+import { requestByToken } from './controller-link.ts'
+import type { NodeCredentialSource } from './node-credential.ts'
+
+/** From half a second to 15 s: the controller may start at the same time as the agents of all nodes. */
+const RETRY = { baseMs: 500, maxMs: 15_000 }
+/** How often the roots are read. The kubelet itself takes a minute to bring a change. */
+const ROOTS_MS = 10_000
+
+/** What the token's holder has to know. */
+export interface NodeTokenOptions {
+  readonly node: string
+  readonly trustDomain: string
+  /** The controller, `host:port`. */
+  readonly controller: string
+  readonly tokenFile: string
+  /** PEM of the roots that prove the controller. */
+  readonly rootsFile: string
+  /** Where the credential is kept. */
+  readonly directory: string
+  readonly clock: Clock
+  readonly log: Logger
+  /** For back-off; tests inject it. */
+  readonly random?: () => number
+}
+
+/** See the head of the file. */
+export class NodeToken implements NodeCredentialSource {
+  readonly advice = 'remove it: the agent gets another one with its token'
+  private readonly options: NodeTokenOptions
+  private readonly identity: string
+  /** The roots as they were last read; null before, and when they could not be. */
+  private roots: string | null = null
+
+  constructor(options: NodeTokenOptions) {
+    this.options = options
+    this.identity = formatNodeIdentity(options.trustDomain, options.node)
+  }
+
+  /** The kept credential if it is still good, or else a new one, for which it asks until it gets it. */
+  async open(): Promise<CredentialTexts> {
+    return (await this.openKept()) ?? (await this.openNew())
+  }
+
+  async keep(texts: CredentialTexts): Promise<void> {
+    await writeRenewedFiles(this.options.directory, texts)
+  }
+
+  requestAnew = async (csr: string, identity: string): Promise<readonly string[]> => {
+    const { controller, trustDomain, tokenFile, rootsFile } = this.options
+    const token = await readToken(tokenFile)
+    const roots = await readRoots(rootsFile)
+    this.roots ??= roots
+    return await requestByToken({ address: controller, trustDomain, csr, identity, token, roots })
+  }
+
+  watchRoots(onRoots: (bundle: string) => void): () => void {
+    const { clock, log, rootsFile } = this.options
+    let cancel: () => void = () => {}
+    let isEnded = false
+    let problem = ''
+    const look = async (): Promise<void> => {
+      try {
+        const roots = await readRoots(rootsFile)
+        if (isEnded) return
+        // The first ones are those with which the credential was opened.
+        const isChanged = roots !== this.roots
+        this.roots = roots
+        if (isChanged) onRoots(roots)
+        problem = ''
+      } catch (error) {
+        // Said once. What was good stays.
+        if (problem !== describeError(error)) {
+          problem = describeError(error)
+          log.warn('the roots of the mesh cannot be read, those in use stay', { error: problem })
+        }
+      }
+      if (!isEnded) cancel = clock.after(ROOTS_MS, () => void look())
+    }
+    // It never rejects: callers of `onRoots` do not throw.
+    void look()
+    return () => {
+      isEnded = true
+      cancel()
+    }
+  }
+
+  /** Null when there is none, or none that is of use. */
+  private async openKept(): Promise<CredentialTexts | null> {
+    const { clock, directory, log, rootsFile } = this.options
+    let texts: CredentialTexts
+    try {
+      texts = await readCredentialFiles(directory)
+    } catch (error) {
+      if (isAbsent(error)) return null
+      log.warn('the kept credential of this node cannot be read, asking for another one', {
+        error: describeError(error),
+      })
+      return null
+    }
+    try {
+      // Without mounted roots those that came with it count: better than a node that cannot start.
+      this.roots = await readRoots(rootsFile).catch(() => null)
+      const bundle = this.roots ?? texts.bundle
+      new Credential(this.identity, createPrivateKey(texts.key), texts.certificateChain, bundle, clock.now())
+      return { ...texts, bundle }
+    } catch (error) {
+      log.info('the kept credential of this node is not usable any more, asking for another one', {
+        error: describeError(error),
+      })
+      return null
+    }
+  }
+
+  private async openNew(): Promise<CredentialTexts> {
+    const { clock, directory, log, random } = this.options
+    const backoff = new Backoff(RETRY, random)
+    const key = createKey()
+    for (;;) {
+      try {
+        const texts = await this.requestAnew(createSigningRequest(key, this.identity), this.identity)
+        const chain = texts.slice(0, -1).join('')
+        const credential = new Credential(this.identity, key, chain, texts.at(-1) ?? '', clock.now())
+        const opened = { certificateChain: chain, key: credential.keyPem(), bundle: credential.bundle }
+        await writeCredentialFiles(directory, opened).catch((error) => {
+          // In memory it is good; only a restart needs the controller then.
+          log.error("the node's credential cannot be kept", { error: describeError(error) })
+        })
+        return opened
+      } catch (error) {
+        const delayMs = backoff.nextMs()
+        log.warn('this node has no credential yet', { error: describeError(error), retryInMs: delayMs })
+        await new Promise<void>((resolve) => clock.after(delayMs, resolve))
+      }
+    }
+  }
+}
+
+/** The token, without the newline that some write behind it. */
+async function readToken(path: string): Promise<string> {
+  const token = (await readText(path, 'mount a projected ServiceAccount token there (see --token-file)')).trim()
+  if (token === '' || token.length > BEARER_TOKEN_LENGTH_MAX || /[^\x21-\x7e]/.test(token)) {
+    throw new WeftError('WEFT_CONFIG', `${path} holds no ServiceAccount token`)
+  }
+  return token
+}
+
+async function readRoots(path: string): Promise<string> {
+  const text = await readText(path, 'the controller writes them to the ConfigMap weft-ca-root-cert (see --roots-file)')
+  return parseCertificates(text, path)
+    .map(({ pem }) => pem)
+    .join('')
+}
+
+async function readText(path: string, advice: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (error) {
+    throw new WeftError('WEFT_CONFIG', `${path} cannot be read; ${advice}`, error)
+  }
+}
+
+function isAbsent(error: unknown): boolean {
+  return error instanceof WeftError && (error.cause as NodeJS.ErrnoException | undefined)?.code === 'ENOENT'
+}
