@@ -89,6 +89,8 @@ export class Certificates {
   private requests = 0
   private isStopped = false
   private unwatchRoots: () => void = () => {}
+  /** Writing what was renewed, one after the other. */
+  private keeping: Promise<void> = Promise.resolve()
 
   private constructor(options: CertificatesOptions, identity: OwnIdentity, texts: CredentialTexts, key: KeyObject) {
     this.options = options
@@ -120,13 +122,14 @@ export class Certificates {
     this.unwatchRoots = this.options.nodeCredential.watchRoots((bundle) => this.setBundle(bundle))
   }
 
-  /** Ends all renewals. Answers that still come are dropped. */
-  stop(): void {
+  /** Ends all renewals. Answers that still come are dropped. Resolves when nothing is written any more; never rejects. */
+  async stop(): Promise<void> {
     this.isStopped = true
     this.unwatchRoots()
     this.own.cancelTimer?.()
     for (const holding of this.holdings.values()) holding.cancelTimer?.()
     this.queue.length = 0
+    await this.keeping
   }
 
   /** The node's own credential as connections to the controller use it; another object after each renewal. */
@@ -304,6 +307,11 @@ export class Certificates {
   private async onOwnChanged(texts: CredentialTexts): Promise<void> {
     this.ownTexts = texts
     this.options.onNodeCredential()
+    this.keeping = this.keeping.then(() => this.keepOwn(texts))
+    await this.keeping
+  }
+
+  private async keepOwn(texts: CredentialTexts): Promise<void> {
     try {
       await this.options.nodeCredential.keep(texts)
     } catch (error) {

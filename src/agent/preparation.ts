@@ -150,7 +150,7 @@ export class Preparation {
   async stop(): Promise<void> {
     await this.subscription.stop()
     this.namedEndpoints.stop()
-    this.certificates.stop()
+    await this.certificates.stop()
     this.link.close()
     this.gate.close()
   }

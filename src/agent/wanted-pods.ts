@@ -128,7 +128,7 @@ export async function fetchWantedPods({ address, credentials }: ControllerQuesti
     timeout.abort()
     await subscription.stop()
     link.close()
-    certificates.stop()
+    await certificates.stop()
   }
   return { source: `the controller at ${address}`, pods: wantedPods(snapshot) }
 }
