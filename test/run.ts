@@ -17,7 +17,7 @@ const FILE_TIMEOUT_MS = 300_000
 
 /** Tests that must not run beside each other say so by where they are, or by their name. */
 function sharesKernel(file: string): boolean {
-  return /^test\/(netns|demo)\//.test(file) || file.endsWith('.netns.test.ts')
+  return /^test\/(netns|demo|cluster)\//.test(file) || file.endsWith('.netns.test.ts')
 }
 
 const { values, positionals } = parseArgs({
@@ -28,9 +28,12 @@ const { values, positionals } = parseArgs({
   },
 })
 const chosen = positionals.length === 0 ? ['test'] : positionals
+/** Kubernetes clusters take minutes to build, and have a command of their own: `npm run test:cluster`. */
+const isClusterChosen = chosen.some((path) => relative(root, join(root, path)).startsWith('test/cluster'))
 const files = chosen
   .flatMap((path) => (path.endsWith('.ts') ? [join(root, path)] : globSync(join(root, path, '**/*.test.ts'))))
   .map((file) => relative(root, file))
+  .filter((file) => isClusterChosen || !file.startsWith('test/cluster/'))
   .sort()
 if (files.length === 0) {
   console.error(`weft: no test files under ${chosen.join(', ')}`)

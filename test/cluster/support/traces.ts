@@ -1,0 +1,63 @@
+/** What a cluster has on this machine: taken while it runs, looked for again after it ended. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { cgroupsOfCluster } from './cgroups.ts'
+import type { Cluster } from './cluster.ts'
+import { CLUSTERS_DIRECTORY } from './cluster-files.ts'
+
+export class Traces {
+  private readonly name: string
+  private readonly directory: string
+  private readonly interfaceName: string
+
+  private constructor(name: string, directory: string, interfaceName: string) {
+    this.name = name
+    this.directory = directory
+    this.interfaceName = interfaceName
+  }
+
+  static of({ state }: Cluster): Traces {
+    const interfaceName = `weftc${state.host.ipv4.split('.')[2]}`
+    return new Traces(state.name, state.directory, interfaceName)
+  }
+
+  /** What is there now, one line each. */
+  left(): readonly string[] {
+    const found: string[] = []
+    for (const pid of processIds()) {
+      // Numbers of namespaces are given anew; cgroups have names.
+      if (fileOf(pid, 'cgroup').includes(`/weft-cluster-${this.name}-`)) found.push(`process ${pid}`)
+      if (fileOf(pid, 'cmdline').includes(`"name":"${this.name}"`)) found.push(`supervisor ${pid}`)
+    }
+    for (const group of cgroupsOfCluster(this.name)) found.push(`cgroup ${group}`)
+    for (const line of readFileSync('/proc/mounts', 'utf8').split('\n')) {
+      if (line.includes(this.directory)) found.push(`mount ${line}`)
+    }
+    if (existsSync(`/sys/class/net/${this.interfaceName}`)) found.push(`interface ${this.interfaceName}`)
+    for (const path of [this.directory, ...leavings('/run', this.name), ...leavings('/tmp', this.name)]) {
+      if (existsSync(path)) found.push(`path ${path}`)
+    }
+    return found
+  }
+}
+
+function leavings(directory: string, name: string): readonly string[] {
+  const own = (entry: string): boolean => entry.includes(name) && `${directory}/${entry}` !== CLUSTERS_DIRECTORY
+  return readdirSync(directory)
+    .filter(own)
+    .map((entry) => `${directory}/${entry}`)
+}
+
+function processIds(): readonly number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^[0-9]+$/.test(name))
+    .map(Number)
+}
+
+/** Empty when the process has ended. */
+function fileOf(pid: number, name: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${name}`, 'utf8')
+  } catch {
+    return ''
+  }
+}
