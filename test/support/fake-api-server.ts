@@ -128,7 +128,9 @@ export class FakeApiServer {
 
   /** Ends the watches of a resource: politely, or with a reset. */
   endWatches(type: ResourceType, how: 'end' | 'reset'): void {
-    for (const watch of this.collectionOf(type).watches) {
+    const { watches } = this.collectionOf(type)
+    for (const watch of watches) {
+      watches.delete(watch)
       if (how === 'end') watch.end()
       else watch.socket?.resetAndDestroy()
     }

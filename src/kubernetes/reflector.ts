@@ -1,0 +1,252 @@
+/**
+ * All objects of one resource, kept in step with the API server: list once, then watch from there.
+ *
+ * A watch that ends is resumed where it was; when the server has forgotten that place (410), the list is read again and
+ * handed on as one replacement, so that nobody ever sees a half of it. While the server is away, or says no, the last
+ * state stays: only the server's own word removes an object.
+ */
+import { Backoff } from '../base/backoff.ts'
+import type { Clock } from '../base/clock.ts'
+import { describeError } from '../base/errors.ts'
+import type { Logger } from '../base/log.ts'
+import { type KubernetesApi, KubernetesError } from './api.ts'
+import { statusError } from './error.ts'
+import { collectionPath, type KubernetesObject, nameOfType, type ResourceType } from './object.ts'
+import { type WatchEvent, watch } from './watch.ts'
+
+/** How a reflector is doing. */
+export type ReflectorPhase =
+  | 'listing' // no list yet, or one that is not followed by a watch yet
+  | 'watching'
+  | 'missing' // the server does not serve the resource (any more)
+  | 'forbidden' // RBAC does not let us
+  | 'failing' // the server is away, or answers with errors
+
+/** Its state, with a sentence when all is not well. */
+export interface ReflectorState {
+  readonly phase: ReflectorPhase
+  /** True once a list was complete: what is held is what the server had at some time. */
+  readonly isSynced: boolean
+  /** For the operator; empty when all is well. */
+  readonly problem: string
+}
+
+/** Who keeps the objects. Handlers must not throw. */
+export interface ReflectorSink<T> {
+  /** Makes of an object what is kept of it, as soon as it arrives. */
+  convert(object: KubernetesObject): T
+  /** All that there is; what is not in it is gone. */
+  onReplaced(items: readonly T[]): void
+  /** New, or changed. */
+  onPut(item: T): void
+  onDeleted(item: T): void
+  onState(state: ReflectorState): void
+}
+
+/** Which resource of which server. */
+export interface ReflectorSettings {
+  readonly api: Pick<KubernetesApi, 'open' | 'listPage' | 'server'>
+  readonly type: ResourceType
+  /** Null, and absent: all namespaces. */
+  readonly namespace?: string | null
+  readonly labelSelector?: string
+  readonly fieldSelector?: string
+  readonly clock: Clock
+  readonly log: Logger
+  /** [0, 1), for jitter. */
+  readonly random?: () => number
+}
+
+/** After failures: short enough to be back soon after a restart of the server, long enough not to hinder it. */
+const BACKOFF = { baseMs: 500, maxMs: 15_000 }
+/** Between tries while RBAC says no: somebody has to change it first. */
+const FORBIDDEN_RETRY_MS = 30_000
+/** Between looks whether the resource is served: CRDs are installed by people who then wait for an effect. */
+const MISSING_RETRY_MS = 5_000
+/** The server is asked to end the watch after this long, at least; up to twice as long, so that not all end together. */
+const WATCH_SECONDS_MIN = 300
+/** A watch that ends sooner without an event is counted as a failure: a server that does so must not be asked in a loop. */
+const SHORT_WATCH_MS = 1_000
+/**
+ * Watches in a row that the server refused or ended with an error before one event came: from then on the place we hold
+ * is doubted (an etcd that was restored from a backup knows it no more) and the list is read again.
+ */
+const BAD_WATCHES_MAX = 3
+
+/** Lists and watches until it is stopped. */
+export class Reflector<T> {
+  private readonly settings: ReflectorSettings
+  private readonly sink: ReflectorSink<T>
+  private readonly backoff: Backoff
+  private readonly random: () => number
+  private readonly abort = new AbortController()
+  private readonly path: string
+  /** Where the watch goes on; empty when a list is needed. */
+  private resourceVersion = ''
+  private badWatches = 0
+  private hasEvents = false
+  private current: ReflectorState = { phase: 'listing', isSynced: false, problem: '' }
+  private running: Promise<void> = Promise.resolve()
+
+  constructor(settings: ReflectorSettings, sink: ReflectorSink<T>) {
+    this.settings = settings
+    this.sink = sink
+    this.random = settings.random ?? Math.random
+    this.backoff = new Backoff(BACKOFF, this.random)
+    this.path = collectionPath(settings.type, settings.namespace ?? null)
+  }
+
+  get type(): ResourceType {
+    return this.settings.type
+  }
+
+  get state(): ReflectorState {
+    return this.current
+  }
+
+  /** Begins; call it once. Never throws: what goes wrong is a state. */
+  start(): void {
+    this.running = this.run()
+  }
+
+  /** Resolves when nothing is under way any more. No handler is called after the call. */
+  async stop(): Promise<void> {
+    this.abort.abort(new Error('stopped'))
+    await this.running
+  }
+
+  private async run(): Promise<void> {
+    while (!this.abort.signal.aborted) {
+      let waitMs: number
+      try {
+        if (this.resourceVersion === '') await this.list()
+        waitMs = await this.watchOnce()
+      } catch (error) {
+        if (this.abort.signal.aborted) return
+        waitMs = this.onFailure(error)
+      }
+      if (waitMs > 0) await this.sleep(waitMs)
+    }
+  }
+
+  /** Reads all pages and hands them on as one. */
+  private async list(): Promise<void> {
+    const { api, type, namespace = null, labelSelector, fieldSelector } = this.settings
+    const options = {
+      namespace,
+      ...(labelSelector === undefined ? {} : { labelSelector }),
+      ...(fieldSelector === undefined ? {} : { fieldSelector }),
+      signal: this.abort.signal,
+    }
+    const items: T[] = []
+    let continueToken = ''
+    let version = ''
+    do {
+      const page = await api.listPage(type, options, continueToken)
+      for (const item of page.items) items.push(this.sink.convert(item))
+      ;({ continueToken, resourceVersion: version } = page)
+    } while (continueToken !== '')
+    this.abort.signal.throwIfAborted()
+    this.resourceVersion = version
+    this.badWatches = 0
+    this.sink.onReplaced(items)
+    this.setState('listing', '', true)
+  }
+
+  /** Watches until the end; returns how long to wait before the next watch. */
+  private async watchOnce(): Promise<number> {
+    const { api, clock, labelSelector, fieldSelector } = this.settings
+    const startedAtMs = clock.now()
+    this.hasEvents = false
+    const query = {
+      resourceVersion: this.resourceVersion,
+      timeoutSeconds: Math.round(WATCH_SECONDS_MIN * (1 + this.random())),
+      labelSelector,
+      fieldSelector,
+    }
+    await watch(api, this.path, query, {
+      clock,
+      signal: this.abort.signal,
+      onOpen: () => this.setState('watching', ''),
+      onEvent: (event) => this.onEvent(event),
+    })
+    if (!this.hasEvents && clock.now() - startedAtMs < SHORT_WATCH_MS) return this.backoff.nextMs()
+    this.backoff.reset()
+    return 0
+  }
+
+  private onEvent({ type, object }: WatchEvent): void {
+    if (type === 'ERROR') {
+      throw statusError({ server: this.settings.api.server, method: 'WATCH', path: this.path }, object)
+    }
+    const changed = object as KubernetesObject | null
+    const version = changed?.metadata?.resourceVersion
+    // An event without a version would leave us without a place to go on from.
+    if (changed === null || typeof version !== 'string' || version === '') return
+    if (type === 'ADDED' || type === 'MODIFIED') this.sink.onPut(this.sink.convert(changed))
+    else if (type === 'DELETED') this.sink.onDeleted(this.sink.convert(changed))
+    this.resourceVersion = version
+    if (this.hasEvents) return
+    this.hasEvents = true
+    this.badWatches = 0
+    this.backoff.reset()
+  }
+
+  /** Says what is wrong and returns how long to wait. */
+  private onFailure(error: unknown): number {
+    const { log, type } = this.settings
+    const name = nameOfType(type)
+    const answer = error instanceof KubernetesError ? error : null
+    if (answer?.isExpired === true) {
+      log.debug('the place in the watch is too old, listing again', { resource: name })
+      const isRepeated = this.resourceVersion === ''
+      this.resourceVersion = ''
+      return isRepeated ? this.backoff.nextMs() : 0
+    }
+    if (answer?.isForbidden === true) {
+      // What we may not watch we may not trust to be whole when we may again.
+      this.resourceVersion = ''
+      this.setState('forbidden', `${name} cannot be listed and watched: ${answer.apiMessage}. ${grantText(type)}`)
+      return this.jittered(FORBIDDEN_RETRY_MS)
+    }
+    if (answer?.isNotFound === true) {
+      this.resourceVersion = ''
+      this.setState('missing', `${name} is not served by ${this.settings.api.server} in version ${type.version}`)
+      return this.jittered(MISSING_RETRY_MS)
+    }
+    if (answer === null || !answer.isUnreachable) {
+      if (++this.badWatches >= BAD_WATCHES_MAX) this.resourceVersion = ''
+    }
+    this.setState('failing', `${name} cannot be kept up to date, the last state stays: ${describeError(error)}`)
+    return this.backoff.nextMs()
+  }
+
+  private jittered(ms: number): number {
+    return Math.round(ms * (1 + this.random() / 2))
+  }
+
+  private setState(phase: ReflectorPhase, problem: string, isSynced = this.current.isSynced): void {
+    const { current } = this
+    if (current.phase === phase && current.problem === problem && current.isSynced === isSynced) return
+    this.current = { phase, isSynced, problem }
+    this.sink.onState(this.current)
+  }
+
+  private async sleep(ms: number): Promise<void> {
+    const { signal } = this.abort
+    if (signal.aborted) return
+    await new Promise<void>((resolve) => {
+      const end = (): void => {
+        cancel()
+        signal.removeEventListener('abort', end)
+        resolve()
+      }
+      const cancel = this.settings.clock.after(ms, end)
+      signal.addEventListener('abort', end)
+    })
+  }
+}
+
+function grantText({ group, plural }: ResourceType): string {
+  return `Grant the verbs get, list and watch on ${plural} of the API group "${group}" in a ClusterRole.`
+}
