@@ -36,7 +36,7 @@ const PACKAGE_OWNERS: readonly [RegExp, RegExp][] = [
   [/^@grpc\/|^protobufjs/, /^wire\//],
   [/^node-forge$/, /^security\//],
   [/^@kubernetes\//, /^kubernetes\//],
-  [/^yaml$/, /^controller\/directory-source\.ts$|^controller\/yaml-.*\.ts$/],
+  [/^yaml$/, /^controller\/directory-source\.ts$|^controller\/yaml-.*\.ts$|^cli\/yaml-text\.ts$/],
   [/^node:net$|^node:tls$/, /^transport\/node-.*\.ts$|^wire\/|^agent\/|^controller\/|^cli\//],
   [/^node:(util|buffer)$/, /./],
   [/^node:/, /^(agent|controller|cli|security|telemetry|wire|kernel|kubernetes|transport)\//],

@@ -19,6 +19,8 @@ export interface Flag<T> {
   readonly doc: string
   /** Throws UsageError when the text is no good; the message says what would be. */
   readonly parse: (text: string) => T
+  /** May be given several times; the value is then a list, to which each adds what `parse` returns. */
+  readonly isRepeatable?: boolean
 }
 
 /** The flags of a command by the names that its code uses. */
@@ -91,6 +93,21 @@ export function requiredFlag<T>(text: FlagText, placeholder: string, parse: (val
   return { ...head(text), placeholder, fallback: REQUIRED as never, fallbackText: null, parse }
 }
 
+/** A text that may be given several times. */
+export function repeatedFlag(text: FlagText, placeholder: string): Flag<readonly string[]> {
+  return {
+    ...head(text),
+    placeholder,
+    fallback: [],
+    fallbackText: null,
+    isRepeatable: true,
+    parse: (value) => {
+      if (value === '') throw new UsageError('must not be empty')
+      return [value]
+    },
+  }
+}
+
 /** `-o text|json`, the same in every command that prints something. */
 export const outputFlag = choiceFlag(
   { name: 'output', short: 'o', doc: 'Form of what is printed on standard output.' },
@@ -124,16 +141,31 @@ export function parseFlags<F extends FlagTable>(
   args: readonly string[],
   alternative: (flag: Flag<unknown>) => string = () => '',
 ): FlagValues<F> {
+  return parseArguments(table, args, 0, alternative).flags
+}
+
+/** The same, with up to `positionalsMax` arguments that are not flags; the caller checks what they are. */
+export function parseArguments<F extends FlagTable>(
+  table: F,
+  args: readonly string[],
+  positionalsMax: number,
+  alternative: (flag: Flag<unknown>) => string = () => '',
+): { readonly flags: FlagValues<F>; readonly positionals: readonly string[] } {
   const values: Record<string, unknown> = {}
   for (const [key, flag] of Object.entries(table)) values[key] = flag.fallback
   const seen = new Set<string>()
+  const positionals: string[] = []
   for (let i = 0; i < args.length; i++) {
     const arg = args[i]!
-    if (!arg.startsWith('-') || arg === '-') throw new UsageError(`unexpected argument "${arg}"`)
+    if (!arg.startsWith('-') || arg === '-') {
+      if (positionals.length === positionalsMax) throw new UsageError(`unexpected argument "${arg}"`)
+      positionals.push(arg)
+      continue
+    }
     const equals = arg.indexOf('=')
     const spelling = equals < 0 ? arg : arg.slice(0, equals)
     const [key, flag] = findFlag(table, spelling)
-    if (seen.has(key)) throw new UsageError(`flag --${flag.name} is given twice`)
+    if (seen.has(key) && flag.isRepeatable !== true) throw new UsageError(`flag --${flag.name} is given twice`)
     seen.add(key)
     let text = equals < 0 ? null : arg.slice(equals + 1)
     if (flag.placeholder === null) {
@@ -143,14 +175,15 @@ export function parseFlags<F extends FlagTable>(
       text = args[i] ?? null
       if (text === null) throw new UsageError(`flag --${flag.name} needs a value: ${flag.placeholder}`)
     }
-    values[key] = parseValue(flag, text ?? '')
+    const value = parseValue(flag, text ?? '')
+    values[key] = flag.isRepeatable === true ? [...(values[key] as unknown[]), ...(value as unknown[])] : value
   }
   for (const [key, flag] of Object.entries(table)) {
     if (values[key] === REQUIRED) {
       throw new UsageError(`flag --${flag.name}${alternative(flag)} is required: ${flag.doc}`)
     }
   }
-  return values as FlagValues<F>
+  return { flags: values as FlagValues<F>, positionals }
 }
 
 function findFlag(table: FlagTable, spelling: string): [string, Flag<unknown>] {

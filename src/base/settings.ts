@@ -68,12 +68,13 @@ export function textFlag(
   parse: (value: string) => string = parseText,
 ): Flag<string> {
   const fallbackText = fallback === '' ? null : fallback
-  return { name: text.name, short: null, doc: text.doc, placeholder, fallback, fallbackText, parse }
+  return { name: text.name, short: text.short ?? null, doc: text.doc, placeholder, fallback, fallbackText, parse }
 }
 
 /** A value that may be left out. */
 export function optionalFlag<T>(text: FlagText, placeholder: string, parse: (value: string) => T): Flag<T | null> {
-  return { name: text.name, short: null, doc: text.doc, placeholder, fallback: null, fallbackText: null, parse }
+  const { name, short = null, doc } = text
+  return { name, short, doc, placeholder, fallback: null, fallbackText: null, parse }
 }
 
 /** A whole number of at most nine digits, within limits. */

@@ -26,6 +26,10 @@ const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: 'Check whether this machine can run an agent. Changes nothing.',
     load: async () => (await import('./commands/check.ts')).checkCommand,
   },
+  render: {
+    summary: 'Print the objects of an installation in a cluster. Asks no cluster.',
+    load: async () => (await import('./commands/render.ts')).renderCommand,
+  },
   controller: {
     summary: 'Run the controller, or issue the credential of a node.',
     load: async () => (await import('./commands/controller.ts')).controllerCommand,

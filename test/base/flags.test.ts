@@ -6,7 +6,9 @@ import {
   didYouMean,
   durationFlag,
   outputFlag,
+  parseArguments,
   parseFlags,
+  repeatedFlag,
   switchFlag,
   UsageError,
 } from '../../src/base/flags.ts'
@@ -90,4 +92,20 @@ test('help lists every flag with its value, sentence and default', () => {
 test('a suggestion is made only when a name is near', () => {
   assert.equal(didYouMean('contoller', ['controller', 'agent']), '. Did you mean controller?')
   assert.equal(didYouMean('zzz', ['controller', 'agent']), '')
+})
+
+test('a repeatable flag collects its values in their order', () => {
+  const table = { set: repeatedFlag({ name: 'set', doc: 'A value.' }, 'NAME=VALUE'), output: outputFlag }
+  assert.deepEqual(parseFlags(table, []), { set: [], output: 'text' })
+  assert.deepEqual(parseFlags(table, ['--set', 'a=1', '-o', 'json', '--set=b=2']).set, ['a=1', 'b=2'])
+  assert.throws(() => parseFlags(table, ['--set=']), /must not be empty/)
+  assert.throws(() => parseFlags(table, ['-o', 'json', '-o', 'json']), /given twice/)
+})
+
+test('positional arguments are taken up to the number that the command allows, before and after flags', () => {
+  const table = { output: outputFlag }
+  const { flags, positionals } = parseArguments(table, ['pods', '-o', 'json', 'shop'], 2)
+  assert.deepEqual(positionals, ['pods', 'shop'])
+  assert.equal(flags.output, 'json')
+  assert.throws(() => parseArguments(table, ['pods', 'shop', 'more'], 2), /unexpected argument "more"/)
 })
