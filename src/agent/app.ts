@@ -28,7 +28,10 @@ import { Handover } from './handover.ts'
 import { REPORT_SERIES_MAX } from './handover-messages.ts'
 import type { OfferOwner } from './handover-offer.ts'
 import { KernelCarriage } from './kernel-carriage.ts'
+import { KubernetesPods } from './kubernetes-pods.ts'
 import { canAnswerDns, openCapture } from './open-capture.ts'
+import { PodFinding } from './pod-finding.ts'
+import { ownNetnsCookie } from './pod-netns.ts'
 import { Pods } from './pods.ts'
 import type { Predecessor } from './predecessor.ts'
 import { Preparation, type PreparationUser, wholeState } from './preparation.ts'
@@ -169,8 +172,10 @@ export class Agent implements PreparationUser, OfferOwner {
         if (this.isServing) capture.setServing?.(workers)
       },
     })
+    const networks = addon === null ? null : new KubernetesPods(addon, new PodFinding(addon, ownNetnsCookie(addon)))
     this.pods = new Pods({
       capture,
+      networks,
       workers: this.workers,
       carriage: this.carriage,
       log: log.child('pods'),

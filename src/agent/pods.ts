@@ -13,6 +13,8 @@ import { FAILURE_BY_POLICY, FAILURE_CLOSED, type LocalPod, type Workload } from 
 import type { Capture, PodToCapture } from './capture.ts'
 import type { AuditedPod } from './capture-watch.ts'
 import type { KernelCarriage } from './kernel-carriage.ts'
+import type { KubernetesPods } from './kubernetes-pods.ts'
+import type { PodSearch } from './pod-finding.ts'
 import type { Workers } from './workers.ts'
 
 /** What the pods need of the agent. */
@@ -22,6 +24,8 @@ export interface PodsOptions {
   /** Who is told just before a pod is captured, and just before it is captured no more. */
   readonly carriage?: Pick<KernelCarriage, 'adopt' | 'drop'> | null
   readonly log: Logger
+  /** Finds the networks of pods that no annotation tells of. Null where pods are found by annotations alone. */
+  readonly networks?: Pick<KubernetesPods, 'locate'> | null
   /** The data workers answer DNS for pods that are not exempt. False when left out. */
   readonly isAnsweringDns?: boolean
   /** Resolves when a credential of `identity` is with the workers. */
@@ -30,8 +34,16 @@ export interface PodsOptions {
   readonly onIdentities: (identities: ReadonlySet<string>) => void
 }
 
+/** A pod's network that was found. */
+type Located = Extract<PodSearch, { readonly kind: 'found' }>
+
+/** Why a pod that is to be captured cannot be, for metrics and the log. */
+export type Refusal = 'host-network' | 'not-running'
+
 interface Enrolment {
   readonly identity: string
+  /** Null for a pod whose annotation says its netns. */
+  readonly located: Located | null
   /** What the capture was told; loopback capture is told anew when it changes. */
   readonly fingerprint: string
   isActive: boolean
@@ -43,6 +55,12 @@ export class Pods {
   private readonly enrolments = new Map<string, Enrolment>()
   private readonly backoffs = new Map<string, Backoff>()
   private readonly retries = new Set<NodeJS.Timeout>()
+  /** Enrolments that are being prepared, by uid: what they wait for keeps nobody else waiting. */
+  private readonly preparing = new Map<string, Promise<void>>()
+  private readonly preparingAgain = new Set<string>()
+  /** Pods that have no network of their own, or none now. */
+  private readonly refusals = new Map<string, Refusal>()
+  private readonly watchers = new Map<string, Set<() => void>>()
   private snapshot: Snapshot | null = null
   // Enrolments and withdrawals run one after the other: a pod that flaps must not overtake itself.
   private queue: Promise<void> = Promise.resolve()
@@ -63,12 +81,47 @@ export class Pods {
 
   /** Pods that should be captured and are not (yet). */
   get pendingCount(): number {
-    return Math.max(0, (this.snapshot?.pods.size ?? 0) - this.enrolledCount)
+    let count = (this.snapshot?.pods.size ?? 0) - this.enrolledCount
+    for (const uid of this.refusals.keys()) if (!this.isActive(uid)) count--
+    return Math.max(0, count)
+  }
+
+  /** How many pods cannot be captured, by reason. */
+  refusedCounts(): ReadonlyMap<Refusal, number> {
+    const counts = new Map<Refusal, number>()
+    for (const refusal of this.refusals.values()) counts.set(refusal, (counts.get(refusal) ?? 0) + 1)
+    return counts
   }
 
   /** Resolves when everything that was asked for so far has been tried. */
   get settled(): Promise<void> {
-    return this.queue
+    return this.settle()
+  }
+
+  private async settle(): Promise<void> {
+    while (this.preparing.size > 0) await Promise.all(this.preparing.values())
+    await this.queue
+  }
+
+  isActive(uid: string): boolean {
+    return this.enrolments.get(uid)?.isActive === true
+  }
+
+  /** Path of the netns in which a pod is captured; null when it is not. */
+  netnsOf(uid: string): string | null {
+    if (!this.isActive(uid)) return null
+    return this.enrolments.get(uid)?.located?.netns ?? this.snapshot?.pods.get(uid)?.netns ?? null
+  }
+
+  /** Calls back when a pod is captured, until the function that is returned is called. */
+  watch(uid: string, onActive: () => void): () => void {
+    const watchers = this.watchers.get(uid) ?? new Set()
+    this.watchers.set(uid, watchers)
+    watchers.add(onActive)
+    return () => {
+      watchers.delete(onActive)
+      if (watchers.size === 0 && this.watchers.get(uid) === watchers) this.watchers.delete(uid)
+    }
   }
 
   update(snapshot: Snapshot): void {
@@ -80,12 +133,13 @@ export class Pods {
       if (pod === undefined || workload === undefined) this.enqueue(() => this.withdraw(uid))
       // Until its successor serves it is served as it was.
       else if (this.isPaused) continue
-      else if (this.enrolments.get(uid)!.fingerprint !== this.fingerprint(this.describe(pod, workload), workload)) {
+      else if (this.isOther(this.enrolments.get(uid)!, pod, workload)) {
         this.enqueue(() => this.withdraw(uid))
       } else this.options.capture.setStrict?.(uid, isStrict(snapshot, pod, workload))
     }
+    for (const uid of this.refusals.keys()) if (!snapshot.pods.has(uid)) this.refusals.delete(uid)
     for (const pod of snapshot.pods.values()) {
-      this.enqueue(() => this.enrol(pod.uid))
+      this.prepare(pod.uid)
       const workload = snapshot.workloads.get(pod.uid)
       // An earlier agent may have captured it: until it is enrolled again it fails as it should by now.
       if (workload === undefined || this.enrolments.has(pod.uid)) continue
@@ -128,7 +182,24 @@ export class Pods {
   /** Enrols a pod anew. */
   renew(uid: string): void {
     this.enqueue(() => this.withdraw(uid))
-    this.enqueue(() => this.enrol(uid, true))
+    this.prepare(uid, true)
+  }
+
+  /** The pod's network was made: it is looked for again. */
+  networkMade(uid: string): void {
+    const wasEnrolled = this.enrolments.has(uid)
+    if (wasEnrolled) this.enqueue(() => this.withdraw(uid))
+    // A search that is under way may have looked too early.
+    if (this.preparing.has(uid)) this.preparingAgain.add(uid)
+    else this.prepare(uid, wasEnrolled)
+  }
+
+  /** The pod's network goes: it is captured no more, and nothing of it is held when this resolves. */
+  async networkGone(uid: string): Promise<void> {
+    if (!this.enrolments.has(uid)) return
+    this.refusals.set(uid, 'not-running')
+    this.enqueue(() => this.withdraw(uid))
+    await this.queue
   }
 
   /** Nothing is enrolled until `resume`, because another agent does that. Pods that go are withdrawn here as well. */
@@ -155,21 +226,66 @@ export class Pods {
     })
   }
 
-  private async enrol(uid: string, isKnown = false): Promise<void> {
+  /** Waits for what a pod's enrolment needs, then enrols it in its turn. What goes wrong is told, and tried again. */
+  private prepare(uid: string, isKnown = false): void {
+    const pod = this.snapshot?.pods.get(uid)
+    const workload = this.snapshot?.workloads.get(uid)
+    if (pod === undefined || workload === undefined || this.isPaused || this.isStopped) return
+    // One that is to be withdrawn first, because it has changed, is enrolled anew after that.
+    const isStale = isKnown || !this.enrolments.has(uid) || this.isOther(this.enrolments.get(uid)!, pod, workload)
+    if (!isStale || this.preparing.has(uid)) return
+    const preparing = this.prepared(pod, workload)
+      .then((located) => {
+        if (located !== 'refused') this.enqueue(() => this.enrol(uid, located, isKnown))
+      })
+      .catch((error: unknown) => this.retry(uid, error))
+      .finally(() => {
+        this.preparing.delete(uid)
+        if (this.preparingAgain.delete(uid)) this.prepare(uid)
+      })
+    this.preparing.set(uid, preparing)
+  }
+
+  private async prepared(pod: LocalPod, workload: Workload): Promise<Located | null | 'refused'> {
+    const networks = this.options.networks ?? null
+    // Neither waits for the other.
+    const credential = this.options.credentialReady(identityOf(workload))
+    // Looked at below; whoever has no network needs none yet.
+    credential.catch(() => {})
+    const search = pod.netns !== '' || networks === null ? null : await networks.locate(pod, workload)
+    if (search !== null && search.kind !== 'found') {
+      this.refuse(pod.uid, workload, search)
+      return 'refused'
+    }
+    await credential
+    this.refusals.delete(pod.uid)
+    return search
+  }
+
+  private refuse(uid: string, workload: Workload, search: Exclude<PodSearch, Located>): void {
+    const refusal = search.kind === 'host-network' ? 'host-network' : 'not-running'
+    const fields = { pod: `${workload.namespace}/${workload.name}` }
+    if (this.refusals.get(uid) !== refusal) {
+      if (search.kind === 'host-network') {
+        this.options.log.warn('pod not enrolled: it uses the network of its node, which is never captured', fields)
+      } else this.options.log.info('pod not enrolled yet', { ...fields, reason: search.reason })
+    }
+    this.refusals.set(uid, refusal)
+    // The plugin tells when a pod without an address gets its network.
+    if (search.kind === 'absent' && workload.addresses.length > 0) this.tryAgain(uid)
+  }
+
+  private async enrol(uid: string, located: Located | null, isKnown: boolean): Promise<void> {
     const pod = this.snapshot?.pods.get(uid)
     const workload = this.snapshot?.workloads.get(uid)
     if (this.isPaused || pod === undefined || workload === undefined || this.enrolments.has(uid)) return
     const { capture, workers, log } = this.options
     const identity = identityOf(workload)
-    const described = this.describe(pod, workload)
-    const enrolment: Enrolment = { identity, fingerprint: this.fingerprint(described, workload), isActive: false }
+    const described = this.describe(pod, workload, located)
+    const fingerprint = this.fingerprint(described, workload)
+    const enrolment: Enrolment = { identity, located, fingerprint, isActive: false }
     this.enrolments.set(uid, enrolment)
     try {
-      await this.options.credentialReady(identity)
-      if (this.isPaused) {
-        this.enrolments.delete(uid)
-        return
-      }
       const captured = await capture.enrol(described, workers.count)
       const connections = isKnown ? 0 : this.connectionsBefore(uid)
       try {
@@ -189,6 +305,7 @@ export class Pods {
       }
       enrolment.isActive = true
       this.backoffs.delete(uid)
+      for (const onActive of this.watchers.get(uid) ?? []) onActive()
       log.info('pod enrolled', { pod: described.displayName, identity })
       if (connections > 0) {
         const fields = { pod: described.displayName, connections }
@@ -196,16 +313,27 @@ export class Pods {
       }
     } catch (error) {
       this.enrolments.delete(uid)
-      const backoff = this.backoffs.get(uid) ?? new Backoff({ baseMs: 500, maxMs: 30_000 })
-      this.backoffs.set(uid, backoff)
-      const delayMs = backoff.nextMs()
-      log.error('pod not enrolled', { pod: described.displayName, error: describeError(error), retryInMs: delayMs })
-      const timer = setTimeout(() => {
-        this.retries.delete(timer)
-        this.enqueue(() => this.enrol(uid))
-      }, delayMs)
-      this.retries.add(timer)
+      this.retry(uid, error)
     }
+  }
+
+  private retry(uid: string, error: unknown): void {
+    const retryInMs = this.tryAgain(uid)
+    const workload = this.snapshot?.workloads.get(uid)
+    const pod = workload === undefined ? uid : `${workload.namespace}/${workload.name}`
+    this.options.log.error('pod not enrolled', { pod, error: describeError(error), retryInMs })
+  }
+
+  private tryAgain(uid: string): number {
+    const backoff = this.backoffs.get(uid) ?? new Backoff({ baseMs: 500, maxMs: 30_000 })
+    this.backoffs.set(uid, backoff)
+    const delayMs = backoff.nextMs()
+    const timer = setTimeout(() => {
+      this.retries.delete(timer)
+      this.prepare(uid)
+    }, delayMs)
+    this.retries.add(timer)
+    return delayMs
   }
 
   private connectionsBefore(uid: string): number {
@@ -231,7 +359,12 @@ export class Pods {
     log.info('pod withdrawn', { pod: uid })
   }
 
-  private describe(pod: LocalPod, workload: Workload): PodToCapture {
+  private isOther(enrolment: Enrolment, pod: LocalPod, workload: Workload): boolean {
+    const described = this.describe(pod, workload, enrolment.located)
+    return enrolment.fingerprint !== this.fingerprint(described, workload)
+  }
+
+  private describe(pod: LocalPod, workload: Workload, located: Located | null): PodToCapture {
     const snapshot = this.snapshot!
     const serviceAddresses: { address: string; port: number }[] = []
     const inboundPorts = new Set<number>()
@@ -244,9 +377,9 @@ export class Pods {
       for (const { ports } of workload.services) for (const { targetPort } of ports) inboundPorts.add(targetPort)
     }
     return {
-      pod,
+      pod: located === null ? pod : { ...pod, netns: located.netns },
       displayName: `${workload.namespace}/${workload.name}`,
-      addresses: workload.addresses,
+      addresses: addressesOf(workload, located),
       serviceAddresses,
       inboundPorts: [...inboundPorts],
       isStrict: isStrict(snapshot, pod, workload),
@@ -257,8 +390,18 @@ export class Pods {
   private fingerprint(described: PodToCapture, workload: Workload): string {
     const { pod, addresses, serviceAddresses, inboundPorts, isDnsCaptured } = described
     const identity = identityOf(workload)
-    return JSON.stringify([pod.netns, addresses, serviceAddresses, inboundPorts, isDnsCaptured, identity])
+    const { netns, podUid = '' } = pod
+    return JSON.stringify([netns, podUid, addresses, serviceAddresses, inboundPorts, isDnsCaptured, identity])
   }
+}
+
+/**
+ * In an order of their own. A pod whose network the plugin has told of has its addresses before they are published:
+ * that they are is no change.
+ */
+function addressesOf({ addresses }: Workload, located: Located | null): readonly string[] {
+  if (located === null) return addresses
+  return [...new Set([...addresses, ...located.addresses])].sort()
 }
 
 /**

@@ -194,5 +194,7 @@ export function wholeState(snapshot: Snapshot): Delta {
     removedTraffic: [],
     pods: [...snapshot.pods.values()],
     removedPods: [],
+    namespaces: [...snapshot.namespaces.values()],
+    removedNamespaces: [],
   }
 }

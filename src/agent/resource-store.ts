@@ -6,6 +6,7 @@
  * the model, where it only changed.
  */
 import type { Delta } from '../model/delta.ts'
+import type { MeshNamespace } from '../model/namespace.ts'
 import type { Policy } from '../model/policy.ts'
 import type { Traffic } from '../model/route.ts'
 import type { Service } from '../model/service.ts'
@@ -71,6 +72,7 @@ export class ResourceStore {
     const policies = this.take('policy')
     const traffic = this.take('traffic')
     const pods = this.take('pod')
+    const namespaces = this.take('namespace')
     return {
       workloads: workloads.changed as Workload[],
       removedWorkloads: workloads.removed,
@@ -82,6 +84,8 @@ export class ResourceStore {
       removedTraffic: traffic.removed,
       pods: pods.changed as LocalPod[],
       removedPods: pods.removed,
+      namespaces: namespaces.changed as MeshNamespace[],
+      removedNamespaces: namespaces.removed,
     }
   }
 
@@ -112,5 +116,12 @@ export class ResourceStore {
 }
 
 function emptyNames(): Record<Kind, Set<string>> {
-  return { workload: new Set(), service: new Set(), policy: new Set(), traffic: new Set(), pod: new Set() }
+  return {
+    workload: new Set(),
+    service: new Set(),
+    policy: new Set(),
+    traffic: new Set(),
+    pod: new Set(),
+    namespace: new Set(),
+  }
 }

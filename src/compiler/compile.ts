@@ -6,6 +6,8 @@
  * an error is left out as if it were not there, and never half applied; the one exception is an AuthorizationPolicy that
  * denies and uses what is not supported yet, which stays in force denying more (authorization-policy.ts).
  */
+
+import type { MeshNamespace } from '../model/namespace.ts'
 import type { Policy } from '../model/policy.ts'
 import type { Traffic } from '../model/route.ts'
 import type { Service } from '../model/service.ts'
@@ -25,6 +27,7 @@ import { compareAge, type MeshObject } from './object.ts'
 import { buildPeerPolicies, readPeerAuthentication } from './peer-authentication.ts'
 import { readPod } from './pod.ts'
 import { dnsExemptNamespaces, failureModeOf, failureModes, isDnsExempt, netnsOf } from './pod-settings.ts'
+import { probePortsOf } from './probe-ports.ts'
 import { buildScopes } from './scopes.ts'
 import { selects } from './selector.ts'
 import { readServiceEntry } from './service-entry.ts'
@@ -46,6 +49,8 @@ export interface MeshState {
   readonly policies: readonly Policy[]
   readonly traffic: readonly Traffic[]
   readonly pods: readonly NodePod[]
+  /** Those whose pods are in the mesh. */
+  readonly namespaces: readonly MeshNamespace[]
 }
 
 /** The model, and what is to be said about the objects it came from. */
@@ -60,7 +65,8 @@ export function compile(objects: readonly MeshObject[], settings: CompileSetting
   const log = new MessageLog()
   const run: Run = { settings, log }
   const kinds = sortByKind(objects, run)
-  const inventory = readInventory(kinds, run)
+  const enrolments = new Enrolments(kinds.get('Namespace') ?? [], run)
+  const inventory = readInventory(kinds, enrolments, run)
 
   const virtualServices = readAll(kinds, 'VirtualService', readVirtualService, run)
   const destinationRules = readAll(kinds, 'DestinationRule', readDestinationRule, run)
@@ -82,7 +88,8 @@ export function compile(objects: readonly MeshObject[], settings: CompileSetting
   const policies = [...peerPolicies.policies, ...authorizations.map(({ policy }) => policy)]
   policies.sort((a, b) => compareText(a.key, b.key))
   const pods = localPods(inventory, scopeOf, kinds.get('Namespace') ?? [], run)
-  const state = { workloads, services: inventory.services, policies, traffic, pods }
+  const namespaces = meshNamespaces(enrolments, pods, inventory, kinds.get('Namespace') ?? [], run)
+  const state = { workloads, services: inventory.services, policies, traffic, pods, namespaces }
   return { state, messages: log.sorted() }
 }
 
@@ -142,10 +149,10 @@ function readAll<T>(
   return result
 }
 
-function readInventory(kinds: ObjectsByKind, run: Run): Inventory {
+function readInventory(kinds: ObjectsByKind, enrolments: Enrolments, run: Run): Inventory {
   return buildInventory(
     {
-      enrolments: new Enrolments(kinds.get('Namespace') ?? [], run),
+      enrolments,
       localities: new Map((kinds.get('Node') ?? []).map((node) => [node.name, localityOf(node)])),
       pods: readAll(kinds, 'Pod', readPod, run),
       services: readAll(kinds, 'Service', readService, run),
@@ -174,6 +181,7 @@ function localPods(
     const failureMode = failureModeOf(member.object!, modes.get(member.namespace) ?? FAILURE_BY_POLICY, run)
     const pod = { uid: member.uid, netns, scope: scopeOf.get(member.uid)!, failureMode }
     const podUid = member.object!.uid
+    const probePorts = probePortsOf(member.object!)
     const isExempt = isDnsExempt(member.object!, dnsExempt.has(member.namespace), run)
     pods.push({
       node: member.workload.node,
@@ -182,10 +190,27 @@ function localPods(
         ...(isExempt ? { isDnsExempt: true } : {}),
         ...(mustEncrypt(member.namespace) ? { mustEncrypt: true } : {}),
         ...(podUid === '' ? {} : { podUid }),
+        ...(probePorts.length > 0 ? { probePorts } : {}),
       },
     })
   }
   return pods
+}
+
+/** Those that are in the mesh as a whole, and those that have a pod in it. */
+function meshNamespaces(
+  enrolments: Enrolments,
+  pods: readonly NodePod[],
+  inventory: Inventory,
+  objects: readonly MeshObject[],
+  run: Run,
+): MeshNamespace[] {
+  const modes = failureModes(objects, run)
+  const enrolled = new Set(pods.map(({ pod }) => pod.uid))
+  const own = inventory.members.filter(({ uid }) => enrolled.has(uid)).map(({ namespace }) => namespace)
+  return [...new Set([...enrolments.meshNamespaces(), ...own])]
+    .sort(compareText)
+    .map((name) => ({ name, failureMode: modes.get(name) ?? FAILURE_BY_POLICY }))
 }
 
 // --- rules that miss their target ---

@@ -43,6 +43,11 @@ export class Enrolments {
     }
   }
 
+  /** The namespaces whose pods are this control plane's to enrol, unless a pod says otherwise. */
+  meshNamespaces(): readonly string[] {
+    return [...this.meshed].filter((name) => (this.revisions.get(name) ?? '') === this.run.settings.revision)
+  }
+
   /** What becomes of a pod. Reports pods that their labels want in the mesh and that cannot be. */
   of(pod: Pod): Enrolment {
     const { object } = pod

@@ -13,11 +13,13 @@ import {
   TYPE_ADDRESS,
   TYPE_AUTHORIZATION,
   TYPE_LOCAL_POD,
+  TYPE_NAMESPACE,
   TYPE_POLICY,
   TYPE_TRAFFIC,
 } from '../wire/discovery.ts'
 import {
   type EncodedResource,
+  encodeNamespace,
   encodePod,
   encodePolicy,
   encodeService,
@@ -66,7 +68,7 @@ export function differenceOf(sent: SentMap, wanted: ResourceMap): Difference {
 }
 
 /** Types that every agent gets whole. */
-const SHARED_TYPES = [TYPE_ADDRESS, TYPE_AUTHORIZATION, TYPE_POLICY] as const
+const SHARED_TYPES = [TYPE_ADDRESS, TYPE_AUTHORIZATION, TYPE_POLICY, TYPE_NAMESPACE] as const
 
 /** Everything published at one moment. Immutable. */
 export class ResourceSet {
@@ -121,6 +123,7 @@ export class ResourceSet {
     for (const service of state.services) add([TYPE_ADDRESS], service.key, service, '', encodeService)
     for (const policy of state.policies) add([TYPE_AUTHORIZATION, TYPE_POLICY], policy.key, policy, '', encodePolicy)
     for (const traffic of state.traffic) add([TYPE_TRAFFIC], traffic.key, traffic, traffic.scope, encodeTraffic)
+    for (const namespace of state.namespaces) add([TYPE_NAMESPACE], namespace.name, namespace, '', encodeNamespace)
     for (const { node, pod } of state.pods) add([TYPE_LOCAL_POD], pod.uid, pod, node, encodePod)
     return new ResourceSet(this.generation + 1, entries, problems, state.pods, this)
   }

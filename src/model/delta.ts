@@ -1,4 +1,5 @@
 /** What changed between two snapshots: full objects to put in place, keys to take away. Plain data, cloneable. */
+import type { MeshNamespace } from './namespace.ts'
 import type { Policy } from './policy.ts'
 import type { Traffic } from './route.ts'
 import type { Service } from './service.ts'
@@ -15,6 +16,8 @@ export interface Delta {
   readonly removedTraffic: readonly string[]
   readonly pods: readonly LocalPod[]
   readonly removedPods: readonly string[]
+  readonly namespaces: readonly MeshNamespace[]
+  readonly removedNamespaces: readonly string[]
 }
 
 export const EMPTY_DELTA: Delta = {
@@ -28,6 +31,8 @@ export const EMPTY_DELTA: Delta = {
   removedTraffic: [],
   pods: [],
   removedPods: [],
+  namespaces: [],
+  removedNamespaces: [],
 }
 
 /** True when nothing is in it. */

@@ -3,6 +3,7 @@
  * delta does not touch are shared with the previous one. Readers hold a reference and never lock.
  */
 import type { Delta } from './delta.ts'
+import type { MeshNamespace } from './namespace.ts'
 import { POLICY_SCOPE_GLOBAL, POLICY_SCOPE_NAMESPACE, type Policy } from './policy.ts'
 import { type Traffic, trafficKey } from './route.ts'
 import type { Service } from './service.ts'
@@ -18,6 +19,7 @@ export class Snapshot {
   readonly policies: ReadonlyMap<string, Policy>
   readonly traffic: ReadonlyMap<string, Traffic>
   readonly pods: ReadonlyMap<string, LocalPod>
+  readonly namespaces: ReadonlyMap<string, MeshNamespace>
   private readonly workloadsByAddress: ReadonlyMap<string, Workload>
   private readonly servicesByAddress: ReadonlyMap<string, Service>
   private readonly endpoints: ReadonlyMap<string, readonly Workload[]>
@@ -31,6 +33,7 @@ export class Snapshot {
     this.policies = fields.policies
     this.traffic = fields.traffic
     this.pods = fields.pods
+    this.namespaces = fields.namespaces
     this.workloadsByAddress = fields.workloadsByAddress
     this.servicesByAddress = fields.servicesByAddress
     this.endpoints = fields.endpoints
@@ -45,6 +48,7 @@ export class Snapshot {
     policies: new Map(),
     traffic: new Map(),
     pods: new Map(),
+    namespaces: new Map(),
     workloadsByAddress: new Map(),
     servicesByAddress: new Map(),
     endpoints: new Map(),
@@ -73,6 +77,7 @@ export class Snapshot {
       policies,
       traffic: merge(this.traffic, delta.traffic, (traffic) => traffic.key, delta.removedTraffic),
       pods: merge(this.pods, delta.pods, (pod) => pod.uid, delta.removedPods),
+      namespaces: merge(this.namespaces, delta.namespaces, ({ name }) => name, delta.removedNamespaces),
       workloadsByAddress: hasWorkloads ? indexAddresses(workloads) : this.workloadsByAddress,
       servicesByAddress: hasServices ? indexAddresses(services) : this.servicesByAddress,
       endpoints: hasWorkloads ? indexEndpoints(workloads) : this.endpoints,
@@ -121,6 +126,7 @@ interface SnapshotFields {
   readonly policies: ReadonlyMap<string, Policy>
   readonly traffic: ReadonlyMap<string, Traffic>
   readonly pods: ReadonlyMap<string, LocalPod>
+  readonly namespaces: ReadonlyMap<string, MeshNamespace>
   readonly workloadsByAddress: ReadonlyMap<string, Workload>
   readonly servicesByAddress: ReadonlyMap<string, Service>
   readonly endpoints: ReadonlyMap<string, readonly Workload[]>

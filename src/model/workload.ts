@@ -84,4 +84,6 @@ export interface LocalPod {
    * nobody gave any.
    */
   readonly podUid?: string
+  /** Ports to which the node's kubelet connects by itself, to see how the pod is. Left out when there are none. */
+  readonly probePorts?: readonly number[]
 }

@@ -25,9 +25,17 @@ export const TYPE_AUTHORIZATION = `${TYPE_PREFIX}istio.security.Authorization`
 export const TYPE_POLICY = `${TYPE_PREFIX}weft.v1.Policy`
 export const TYPE_TRAFFIC = `${TYPE_PREFIX}weft.v1.Traffic`
 export const TYPE_LOCAL_POD = `${TYPE_PREFIX}weft.v1.LocalPod`
+export const TYPE_NAMESPACE = `${TYPE_PREFIX}weft.v1.Namespace`
 
 /** Every type, in the order in which they are sent: what others refer to comes first. */
-export const RESOURCE_TYPES = [TYPE_ADDRESS, TYPE_AUTHORIZATION, TYPE_POLICY, TYPE_TRAFFIC, TYPE_LOCAL_POD] as const
+export const RESOURCE_TYPES = [
+  TYPE_ADDRESS,
+  TYPE_AUTHORIZATION,
+  TYPE_POLICY,
+  TYPE_TRAFFIC,
+  TYPE_NAMESPACE,
+  TYPE_LOCAL_POD,
+] as const
 /** One of the types that controller and agents exchange. */
 export type ResourceType = (typeof RESOURCE_TYPES)[number]
 

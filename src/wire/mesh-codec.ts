@@ -4,6 +4,7 @@
  * WEFT_RESOURCE that names the resource and the field.
  */
 import { WeftError } from '../base/errors.ts'
+import type { MeshNamespace } from '../model/namespace.ts'
 import type { Policy } from '../model/policy.ts'
 import type { Traffic } from '../model/route.ts'
 import type { Service } from '../model/service.ts'
@@ -15,10 +16,11 @@ import {
   TYPE_ADDRESS,
   TYPE_AUTHORIZATION,
   TYPE_LOCAL_POD,
+  TYPE_NAMESPACE,
   TYPE_POLICY,
   TYPE_TRAFFIC,
 } from './discovery.ts'
-import { ADDRESS, AUTHORIZATION, LOCAL_POD, POLICY, TRAFFIC } from './messages.ts'
+import { ADDRESS, AUTHORIZATION, LOCAL_POD, NAMESPACE, POLICY, TRAFFIC } from './messages.ts'
 import {
   isIstioPolicy,
   policyFromAuthorization,
@@ -33,6 +35,9 @@ import { trafficFromMessage, trafficToMessage } from './traffic-codec.ts'
  * (see MESSAGE_BYTES_MAX in channel.ts).
  */
 export const RESOURCE_BYTES_MAX = 1_048_576
+
+/** Ports of one pod that its kubelet probes: three probes and two hooks for each of fifty containers. */
+export const PROBE_PORTS_MAX = 256
 
 const FAILURE_MODES = [FAILURE_BY_POLICY, FAILURE_OPEN, FAILURE_CLOSED] as const
 
@@ -51,6 +56,7 @@ export type Resource =
   | { readonly kind: 'policy'; readonly name: string; readonly value: Policy }
   | { readonly kind: 'traffic'; readonly name: string; readonly value: Traffic }
   | { readonly kind: 'pod'; readonly name: string; readonly value: LocalPod }
+  | { readonly kind: 'namespace'; readonly name: string; readonly value: MeshNamespace }
 
 // --- encoding; each throws WeftError WEFT_RESOURCE when the model object cannot be said on the wire ---
 
@@ -84,8 +90,15 @@ export function encodeTraffic(traffic: Traffic): EncodedResource {
 export function encodePod(pod: LocalPod): EncodedResource {
   const checks = new Checks(describe('pod', pod.uid))
   const { uid, netns, scope, failureMode, isDnsExempt = false, mustEncrypt = false, podUid = '' } = pod
-  const message = { uid, netns, scope, failureMode, isDnsExempt, mustEncrypt, podUid }
+  const { probePorts = [] } = pod
+  const message = { uid, netns, scope, failureMode, isDnsExempt, mustEncrypt, podUid, probePorts }
   return encoded(TYPE_LOCAL_POD, uid, LOCAL_POD.encode(message), checks)
+}
+
+/** A namespace of the mesh as a resource. */
+export function encodeNamespace({ name, failureMode }: MeshNamespace): EncodedResource {
+  const checks = new Checks(describe('namespace', name))
+  return encoded(TYPE_NAMESPACE, name, NAMESPACE.encode({ name, failureMode }), checks)
 }
 
 function encoded(typeUrl: ResourceType, name: string, bytes: Uint8Array, checks: Checks): EncodedResource {
@@ -146,10 +159,25 @@ function decodeByType(typeUrl: ResourceType, name: string, bytes: Uint8Array): R
         ...(message.isDnsExempt ? { isDnsExempt: true } : {}),
         ...(message.mustEncrypt ? { mustEncrypt: true } : {}),
         ...(message.podUid === '' ? {} : { podUid: checks.text('pod_uid', message.podUid) }),
+        ...(message.probePorts.length > 0 ? { probePorts: probePortsFrom(message.probePorts, checks) } : {}),
       }
       return { kind: 'pod', name: value.uid, value }
     }
+    case TYPE_NAMESPACE: {
+      const checks = new Checks(describe('namespace', name))
+      const message = decodeBytes(NAMESPACE, bytes, checks)
+      const value: MeshNamespace = {
+        name: checks.required('name', message.name),
+        failureMode: checks.oneOf('failure_mode', message.failureMode, FAILURE_MODES),
+      }
+      return { kind: 'namespace', name: value.name, value }
+    }
   }
+}
+
+function probePortsFrom(ports: readonly number[], checks: Checks): readonly number[] {
+  if (ports.length > PROBE_PORTS_MAX) checks.fail('probe_ports', `has more than ${PROBE_PORTS_MAX} ports`)
+  return ports.map((port, i) => checks.port(`probe_ports[${i}]`, port))
 }
 
 function decodeAddress(name: string, bytes: Uint8Array): Resource {

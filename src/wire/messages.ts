@@ -354,6 +354,14 @@ export interface LocalPodMessage {
   readonly isDnsExempt: boolean
   readonly mustEncrypt: boolean
   readonly podUid: string
+  readonly probePorts: readonly number[]
 }
 
 export const LOCAL_POD = messageType<LocalPodMessage>('weft.v1.LocalPod')
+
+export interface NamespaceMessage {
+  readonly name: string
+  readonly failureMode: number
+}
+
+export const NAMESPACE = messageType<NamespaceMessage>('weft.v1.Namespace')

@@ -77,7 +77,7 @@ for (const [apiVersion, kind, code, severity] of [
       messages.map((message) => [message.code, message.severity]),
       code === null ? [] : [[code, severity]],
     )
-    assert.deepEqual(state, { workloads: [], services: [], policies: [], traffic: [], pods: [] })
+    assert.deepEqual(state, { workloads: [], services: [], policies: [], traffic: [], pods: [], namespaces: [] })
   })
 }
 

@@ -38,7 +38,7 @@ class FakeStream implements DiscoveryStream {
   }
 }
 
-const NOTHING: MeshState = { workloads: [], services: [], policies: [], traffic: [], pods: [] }
+const NOTHING: MeshState = { workloads: [], services: [], policies: [], traffic: [], pods: [], namespaces: [] }
 const TEMPLATE = new RandomModel(new SeededRandom(1)).workload()
 
 function workload(uid: string, node = 'node1'): Workload {

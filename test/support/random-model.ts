@@ -156,6 +156,7 @@ export class RandomModel {
       failureMode: this.random.pick([FAILURE_BY_POLICY, FAILURE_OPEN, FAILURE_CLOSED]),
       ...(this.random.boolean() ? { isDnsExempt: true } : {}),
       ...(this.random.boolean() ? { podUid: this.name() } : {}),
+      ...(this.random.boolean() ? { probePorts: [this.port(), this.port()] } : {}),
     }
   }
 

@@ -4,6 +4,7 @@ import { WeftError } from '../../src/base/errors.ts'
 import { ACTION_ALLOW, EMPTY_POLICY_MATCH, type Policy, policyKey } from '../../src/model/policy.ts'
 import { DEFAULT_RETRY, type Route, type Traffic } from '../../src/model/route.ts'
 import { DEFAULT_POOL_LIMITS } from '../../src/model/service.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED, FAILURE_OPEN } from '../../src/model/workload.ts'
 import { serviceToMessage, workloadToMessage } from '../../src/wire/address-codec.ts'
 import { Checks } from '../../src/wire/checks.ts'
 import {
@@ -17,11 +18,13 @@ import {
 import {
   decodeResource,
   type EncodedResource,
+  encodeNamespace,
   encodePod,
   encodePolicy,
   encodeService,
   encodeTraffic,
   encodeWorkload,
+  PROBE_PORTS_MAX,
   RESOURCE_BYTES_MAX,
 } from '../../src/wire/mesh-codec.ts'
 import {
@@ -113,6 +116,23 @@ test('every local pod comes back as it was', () => {
   }
 })
 
+test('every namespace comes back as it was', () => {
+  for (const failureMode of [FAILURE_BY_POLICY, FAILURE_OPEN, FAILURE_CLOSED] as const) {
+    const namespace = { name: 'shop', failureMode }
+    assert.deepEqual(decoded(encodeNamespace(namespace)), namespace)
+  }
+})
+
+test('a port that is none, and more ports than a pod can have, are no probe ports', () => {
+  const pod = { ...model(6).pod(), uid: 'u' }
+  const send = (probePorts: number[]): unknown => {
+    return decodeResource(TYPE_LOCAL_POD, 'u', encodePod({ ...pod, probePorts }).bytes)
+  }
+  assertRefused(() => send([80, 0]), /probe_ports\[1\] is 0/)
+  const many = Array.from({ length: PROBE_PORTS_MAX + 1 }, (_, i) => i + 1)
+  assertRefused(() => send(many), /probe_ports has more than 256 ports/)
+})
+
 test('a failure mode that this version does not know is refused', () => {
   const bytes = LOCAL_POD.encode({
     uid: 'u',
@@ -122,6 +142,7 @@ test('a failure mode that this version does not know is refused', () => {
     isDnsExempt: false,
     mustEncrypt: false,
     podUid: '',
+    probePorts: [],
   })
   assertRefused(() => decodeResource(TYPE_LOCAL_POD, 'u', bytes), /failure_mode is 3, which this version does not know/)
 })

@@ -8,6 +8,7 @@ import { RESOURCE_TYPES } from '../../../src/wire/discovery.ts'
 import {
   decodeResource,
   type EncodedResource,
+  encodeNamespace,
   encodePod,
   encodePolicy,
   encodeService,
@@ -34,6 +35,8 @@ function encode(resource: Resource): EncodedResource {
       return encodeTraffic(resource.value)
     case 'pod':
       return encodePod(resource.value)
+    case 'namespace':
+      return encodeNamespace(resource.value)
   }
 }
 
@@ -84,6 +87,7 @@ function modelSeeds(): Uint8Array[] {
     () => encodePolicy(model.policy(false)),
     () => encodeTraffic(model.traffic()),
     () => encodePod(model.pod()),
+    () => encodeNamespace({ name: model.pod().scope, failureMode: model.pod().failureMode }),
   ]
   return makers.flatMap((make) => Array.from({ length: SEEDS_PER_KIND }, () => inputOf(make())))
 }
