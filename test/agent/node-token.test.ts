@@ -26,6 +26,8 @@ class Setting {
   readonly controller: TokenController
   readonly directory: string
   readonly mounts: string
+  /** Ended before its directory is removed. */
+  certificates: Certificates | null = null
 
   private constructor(controller: TokenController, directory: string) {
     this.controller = controller
@@ -36,8 +38,11 @@ class Setting {
   static async make(t: TestContext, nodeLifetimeMs = HOUR_MS): Promise<Setting> {
     const clock: { now: () => number } = { now: Date.now }
     const controller = await TokenController.start(t, { nodeLifetimeMs, now: () => clock.now() })
-    const setting = new Setting(controller, await temporaryDirectory(t))
-    clock.now = () => setting.clock.now()
+    let setting: Setting | null = null
+    t.after(() => setting?.certificates?.stop())
+    setting = new Setting(controller, await temporaryDirectory(t))
+    const { clock: own } = setting
+    clock.now = () => own.now()
     controller.tokens.nodes.set('first', 'node1').set('second', 'node1')
     await mkdir(setting.mounts)
     return setting
@@ -129,7 +134,7 @@ test('it waits for roots, for a token, and for a controller that takes it, and s
 })
 
 /** The certificates of a node that has opened its credential, whose pods' are signed by `authority` at once. */
-async function certificatesOf(setting: Setting, t: TestContext) {
+async function certificatesOf(setting: Setting) {
   const material = new Events<TlsMaterial>()
   const renewed = new Events<true>()
   const pods = new TestAuthority()
@@ -148,7 +153,7 @@ async function certificatesOf(setting: Setting, t: TestContext) {
     onRemoved: () => {},
     onNodeCredential: () => renewed.push(true),
   })
-  t.after(() => certificates.stop())
+  setting.certificates = certificates
   return { certificates, material, renewed, pods, setup }
 }
 
@@ -156,7 +161,7 @@ test('a node that cannot renew with its old certificate uses its token, as it is
   const setting = await Setting.make(t)
   await setting.mountToken('first')
   await setting.mountRoots()
-  const { certificates, renewed, setup } = await certificatesOf(setting, t)
+  const { certificates, renewed, setup } = await certificatesOf(setting)
   const before = certificates.nodeCredential()
   certificates.start()
   setup.failure = new Error('the API server has another root now')
@@ -177,7 +182,7 @@ test('roots that change are followed: at once by what leads to them, by a new ce
   const setting = await Setting.make(t)
   await setting.mountToken('first')
   await setting.mountRoots()
-  const { certificates, material, renewed, pods, setup } = await certificatesOf(setting, t)
+  const { certificates, material, renewed, pods, setup } = await certificatesOf(setting)
   const own = setting.controller.authority.bundle
   certificates.start()
   certificates.setIdentities(new Set([WEB]))
@@ -208,7 +213,7 @@ test('roots that cannot be read any more, or are none, change nothing', async (t
   const setting = await Setting.make(t)
   await setting.mountToken('first')
   await setting.mountRoots()
-  const { certificates, material } = await certificatesOf(setting, t)
+  const { certificates, material } = await certificatesOf(setting)
   certificates.start()
   for (const breakThem of [() => setting.mountRoots('none'), () => rm(join(setting.mounts, 'root-cert.pem'))]) {
     while (setting.clock.nextDelayMs !== 10_000) await new Promise(setImmediate)
