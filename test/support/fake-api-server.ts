@@ -30,6 +30,12 @@ interface Collection {
   readonly watches: Set<ServerResponse>
 }
 
+/** What a list or watch is about: all namespaces or one, all names or one. */
+interface Scope {
+  readonly namespace: string | null
+  readonly name: string | null
+}
+
 export class FakeApiServer {
   readonly requests: SeenRequest[] = []
   /** Asked first; null when there is none. */
@@ -41,6 +47,7 @@ export class FakeApiServer {
   /** A kubeconfig file that leads to it. */
   kubeconfig = ''
   private version = 100
+  private readonly scopes = new WeakMap<ServerResponse, Scope>()
   private readonly collections = new Map<string, Collection>()
   private readonly server: Server
   private directory = ''
@@ -101,6 +108,11 @@ export class FakeApiServer {
     }
     this.happen(collection, version, collection.objects.has(key) ? 'MODIFIED' : 'ADDED', stored)
     collection.objects.set(key, stored)
+  }
+
+  /** What is stored; null when there is none. */
+  stored(type: ResourceType, namespace: string | null, name: string): KubernetesObject | null {
+    return this.collectionOf(type).objects.get(keyOf(namespace === null ? { name } : { namespace, name })) ?? null
   }
 
   remove(type: ResourceType, namespace: string | null, name: string): void {
@@ -167,10 +179,25 @@ export class FakeApiServer {
   }
 
   private answerFrom({ method, path, query, body }: SeenRequest, response: ServerResponse): void {
-    const collection = this.collections.get(path)
+    const namespace = /\/namespaces\/([^/]+)\/[^/]+$/.exec(path)?.[1] ?? null
+    const collection =
+      this.collections.get(path) ?? this.collections.get(path.replace(/\/namespaces\/[^/]+(?=\/[^/]+$)/, ''))
     if (collection !== undefined && method === 'GET') {
-      if (query.get('watch') === 'true' || query.get('watch') === '1') this.watch(collection, query, response)
-      else this.list(collection, query, response)
+      const name = /^metadata\.name=(.*)$/.exec(query.get('fieldSelector') ?? '')?.[1] ?? null
+      const scope = { namespace, name }
+      if (query.get('watch') === 'true' || query.get('watch') === '1') this.watch(collection, scope, query, response)
+      else this.list(collection, scope, query, response)
+      return
+    }
+    if (collection !== undefined && method === 'POST') {
+      const object = JSON.parse(body) as KubernetesObject
+      const key = keyOf(object.metadata)
+      if (collection.objects.has(key)) {
+        answerStatus(response, 409, 'AlreadyExists', `${nameOfType(collection.type)} "${key}" already exists`)
+        return
+      }
+      this.put(collection.type, object)
+      answerJson(response, 201, collection.objects.get(key))
       return
     }
     const found = this.find(path)
@@ -185,6 +212,11 @@ export class FakeApiServer {
       this.remove(found.collection.type, object.metadata.namespace ?? null, object.metadata.name)
       answerJson(response, 200, { kind: 'Status', status: 'Success' })
     } else if (method === 'PUT') {
+      const { resourceVersion } = (JSON.parse(body) as KubernetesObject).metadata
+      if (resourceVersion !== undefined && resourceVersion !== object.metadata.resourceVersion) {
+        answerStatus(response, 409, 'Conflict', `${found.key} has been modified`)
+        return
+      }
       this.put(found.collection.type, JSON.parse(body) as never)
       answerJson(response, 200, found.collection.objects.get(found.key))
     } else answerJson(response, 200, object)
@@ -203,8 +235,13 @@ export class FakeApiServer {
     return null
   }
 
-  private list({ kind, type, objects }: Collection, query: URLSearchParams, response: ServerResponse): void {
-    const all = [...objects.values()]
+  private list(
+    { kind, type, objects }: Collection,
+    scope: Scope,
+    query: URLSearchParams,
+    response: ServerResponse,
+  ): void {
+    const all = [...objects.values()].filter((object) => isIn(scope, object))
     const [versionText, offsetText] = (query.get('continue') ?? `${this.version}/0`).split('/')
     if (Number(versionText) < this.oldestVersion) {
       answerStatus(response, 410, 'Expired', 'The provided continue parameter is too old')
@@ -222,7 +259,7 @@ export class FakeApiServer {
     })
   }
 
-  private watch(collection: Collection, query: URLSearchParams, response: ServerResponse): void {
+  private watch(collection: Collection, scope: Scope, query: URLSearchParams, response: ServerResponse): void {
     const from = Number(query.get('resourceVersion'))
     response.writeHead(200, { 'content-type': 'application/json' })
     response.flushHeaders()
@@ -232,15 +269,18 @@ export class FakeApiServer {
       return
     }
     for (const { version, type, object } of collection.events) {
-      if (version > from) response.write(`${JSON.stringify({ type, object })}\n`)
+      if (version > from && isIn(scope, object)) response.write(`${JSON.stringify({ type, object })}\n`)
     }
+    this.scopes.set(response, scope)
     collection.watches.add(response)
     response.on('close', () => collection.watches.delete(response))
   }
 
   private happen(collection: Collection, version: number, type: string, object: KubernetesObject): void {
     collection.events.push({ version, type, object })
-    this.tell(collection, { type, object })
+    for (const watch of collection.watches) {
+      if (isIn(this.scopes.get(watch)!, object)) watch.write(`${JSON.stringify({ type, object })}\n`)
+    }
   }
 
   private tell(collection: Collection, event: unknown): void {
@@ -290,6 +330,13 @@ export function answerStatus(
   headers = {},
 ): void {
   answerJson(response, code, { kind: 'Status', apiVersion: 'v1', status: 'Failure', code, reason, message }, headers)
+}
+
+function isIn(scope: Scope, { metadata }: KubernetesObject): boolean {
+  return (
+    (scope.namespace === null || scope.namespace === metadata.namespace) &&
+    (scope.name === null || scope.name === metadata.name)
+  )
 }
 
 function keyOf({ namespace, name }: { readonly namespace?: string; readonly name: string }): string {
