@@ -2,7 +2,7 @@
  * What the kernel may carry by itself between pods of this node, worked out of a snapshot: pure, no system call.
  *
  * A port is for the kernel when its protocol is opaque (tcp, tls) and nothing is asked of it that only the proxy can do:
- * no limits on connections, no outlier detection, no time-outs of the user's. Its endpoints get slots by weight; an
+ * no limits on connections, no outlier detection, no time-outs of the user's, no session affinity. Its endpoints get slots by weight; an
  * endpoint that is no captured pod of this node, or that somebody's connections to cannot be judged beforehand, has slots
  * too, which send the connection to the agent. A service without such an endpoint, and one that only the proxy can serve,
  * gets slots for the time when nobody serves.
@@ -11,6 +11,7 @@
  */
 import { type Family, familyOf } from '../base/address.ts'
 import type { Backend, Frontend } from '../kernel/carry-maps.ts'
+import { membershipOf, type Place, placeOf, usableEndpoints } from '../model/endpoints.ts'
 import type { Traffic } from '../model/route.ts'
 import {
   type Cluster,
@@ -116,9 +117,12 @@ class Planning {
   private readonly backends = new Map<string, PlannedBackend>()
   private readonly fallbackBackends = new Map<string, PlannedBackend>()
   private readonly carried = new Map<string, readonly string[]>()
+  /** Of all clients: they are pods of this node. */
+  private readonly place: Place
 
   constructor(input: CarriageInput) {
     this.input = input
+    this.place = placeOf(input.snapshot)
     this.verdicts = new Verdicts(input.snapshot, input.pods, input.policies)
   }
 
@@ -154,7 +158,8 @@ class Planning {
   /** `scope` is empty, and `traffic` null, for what holds for everyone. */
   private planPort(scope: string, service: Service, port: ServicePort, traffic: Traffic | null): void {
     if (port.protocol === PROTOCOL_UDP || service.addresses.length === 0) return
-    const clusters = clustersFor(service, port, traffic)
+    const rules = clustersFor(service, port, traffic)
+    const clusters = rules?.some(({ cluster }) => this.hasAffinity(cluster)) === true ? null : rules
     const balanced = new Map<Family, Balanced>()
     for (const address of service.addresses) {
       const family = familyOf(address)
@@ -179,6 +184,11 @@ class Planning {
     }
   }
 
+  /** The kernel draws lots for each connection: it keeps no client with its endpoint. */
+  private hasAffinity({ service }: Cluster): boolean {
+    return this.input.snapshot.services.get(service)?.affinityMs !== undefined
+  }
+
   private balance(clusters: readonly WeightedCluster[], family: Family, isForKernel: boolean): Balanced {
     const shares: Share[] = []
     const carried: string[] = []
@@ -197,10 +207,11 @@ class Planning {
     const { snapshot } = this.input
     const service = snapshot.services.get(cluster.service) ?? null
     const members = cluster.members === null ? null : new Set(cluster.members)
+    const endpoints = snapshot.endpointsOf(cluster.service)
+    const candidates = members === null ? endpoints : endpoints.filter(({ uid }) => members.has(uid))
     const found: { workload: Workload; address: string; port: number }[] = []
     let capacity = 0
-    for (const workload of snapshot.endpointsOf(cluster.service)) {
-      if (!workload.isHealthy || workload.capacity <= 0 || (members !== null && !members.has(workload.uid))) continue
+    for (const workload of usableEndpoints(cluster.service, service, candidates, this.place)) {
       const port = targetPortOf(workload, cluster, service)
       const address = workload.addresses.find((candidate) => familyOf(candidate) === family) ?? workload.addresses[0]
       if (port === null || address === undefined) continue
@@ -318,9 +329,9 @@ function plainCluster(service: Service, port: ServicePort): Cluster {
 
 /** A workload's own mapping wins over the service's target port. */
 function targetPortOf(workload: Workload, cluster: Cluster, service: Service | null): number | null {
-  for (const { service: key, ports } of workload.services) {
-    if (key !== cluster.service) continue
-    for (const { servicePort, targetPort } of ports) if (servicePort === cluster.port) return targetPort
+  for (const { servicePort, targetPort } of membershipOf(workload, cluster.service)?.ports ?? []) {
+    if (servicePort === cluster.port) return targetPort
   }
-  return service?.ports.find(({ number }) => number === cluster.port)?.targetPort ?? null
+  const port = service?.ports.find(({ number }) => number === cluster.port)?.targetPort ?? 0
+  return port === 0 ? null : port
 }

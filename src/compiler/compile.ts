@@ -23,7 +23,7 @@ import { buildInventory, type Inventory } from './inventory.ts'
 import { checkKind } from './kinds.ts'
 import { compareText, findings, type Message, MessageLog } from './messages.ts'
 import { localityOf } from './node.ts'
-import { compareAge, type MeshObject } from './object.ts'
+import { compareAge, type MeshObject, type Path } from './object.ts'
 import { buildPeerPolicies, readPeerAuthentication } from './peer-authentication.ts'
 import { readPod } from './pod.ts'
 import { dnsExemptNamespaces, failureModeOf, failureModes, isDnsExempt, netnsOf } from './pod-settings.ts'
@@ -226,8 +226,13 @@ function reportUnknownHosts(
     isWildcard(host) ? [...hosts].some((one) => wildcardCovers(host, one)) : hosts.has(host)
   const fix = (written: string, host: string): string =>
     unknownHostFix(written, host, hosts, run.settings.clusterDomain)
+  const reportAlias = (object: MeshObject, path: Path, host: string): void => {
+    const alias = inventory.serviceByHost.get(host)?.alias
+    if (alias !== undefined) run.log.add(object, path, findings.hostIsAlias(host, alias))
+  }
   for (const rule of virtualServices) {
     rule.hosts.forEach((host, i) => {
+      reportAlias(rule.object, ['spec', 'hosts', i], host)
       if (isKnown(host)) return
       run.log.add(
         rule.object,
@@ -238,11 +243,13 @@ function reportUnknownHosts(
   }
   for (const rule of virtualServices) {
     for (const { host, writtenHost, path } of destinationsOf(rule)) {
+      reportAlias(rule.object, [...path, 'host'], host)
       if (!hosts.has(host))
         run.log.add(rule.object, [...path, 'host'], findings.hostUnknown(host, fix(writtenHost, host)))
     }
   }
   for (const { object, host, writtenHost } of rules) {
+    reportAlias(object, ['spec', 'host'], host)
     if (!isKnown(host)) run.log.add(object, ['spec', 'host'], findings.ruleHostUnknown(host, fix(writtenHost, host)))
   }
 }

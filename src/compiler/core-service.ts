@@ -5,7 +5,7 @@ import { type Visibility, visibilityOf } from './hosts.ts'
 import { findings, quote } from './messages.ts'
 import type { MeshObject } from './object.ts'
 import { protocolOfPort, protocolOfWord } from './protocol.ts'
-import { Cursor, list, map, openObject, port, required, type Shape, text } from './schema.ts'
+import { Cursor, flag, integer, list, map, openObject, port, required, type Shape, text } from './schema.ts'
 import { type Selector, selectorOf } from './selector.ts'
 import type { Run } from './settings.ts'
 import { isDnsLabel } from './strings.ts'
@@ -17,11 +17,20 @@ const targetPort: Shape<number | string | null> = {
   read: (value, cursor) => (typeof value === 'string' ? value : port.read(value, cursor)),
 }
 
+/** Longest and usual time of a session affinity, seconds, as Kubernetes has them. */
+const AFFINITY_S_MAX = 86_400
+const AFFINITY_S_DEFAULT = 10_800
+
 const serviceSpec = openObject({
   type: text,
+  externalName: text,
   clusterIP: text,
   clusterIPs: list(text),
   selector: map(text),
+  sessionAffinity: text,
+  sessionAffinityConfig: openObject({ clientIP: openObject({ timeoutSeconds: integer(1, AFFINITY_S_MAX) }) }),
+  internalTrafficPolicy: text,
+  publishNotReadyAddresses: flag,
   ports: list(openObject({ name: text, port: required(port), targetPort, protocol: text, appProtocol: text })),
 })
 
@@ -44,6 +53,14 @@ export interface CoreService {
   readonly selector: Selector | null
   /** To whom the name is visible. */
   readonly visibility: Visibility
+  /** The name stands for the endpoints' addresses. */
+  readonly isHeadless: boolean
+  /** The host that the name stands for; empty for none. */
+  readonly alias: string
+  /** 0 for none. */
+  readonly affinityMs: number
+  readonly isNodeLocal: boolean
+  readonly isPublishingUnready: boolean
 }
 
 /** Reads a service; null when it has errors or is of no use to the mesh (both reported). */
@@ -52,10 +69,8 @@ export function readService(object: MeshObject, run: Run): CoreService | null {
   const specCursor = cursor.at('spec')
   const spec = serviceSpec.read(object.spec ?? {}, specCursor)
   if (spec === null || run.log.hasError(object)) return null
-  if (spec.type === 'ExternalName') {
-    specCursor.at('type').report(findings.externalName())
-    return null
-  }
+  const visibility = serviceVisibility(object, run)
+  if (spec.type === 'ExternalName') return readAlias(object, spec.externalName ?? '', visibility, specCursor)
   const addresses = virtualIps(spec.clusterIP, spec.clusterIPs, specCursor)
   const numbers = new Set<string>()
   const ports = spec.ports.map((written, i): CoreServicePort => {
@@ -78,7 +93,35 @@ export function readService(object: MeshObject, run: Run): CoreService | null {
   })
   if (run.log.hasError(object)) return null
   const selector = spec.selector.size === 0 ? null : selectorOf(spec.selector)
-  return { object, addresses, ports, selector, visibility: serviceVisibility(object, run) }
+  const seconds = spec.sessionAffinityConfig?.clientIP?.timeoutSeconds ?? AFFINITY_S_DEFAULT
+  return {
+    object,
+    addresses,
+    ports,
+    selector,
+    visibility,
+    isHeadless: addresses.length === 0,
+    alias: '',
+    affinityMs: spec.sessionAffinity === 'ClientIP' ? seconds * 1000 : 0,
+    isNodeLocal: spec.internalTrafficPolicy === 'Local',
+    isPublishingUnready: spec.publishNotReadyAddresses === true,
+  }
+}
+
+/** A service of type ExternalName: another name for a host, whatever else is written. */
+function readAlias(
+  object: MeshObject,
+  written: string,
+  visibility: Visibility,
+  specCursor: Cursor,
+): CoreService | null {
+  const alias = written.toLowerCase().replace(/\.$/, '')
+  if (alias.length > 253 || !alias.split('.').every(isDnsLabel)) {
+    specCursor.at('externalName').reject(`${quote(written)} is not a host name.`, 'Write a whole host name.')
+    return null
+  }
+  const nothing = { addresses: [], ports: [], selector: null, isHeadless: false, affinityMs: 0 }
+  return { object, ...nothing, alias, visibility, isNodeLocal: false, isPublishingUnready: false }
 }
 
 const EXPORT_TO_ANNOTATION = 'networking.istio.io/exportTo'

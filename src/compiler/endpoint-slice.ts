@@ -1,20 +1,25 @@
 /** EndpointSlices: who is behind a service, as Kubernetes or somebody else has written it down. */
 import { canonicalAddress } from '../base/address.ts'
+import { ENDPOINT_DRAINING, ENDPOINT_READY, ENDPOINT_UNREADY, type Readiness } from '../model/workload.ts'
 import { findings, quote } from './messages.ts'
 import type { MeshObject } from './object.ts'
-import { Cursor, flag, integer, list, openObject, required, text } from './schema.ts'
+import { Cursor, flag, integer, list, openObject, required, text, type ValueOf } from './schema.ts'
 import type { Run } from './settings.ts'
 
 const condition = openObject({ ready: flag, serving: flag, terminating: flag })
+
+const names = list(openObject({ name: required(text) }))
 
 const slice = openObject({
   endpoints: list(
     openObject({
       addresses: required(list(text)),
       conditions: condition,
-      targetRef: openObject({ kind: text, name: text, namespace: text }),
+      targetRef: openObject({ kind: text, name: text, uid: text }),
+      hostname: text,
       nodeName: text,
       zone: text,
+      hints: openObject({ forZones: names, forNodes: names }),
     }),
   ),
   ports: list(openObject({ name: text, port: integer(1, 65_535), protocol: text })),
@@ -26,9 +31,16 @@ export interface SliceEndpoint {
   readonly address: string
   /** Name of the pod, empty when the endpoint is none. */
   readonly pod: string
-  readonly isReady: boolean
+  /** Uid of the pod; empty when not said. */
+  readonly podUid: string
+  readonly readiness: Readiness
+  /** Below the service's name; empty for most. */
+  readonly hostname: string
   readonly node: string
   readonly zone: string
+  /** Whose clients it should serve; empty when nothing is said. */
+  readonly zones: readonly string[]
+  readonly nodes: readonly string[]
 }
 
 /** What the mesh needs of an EndpointSlice. */
@@ -39,6 +51,15 @@ export interface EndpointSlice {
   readonly endpoints: readonly SliceEndpoint[]
   /** Target ports by service port name and transport (`http/TCP`). */
   readonly ports: ReadonlyMap<string, number>
+}
+
+/**
+ * What the conditions say. Absent ones are as good as they can be. `ready` has the last word: it is false for endpoints that
+ * are being deleted, unless the service is for all of them, and then they are as good as any.
+ */
+function readinessOf(conditions: ValueOf<typeof condition>): Readiness {
+  if (conditions === null || conditions.ready !== false) return ENDPOINT_READY
+  return conditions.serving === true && conditions.terminating === true ? ENDPOINT_DRAINING : ENDPOINT_UNREADY
 }
 
 /** Reads a slice; null when it has errors or no service (both reported). */
@@ -59,9 +80,13 @@ export function readEndpointSlice(object: MeshObject, run: Run): EndpointSlice |
         endpoints.push({
           address: canonical,
           pod: endpoint.targetRef?.kind === 'Pod' ? (endpoint.targetRef.name ?? '') : '',
-          isReady: endpoint.conditions?.ready !== false && endpoint.conditions?.terminating !== true,
+          podUid: endpoint.targetRef?.uid ?? '',
+          readiness: readinessOf(endpoint.conditions),
+          hostname: endpoint.hostname ?? '',
           node: endpoint.nodeName ?? '',
           zone: endpoint.zone ?? '',
+          zones: endpoint.hints?.forZones.map(({ name }) => name) ?? [],
+          nodes: endpoint.hints?.forNodes.map(({ name }) => name) ?? [],
         })
       }
     }

@@ -1,44 +1,23 @@
 /**
- * What there is: services by host, workloads with their labels, and who is an endpoint of what.
- *
- * Endpoints come from EndpointSlices; a service that has none, but a selector, gets the pods that it selects. Rules
- * (routes, policies) are compiled against this inventory.
+ * What there is: services by host, workloads with their labels, and who is an endpoint of what. Rules (routes, policies)
+ * are compiled against this inventory.
  */
 import { PROTOCOL_UDP, type Service, type ServicePort, serviceKey } from '../model/service.ts'
-import {
-  type Locality,
-  type PortMapping,
-  TUNNEL_HBONE,
-  TUNNEL_NONE,
-  type Workload,
-  type WorkloadService,
-  type WorkloadType,
-} from '../model/workload.ts'
-import type { CoreService, CoreServicePort } from './core-service.ts'
-import type { EndpointSlice, SliceEndpoint } from './endpoint-slice.ts'
+import type { CoreService } from './core-service.ts'
+import type { EndpointSlice } from './endpoint-slice.ts'
 import type { Enrolments } from './enrolment.ts'
-import { claimHosts, type EntryHost } from './entry-hosts.ts'
+import { addEntryEndpoints } from './entry-endpoints.ts'
+import { claimHosts } from './entry-hosts.ts'
 import { exportOf } from './hosts.ts'
 import { compareText, findings } from './messages.ts'
-import { compareAge, type MeshObject } from './object.ts'
+import { compareAge } from './object.ts'
 import type { Pod } from './pod.ts'
-import { selects } from './selector.ts'
-import type { EntryEndpoint, ServiceEntry } from './service-entry.ts'
+import { addSelected, addSlices } from './service-endpoints.ts'
+import type { ServiceEntry } from './service-entry.ts'
 import type { Run } from './settings.ts'
+import { type Draft, draftPod, finishDraft, type Localities, type Member } from './workload-draft.ts'
 
-/** A workload and what rules ask about it. */
-export interface Member {
-  readonly uid: string
-  readonly namespace: string
-  readonly labels: Readonly<Record<string, string>>
-  /** In the mesh, whoever enrols it. */
-  readonly isEnrolled: boolean
-  /** In the mesh, and this control plane's to enrol. */
-  readonly isOurs: boolean
-  /** The pod's object; null for an endpoint that is no pod. */
-  readonly object: MeshObject | null
-  readonly workload: Omit<Workload, 'policies'>
-}
+export type { Member } from './workload-draft.ts'
 
 /** All objects of the mesh, indexed for the compiler. */
 export interface Inventory {
@@ -55,30 +34,11 @@ export interface Inventory {
 /** The objects an inventory is made of, already read. */
 export interface CoreObjects {
   readonly enrolments: Enrolments
-  /** By node name. */
-  readonly localities: ReadonlyMap<string, Locality>
+  readonly localities: Localities
   readonly pods: readonly Pod[]
   readonly services: readonly CoreService[]
   readonly slices: readonly EndpointSlice[]
   readonly entries: readonly ServiceEntry[]
-}
-
-/** One endpoint of a service while the inventory is made. */
-interface Endpoint {
-  readonly isReady: boolean
-  readonly ports: readonly PortMapping[]
-}
-
-/** A workload while the inventory is made. */
-interface Draft {
-  readonly uid: string
-  readonly namespace: string
-  readonly pod: Pod | null
-  readonly labels: Readonly<Record<string, string>>
-  readonly base: Omit<Workload, 'policies' | 'services' | 'isHealthy' | 'uid' | 'namespace'>
-  readonly isReady: boolean
-  readonly isOurs: boolean
-  readonly endpoints: Map<string, Endpoint>
 }
 
 /** Builds the inventory; reports clashing addresses and ports that lead nowhere. */
@@ -86,7 +46,7 @@ export function buildInventory(core: CoreObjects, run: Run): Inventory {
   const drafts = new Map<string, Draft>()
   const addresses = new Map<string, Draft>()
   for (const pod of claimAddresses(core, run)) {
-    const draft = draftPod(pod, core, run)
+    const draft = draftPod(pod, core.enrolments, core.localities, run)
     drafts.set(draft.uid, draft)
     if (!pod.isHostNetwork) for (const address of pod.addresses) addresses.set(address, draft)
   }
@@ -106,7 +66,9 @@ export function buildInventory(core: CoreObjects, run: Run): Inventory {
     addEntryEndpoints(one, drafts, addresses, run)
   }
   services.sort((a, b) => compareText(a.key, b.key))
-  const members = [...drafts.values()].sort((a, b) => compareText(a.uid, b.uid)).map((draft) => finish(draft, core))
+  const members = [...drafts.values()]
+    .sort((a, b) => compareText(a.uid, b.uid))
+    .map((draft) => finishDraft(draft, core.localities))
   const membersOf = new Map<string, Member[]>()
   for (const member of members) {
     for (const { service } of member.workload.services) {
@@ -136,7 +98,7 @@ function modelService(service: CoreService, run: Run): Service {
   for (const port of service.ports) {
     // One number may stand for TCP and for UDP (DNS): the mesh carries TCP.
     if (port.protocol === PROTOCOL_UDP && ports.has(port.number)) continue
-    const targetPort = typeof port.targetPort === 'number' ? port.targetPort : port.number
+    const targetPort = typeof port.targetPort === 'number' ? port.targetPort : 0
     ports.set(port.number, { number: port.number, targetPort, name: port.name, protocol: port.protocol })
   }
   return {
@@ -147,6 +109,11 @@ function modelService(service: CoreService, run: Run): Service {
     addresses: service.addresses,
     ports: [...ports.values()].sort((a, b) => a.number - b.number),
     ...exportOf(service.visibility),
+    ...(service.isHeadless ? { isHeadless: true } : {}),
+    ...(service.alias === '' ? {} : { alias: service.alias }),
+    ...(service.affinityMs === 0 ? {} : { affinityMs: service.affinityMs }),
+    ...(service.isNodeLocal ? { isNodeLocal: true } : {}),
+    ...(service.isPublishingUnready ? { isPublishingUnready: true } : {}),
   }
 }
 
@@ -196,90 +163,6 @@ function claimAddresses({ pods, enrolments }: CoreObjects, run: Run): Pod[] {
   })
 }
 
-function draftPod(pod: Pod, core: CoreObjects, run: Run): Draft {
-  const { name, namespace, labels } = pod.object
-  const { settings } = run
-  const owner = ownerOf(pod)
-  const { isMeshed, isOurs } = core.enrolments.of(pod)
-  return {
-    uid: `${settings.clusterId}//Pod/${namespace}/${name}`,
-    namespace,
-    pod,
-    labels,
-    isReady: pod.isReady && pod.addresses.length > 0,
-    isOurs,
-    base: {
-      name,
-      addresses: pod.addresses,
-      node: pod.node,
-      trustDomain: settings.trustDomain,
-      serviceAccount: pod.serviceAccount,
-      tunnelProtocol: isMeshed ? TUNNEL_HBONE : TUNNEL_NONE,
-      clusterId: settings.clusterId,
-      locality: core.localities.get(pod.node) ?? NOWHERE,
-      workloadName: owner.name,
-      workloadType: owner.type,
-      canonicalName: canonicalName(labels) ?? owner.name,
-      canonicalRevision: canonicalRevision(labels),
-      capacity: 1,
-    },
-    endpoints: new Map(),
-  }
-}
-
-const NOWHERE: Locality = { region: '', zone: '', subzone: '' }
-
-/** The owner that people think of: the Deployment behind a ReplicaSet, the CronJob behind a Job. */
-function ownerOf(pod: Pod): { readonly name: string; readonly type: WorkloadType } {
-  const { owner, object } = pod
-  if (owner === null) return { name: object.name, type: 'pod' }
-  if (owner.kind === 'ReplicaSet') {
-    const hash = object.labels['pod-template-hash'] ?? ''
-    const hasHash = hash !== '' && owner.name.endsWith(`-${hash}`)
-    return { name: hasHash ? owner.name.slice(0, -hash.length - 1) : owner.name, type: 'deployment' }
-  }
-  if (owner.kind === 'Deployment') return { name: owner.name, type: 'deployment' }
-  if (owner.kind === 'Job') {
-    // A CronJob names its jobs after the minute they were due: eight digits or more.
-    const scheduled = /^(.+)-[0-9]{8,}$/.exec(owner.name)
-    return scheduled === null ? { name: owner.name, type: 'job' } : { name: scheduled[1]!, type: 'cronjob' }
-  }
-  return { name: owner.name, type: 'pod' }
-}
-
-function canonicalName(labels: Readonly<Record<string, string>>): string | undefined {
-  return labels['service.istio.io/canonical-name'] ?? labels['app.kubernetes.io/name'] ?? labels['app']
-}
-
-function canonicalRevision(labels: Readonly<Record<string, string>>): string {
-  return (
-    labels['service.istio.io/canonical-revision'] ??
-    labels['app.kubernetes.io/version'] ??
-    labels['version'] ??
-    'latest'
-  )
-}
-
-function finish(draft: Draft, core: CoreObjects): Member {
-  const services: WorkloadService[] = [...draft.endpoints]
-    .map(([service, endpoint]) => ({ service, ports: endpoint.ports }))
-    .sort((a, b) => compareText(a.service, b.service))
-  const isHealthy = draft.isReady && [...draft.endpoints.values()].every((endpoint) => endpoint.isReady)
-  const { uid, namespace, pod, labels, base, isOurs } = draft
-  const locality = core.localities.get(base.node) ?? base.locality
-  return {
-    uid,
-    namespace,
-    labels,
-    isEnrolled: base.tunnelProtocol === TUNNEL_HBONE,
-    isOurs,
-    object: pod?.object ?? null,
-    workload: { uid, namespace, ...base, locality, services, isHealthy },
-  }
-}
-
-// --- endpoints ---
-
 function groupBy<T>(values: readonly T[], keyOf: (value: T) => string): ReadonlyMap<string, T[]> {
   const groups = new Map<string, T[]>()
   for (const value of values) {
@@ -289,145 +172,4 @@ function groupBy<T>(values: readonly T[], keyOf: (value: T) => string): Readonly
     else group.push(value)
   }
   return groups
-}
-
-function addSelected(service: CoreService, key: string, drafts: readonly Draft[], run: Run): void {
-  if (service.selector === null) return
-  for (const draft of drafts) {
-    const { pod } = draft
-    if (pod === null || !selects(service.selector, pod.object.labels)) continue
-    const ports: PortMapping[] = []
-    for (const port of service.ports) {
-      const target = targetOf(port, pod)
-      if (target !== null) ports.push({ servicePort: port.number, targetPort: target })
-      else run.log.add(service.object, ['spec', 'ports'], findings.noTargetPort(String(port.targetPort)))
-    }
-    addEndpoint(draft, key, { isReady: true, ports })
-  }
-}
-
-function targetOf(port: CoreServicePort, pod: Pod): number | null {
-  return typeof port.targetPort === 'number' ? port.targetPort : (pod.ports.get(port.targetPort) ?? null)
-}
-
-function addSlices(
-  service: CoreService,
-  key: string,
-  slices: readonly EndpointSlice[],
-  drafts: Map<string, Draft>,
-  addresses: Map<string, Draft>,
-  run: Run,
-): void {
-  for (const slice of slices) {
-    const ports: PortMapping[] = []
-    for (const port of service.ports) {
-      const target = slice.ports.get(`${port.name}/${port.transport}`)
-      if (target !== undefined) ports.push({ servicePort: port.number, targetPort: target })
-    }
-    for (const endpoint of slice.endpoints) {
-      const podUid = `${run.settings.clusterId}//Pod/${slice.object.namespace}/${endpoint.pod}`
-      const draft = drafts.get(podUid) ?? addresses.get(endpoint.address) ?? draftEndpoint(slice, endpoint, run)
-      if (!drafts.has(draft.uid)) {
-        drafts.set(draft.uid, draft)
-        addresses.set(endpoint.address, draft)
-      }
-      addEndpoint(draft, key, { isReady: endpoint.isReady, ports })
-    }
-  }
-}
-
-/** An endpoint that is no pod: plain, outside the mesh, known by its address alone. */
-function draftEndpoint(slice: EndpointSlice, endpoint: SliceEndpoint, run: Run): Draft {
-  const { name, namespace } = slice.object
-  const { settings } = run
-  return {
-    uid: `${settings.clusterId}/discovery.k8s.io/EndpointSlice/${namespace}/${name}/${endpoint.address}`,
-    namespace,
-    pod: null,
-    labels: {},
-    isReady: true,
-    isOurs: false,
-    base: {
-      name,
-      addresses: [endpoint.address],
-      node: endpoint.node,
-      trustDomain: settings.trustDomain,
-      serviceAccount: '',
-      tunnelProtocol: TUNNEL_NONE,
-      clusterId: settings.clusterId,
-      locality: { ...NOWHERE, zone: endpoint.zone },
-      workloadName: name,
-      workloadType: 'pod',
-      canonicalName: slice.service,
-      canonicalRevision: 'latest',
-      capacity: 1,
-    },
-    endpoints: new Map(),
-  }
-}
-
-/** Adds what one slice says; a pod with two address families is in two slices of one service. */
-function addEndpoint(draft: Draft, key: string, endpoint: Endpoint): void {
-  const known = draft.endpoints.get(key)
-  const ports = new Map<string, PortMapping>()
-  for (const port of [...(known?.ports ?? []), ...endpoint.ports])
-    ports.set(`${port.servicePort}/${port.targetPort}`, port)
-  draft.endpoints.set(key, {
-    isReady: endpoint.isReady && known?.isReady !== false,
-    ports: [...ports.values()].sort((a, b) => a.servicePort - b.servicePort || a.targetPort - b.targetPort),
-  })
-}
-
-// --- endpoints of ServiceEntries ---
-
-function addEntryEndpoints(
-  { entry, service }: EntryHost,
-  drafts: Map<string, Draft>,
-  addresses: Map<string, Draft>,
-  run: Run,
-): void {
-  const itself = { address: '', hostname: service.hostname, ports: NO_PORTS, labels: {}, locality: '', weight: 1 }
-  for (const endpoint of entry.isOwnEndpoint ? [itself] : entry.endpoints) {
-    const ports = entry.ports.map(({ number, targetPort, name }): PortMapping => {
-      return { servicePort: number, targetPort: endpoint.ports.get(name) ?? targetPort }
-    })
-    const made = draftEntryEndpoint(entry, endpoint, run)
-    const draft = addresses.get(endpoint.address) ?? drafts.get(made.uid) ?? made
-    drafts.set(draft.uid, draft)
-    if (endpoint.address !== '') addresses.set(endpoint.address, draft)
-    addEndpoint(draft, service.key, { isReady: true, ports })
-  }
-}
-
-const NO_PORTS: ReadonlyMap<string, number> = new Map()
-
-/** An endpoint of an entry that is no pod: plain, outside the mesh. */
-function draftEntryEndpoint({ object }: ServiceEntry, endpoint: EntryEndpoint, run: Run): Draft {
-  const { settings } = run
-  const [region = '', zone = '', subzone = ''] = endpoint.locality.split('/')
-  return {
-    uid: `${settings.clusterId}/networking.istio.io/ServiceEntry/${object.namespace}/${object.name}/${endpoint.address || endpoint.hostname}`,
-    namespace: object.namespace,
-    pod: null,
-    labels: endpoint.labels,
-    isReady: true,
-    isOurs: false,
-    base: {
-      name: object.name,
-      addresses: endpoint.address === '' ? [] : [endpoint.address],
-      ...(endpoint.hostname === '' ? {} : { hostname: endpoint.hostname }),
-      node: '',
-      trustDomain: settings.trustDomain,
-      serviceAccount: '',
-      tunnelProtocol: TUNNEL_NONE,
-      clusterId: settings.clusterId,
-      locality: { region, zone, subzone },
-      workloadName: object.name,
-      workloadType: 'pod',
-      canonicalName: object.name,
-      canonicalRevision: 'latest',
-      capacity: endpoint.weight,
-    },
-    endpoints: new Map(),
-  }
 }

@@ -225,12 +225,8 @@ export const findings = {
     ),
   duplicateAddress: (address: string, other: string) =>
     error('WEFT0103', `The address ${address} already belongs to ${other}.`, 'Give each its own address.'),
-  externalName: () =>
-    warning(
-      'WEFT0104',
-      'Services of type ExternalName are not supported yet: clients reach the name outside the mesh.',
-      '',
-    ),
+  podUnknown: (name: string) =>
+    info('WEFT0114', `The pod ${quote(name)} of this endpoint is not there: the endpoint is not used.`, ''),
   noVirtualIp: () =>
     warning(
       'WEFT0105',
@@ -294,6 +290,12 @@ export const findings = {
     ),
 
   // References.
+  hostIsAlias: (host: string, alias: string) =>
+    warning(
+      'WEFT0128',
+      `${host} is another name for ${alias} (ExternalName): rules for it have no effect.`,
+      `Write ${alias} instead.`,
+    ),
   hostUnknown: (host: string, fix: string) => warning('IST0101', `No service has the host ${quote(host)}.`, fix),
   subsetUnknown: (subset: string, host: string) =>
     warning(

@@ -22,6 +22,8 @@ const podSpec = openObject({
   nodeName: text,
   serviceAccountName: text,
   hostNetwork: flag,
+  hostname: text,
+  subdomain: text,
   containers: list(openObject({ ports: list(openObject({ name: text, containerPort: required(port) })) })),
 })
 
@@ -42,6 +44,11 @@ export interface Pod {
   /** Canonical, the preferred one first; empty when the pod has none yet. */
   readonly addresses: readonly string[]
   readonly isReady: boolean
+  /** It is being deleted, and serves until it is gone. */
+  readonly isDraining: boolean
+  /** Its name below that of the headless service `subdomain`; empty for most. */
+  readonly hostname: string
+  readonly subdomain: string
   /** Named container ports. */
   readonly ports: ReadonlyMap<string, number>
   /** Kind and name of the controller that owns it; null for a bare pod. */
@@ -65,8 +72,7 @@ export function readPod(object: MeshObject, run: Run): Pod | null {
   }
   const ready = status.conditions.find((condition) => condition.type === 'Ready')
   // Without a kubelet (a directory of YAML) there is no condition: such a pod is taken as ready once it has an address.
-  const isReady =
-    (ready === undefined || ready.status === 'True') && status.phase !== 'Pending' && !isTerminating(object)
+  const isServing = (ready === undefined || ready.status === 'True') && status.phase !== 'Pending'
   return {
     object,
     node: spec.nodeName ?? '',
@@ -74,7 +80,10 @@ export function readPod(object: MeshObject, run: Run): Pod | null {
       spec.serviceAccountName === null || spec.serviceAccountName === '' ? 'default' : spec.serviceAccountName,
     isHostNetwork: spec.hostNetwork === true,
     addresses: [...addresses],
-    isReady,
+    isReady: isServing && !isTerminating(object),
+    isDraining: isServing && isTerminating(object),
+    hostname: spec.hostname ?? '',
+    subdomain: spec.subdomain ?? '',
     ports,
     owner: ownerOf(object),
   }

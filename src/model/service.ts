@@ -19,7 +19,7 @@ export type Protocol =
 
 export interface ServicePort {
   readonly number: number
-  /** Default target port; a workload's own mapping wins. */
+  /** Default target port; a workload's own mapping wins. 0 where only that says (a named port). */
   readonly targetPort: number
   readonly name: string
   readonly protocol: Protocol
@@ -36,6 +36,16 @@ export interface Service {
   readonly ports: readonly ServicePort[]
   /** Namespaces whose pods may look the name up; absent for all of them. */
   readonly exportTo?: readonly string[]
+  /** Its name stands for the addresses of its endpoints. False when left out. */
+  readonly isHeadless?: boolean
+  /** The host that its name stands for (ExternalName). It then has neither addresses nor endpoints. */
+  readonly alias?: string
+  /** A client stays with its endpoint for so long after it last used it. Left out: it does not. */
+  readonly affinityMs?: number
+  /** Clients go to endpoints of their own node, or nowhere (internalTrafficPolicy). False when left out. */
+  readonly isNodeLocal?: boolean
+  /** Endpoints take connections whatever their own health. False when left out. */
+  readonly isPublishingUnready?: boolean
 }
 
 export function serviceKey(namespace: string, hostname: string): string {

@@ -14,11 +14,27 @@ export interface Locality {
   readonly subzone: string
 }
 
+/** Takes connections as long as the workload is healthy. */
+export const ENDPOINT_READY = 0
+/** Is being deleted and still serves: takes connections only where no other endpoint does. */
+export const ENDPOINT_DRAINING = 1
+/** Takes none. */
+export const ENDPOINT_UNREADY = 2
+/** Whether an endpoint of a service takes connections. */
+export type Readiness = typeof ENDPOINT_READY | typeof ENDPOINT_DRAINING | typeof ENDPOINT_UNREADY
+
 /** A service that a workload is an endpoint of. */
 export interface WorkloadService {
   /** Key of the service: `namespace/hostname`. */
   readonly service: string
   readonly ports: readonly PortMapping[]
+  /** ENDPOINT_READY when left out. */
+  readonly readiness?: Readiness
+  /** The endpoint's name below the service's (`db-0`): asked for by `db-0.db.shop.svc.cluster.local`. Left out: none. */
+  readonly hostname?: string
+  /** Zones, and nodes, whose clients should be served by this endpoint. Left out: nothing was said. */
+  readonly zones?: readonly string[]
+  readonly nodes?: readonly string[]
 }
 
 export interface PortMapping {

@@ -79,13 +79,13 @@ export class CarriedPort {
   }
 
   /** Like `cluster.pick`; what the kernel carries only when nothing else is left. */
-  pick(cluster: ClusterState, tried: readonly Endpoint[] | null): Endpoint | null {
+  pick(cluster: ClusterState, tried: readonly Endpoint[] | null, client = ''): Endpoint | null {
     const { picker } = this.remainderOf(cluster)
     if (picker !== null) {
       const endpoint = picker.pick(tried)
       if (endpoint !== null && (tried === null || !tried.includes(endpoint))) return endpoint
     }
-    return cluster.pick(tried)
+    return cluster.pick(tried, client)
   }
 
   /** How much of a cluster's connections comes to the proxy, 0 to 1. */

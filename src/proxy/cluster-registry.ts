@@ -5,6 +5,7 @@
  * states. When a snapshot brings a new object for a key, it takes over the state of an object that is gone, at best one
  * with equal settings, so that counters, ejections and connections survive a change of configuration.
  */
+import { NO_PLACE, type Place, placeOf } from '../model/endpoints.ts'
 import { BALANCE_LEAST_REQUEST, type Cluster, clusterKey, DEFAULT_POOL_LIMITS, type Service } from '../model/service.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
@@ -19,6 +20,7 @@ class Entry {
   snapshot: Snapshot | null
   service: Service | null
   workloads: readonly Workload[] | null
+  place: Place | null
 
   constructor(cluster: Cluster, state: ClusterState) {
     this.state = state
@@ -26,6 +28,7 @@ class Entry {
     this.snapshot = null
     this.service = null
     this.workloads = null
+    this.place = null
   }
 }
 
@@ -41,6 +44,9 @@ export class ClusterRegistry {
   /** Cluster objects of `liveSnapshot`; made when first asked for. */
   private live: ReadonlySet<Cluster>
   private liveSnapshot: Snapshot | null
+  /** The same object as long as it says the same. */
+  private place: Place
+  private placeSnapshot: Snapshot | null
 
   /** `clock` gives milliseconds and never goes back; `random` gives [0, 1). `workerCount` workers share the limits. */
   constructor(clock: () => number, random: () => number, workerCount = 1) {
@@ -52,6 +58,8 @@ export class ClusterRegistry {
     this.defaults = new WeakMap()
     this.live = new Set()
     this.liveSnapshot = null
+    this.place = NO_PLACE
+    this.placeSnapshot = null
   }
 
   /** The state of `cluster` under `snapshot`. One look-up when nothing has changed since it was last asked for. */
@@ -93,9 +101,9 @@ export class ClusterRegistry {
     const service = snapshot.services.get(cluster.service) ?? null
     const workloads = snapshot.endpointsOf(cluster.service)
     // `workloads` of a new entry is null, which no list is.
-    if (entry.cluster !== cluster || entry.service !== service || entry.workloads !== workloads) {
-      entry.state.update(cluster, service, workloads)
-    }
+    const place = this.placeIn(snapshot)
+    const isSame = entry.service === service && entry.workloads === workloads && entry.place === place
+    if (entry.cluster !== cluster || !isSame) entry.state.update(cluster, service, workloads, place)
     if (entry.cluster !== cluster) {
       this.entries.delete(entry.cluster)
       this.entries.set(cluster, entry)
@@ -104,7 +112,16 @@ export class ClusterRegistry {
     entry.snapshot = snapshot
     entry.service = service
     entry.workloads = workloads
+    entry.place = place
     return entry.state
+  }
+
+  private placeIn(snapshot: Snapshot): Place {
+    if (snapshot === this.placeSnapshot) return this.place
+    const place = placeOf(snapshot)
+    if (place.node !== this.place.node || place.zone !== this.place.zone) this.place = place
+    this.placeSnapshot = snapshot
+    return this.place
   }
 
   /** A state of the same key whose cluster object is gone; null when there is none to take over. */

@@ -7,8 +7,10 @@
  * how much may be in flight, and refuse beyond it (response flag UO); every successful `tryAcquireX` has exactly one `releaseX`.
  */
 import { assert } from '../base/assert.ts'
+import { membershipOf, NO_PLACE, type Place, usableEndpoints } from '../model/endpoints.ts'
 import type { Cluster, PoolLimits, Service } from '../model/service.ts'
 import type { Workload } from '../model/workload.ts'
+import { Affinity } from './affinity.ts'
 import { Endpoint } from './endpoint.ts'
 import { isSameDetection, OutlierDetector, type OutlierOwner } from './outlier.ts'
 import { createPicker, type Picker } from './picker.ts'
@@ -26,6 +28,8 @@ export class ClusterState implements OutlierOwner {
   /** In a stable order; healthy ones of the subset only. */
   endpoints: readonly Endpoint[]
   outlier: OutlierDetector | null
+  /** Null where clients go anywhere. */
+  affinity: Affinity | null
 
   // --- in flight, and refused because of a limit ---
   requestsActive: number
@@ -43,6 +47,8 @@ export class ClusterState implements OutlierOwner {
   private readonly random: () => number
   private readonly workerCount: number
   private picker: Picker
+  /** Those that the picker has. */
+  private usable: readonly Endpoint[]
   private readonly byKey: Map<string, Endpoint>
 
   /**
@@ -55,6 +61,7 @@ export class ClusterState implements OutlierOwner {
     this.limits = limitsPerWorker(cluster.limits, workerCount)
     this.endpoints = []
     this.outlier = null
+    this.affinity = null
     this.requestsActive = 0
     this.requestsOverflow = 0
     this.pendingActive = 0
@@ -68,6 +75,7 @@ export class ClusterState implements OutlierOwner {
     this.random = random
     this.workerCount = workerCount
     this.picker = createPicker(cluster.balance, [], random)
+    this.usable = []
     this.byKey = new Map()
   }
 
@@ -81,10 +89,11 @@ export class ClusterState implements OutlierOwner {
   }
 
   /**
-   * Takes new settings and endpoints. `workloads` are those of the whole service; subset, health and ports are sorted out
-   * here. Endpoints that stay keep their counters; `service` null leaves only ports that workloads map themselves.
+   * Takes new settings and endpoints. `workloads` are those of the whole service; subset, health, ports and what is meant
+   * for clients at `place` are sorted out here. Endpoints that stay keep their counters; `service` null leaves only ports
+   * that workloads map themselves.
    */
-  update(cluster: Cluster, service: Service | null, workloads: readonly Workload[]): void {
+  update(cluster: Cluster, service: Service | null, workloads: readonly Workload[], place: Place = NO_PLACE): void {
     assert(cluster.key === this.key, 'a cluster state serves one key')
     const isOutlierNew = this.outlier === null || !isSameDetection(this.cluster.outlier, cluster.outlier)
     if (!isSameLimits(this.cluster.limits, cluster.limits)) {
@@ -92,10 +101,11 @@ export class ClusterState implements OutlierOwner {
     }
     this.cluster = cluster
     if (isOutlierNew) this.outlier = cluster.outlier === null ? null : new OutlierDetector(cluster.outlier, this)
+    this.setAffinity(service?.affinityMs ?? 0)
     const members = cluster.members === null ? null : new Set(cluster.members)
+    const candidates = members === null ? workloads : workloads.filter(({ uid }) => members.has(uid))
     const endpoints: Endpoint[] = []
-    for (const workload of workloads) {
-      if (!workload.isHealthy || workload.capacity <= 0 || (members !== null && !members.has(workload.uid))) continue
+    for (const workload of usableEndpoints(cluster.service, service, candidates, place)) {
       const endpoint = this.endpointOf(cluster, service, workload)
       if (endpoint !== null) endpoints.push(endpoint)
     }
@@ -114,10 +124,16 @@ export class ClusterState implements OutlierOwner {
     this.rebuild()
   }
 
-  /** The endpoint for the next try; null when there is none (flag UH). `tried` ones are avoided while others exist. */
-  pick(tried: readonly Endpoint[] | null): Endpoint | null {
+  /**
+   * The endpoint for the next try; null when there is none (flag UH). `tried` ones are avoided while others exist. `client`
+   * is the uid of the pod that asks.
+   */
+  pick(tried: readonly Endpoint[] | null, client = ''): Endpoint | null {
     const { outlier } = this
     if (outlier?.isArmed === true) outlier.sweep(this.clock())
+    if (this.affinity !== null && client !== '') {
+      return this.affinity.pick(client, this.usable, tried, this.clock())
+    }
     return this.picker.pick(tried)
   }
 
@@ -206,15 +222,22 @@ export class ClusterState implements OutlierOwner {
     const { endpoints, cluster } = this
     const usable = endpoints.filter((endpoint) => !endpoint.isEjected)
     const isPanic = usable.length * 100 < (cluster.outlier?.healthPercentMin ?? 0) * endpoints.length
-    this.picker = createPicker(cluster.balance, isPanic ? endpoints : usable, this.random)
+    this.usable = isPanic ? endpoints : usable
+    this.picker = createPicker(cluster.balance, this.usable, this.random)
+    if (this.affinity !== null) this.affinity.sweep(this.clock())
+  }
+
+  private setAffinity(timeoutMs: number): void {
+    if (timeoutMs === 0) this.affinity = null
+    else if (this.affinity === null) this.affinity = new Affinity(timeoutMs)
+    else this.affinity.timeoutMs = timeoutMs
   }
 }
 
 /** The workload's own mapping wins over the service's target port; 0 when neither knows the port. */
 function targetPortOf(cluster: Cluster, service: Service | null, workload: Workload): number {
-  for (const membership of workload.services) {
-    if (membership.service !== cluster.service) continue
-    for (const mapping of membership.ports) if (mapping.servicePort === cluster.port) return mapping.targetPort
+  for (const mapping of membershipOf(workload, cluster.service)?.ports ?? []) {
+    if (mapping.servicePort === cluster.port) return mapping.targetPort
   }
   return service?.ports.find((port) => port.number === cluster.port)?.targetPort ?? 0
 }

@@ -42,7 +42,8 @@ export interface TargetPort {
 
 /**
  * What arrives at `targetPort` of a workload. `host` picks among several services (and only one that the workload
- * really belongs to); a port that no service names is detected.
+ * really belongs to), else one of the workload's own namespace is first: who writes a service elsewhere must not say what
+ * the port speaks. A port that no service names is detected.
  */
 export function resolveTargetPort(
   snapshot: Snapshot,
@@ -58,7 +59,12 @@ export function resolveTargetPort(
       if (mapping.targetPort !== targetPort) continue
       const protocol = findPort(service, mapping.servicePort)?.protocol ?? PROTOCOL_DETECT
       if (service.hostname === host) return { service, protocol }
-      found ??= { service, protocol }
+      if (
+        found === null ||
+        (found.service!.namespace !== workload.namespace && service.namespace === workload.namespace)
+      ) {
+        found = { service, protocol }
+      }
     }
   }
   return found ?? UNNAMED

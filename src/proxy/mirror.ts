@@ -45,7 +45,7 @@ export function sendMirrors(
     const cluster = compiled.clusters.get(mirror.cluster)
     if (cluster === undefined || mirrorsInFlight >= MIRRORS_MAX) continue
     const state = parts.clusters.get(cluster, snapshot)
-    const endpoint = state.pick(null)
+    const endpoint = state.pick(null, source.uid)
     if (endpoint === null || !isAllowed(outbound, exchange, state, endpoint)) continue
     const host = destination.service?.hostname ?? ''
     const pool = parts.upstreams.httpPool(source, state, endpoint, host, outbound.speaksHttp2(exchange))

@@ -186,7 +186,7 @@ export class OutboundHttp implements HttpSessionOwner {
       }
       exchange.cluster = cluster
     }
-    const endpoint = cluster.pick(exchange.tried)
+    const endpoint = cluster.pick(exchange.tried, source.uid)
     if (endpoint === null) {
       exchange.reply(REPLY_NO_ENDPOINT, null, `${cluster.key} has no healthy endpoint`)
       return

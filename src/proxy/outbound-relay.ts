@@ -127,7 +127,9 @@ export class OutboundRelay implements Handler, RelayOwner {
       this.refuse(FLAG_NO_HEALTHY_UPSTREAM, `no such subset or service behind ${name}`)
       return
     }
-    const endpoint = this.carried === null ? cluster.pick(this.tried) : this.carried.pick(cluster, this.tried)
+    const { tried } = this
+    const { uid } = this.outbound.source
+    const endpoint = this.carried === null ? cluster.pick(tried, uid) : this.carried.pick(cluster, tried, uid)
     if (endpoint === null) {
       this.refuse(FLAG_NO_HEALTHY_UPSTREAM, `${name} has no healthy endpoint`)
       return

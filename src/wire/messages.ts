@@ -116,6 +116,15 @@ export interface PortMessage {
   readonly protocol: number
 }
 
+/** What a workload is to one service (`istio.workload.PortList`). */
+export interface MembershipMessage {
+  readonly ports: readonly PortMessage[]
+  readonly hostname: string
+  readonly readiness: number
+  readonly zones: readonly string[]
+  readonly nodes: readonly string[]
+}
+
 export interface WorkloadMessage {
   readonly hostname: string
   readonly name: string
@@ -134,7 +143,7 @@ export interface WorkloadMessage {
   readonly clusterId: string
   readonly uid: string
   /** A map entry without a value is decoded to null. */
-  readonly services: Readonly<Record<string, { readonly ports: readonly PortMessage[] } | null>>
+  readonly services: Readonly<Record<string, MembershipMessage | null>>
   readonly locality: { readonly region: string; readonly zone: string; readonly subzone: string } | null
   readonly capacity: { readonly value: number } | null
 }
@@ -147,6 +156,14 @@ export interface ServiceMessage {
   readonly ports: readonly PortMessage[]
   readonly exportTo: readonly string[]
   readonly hasExportTo: boolean
+  readonly loadBalancing: {
+    readonly routingPreference: readonly number[]
+    readonly mode: number
+    readonly healthPolicy: number
+  } | null
+  readonly isHeadless: boolean
+  readonly alias: string
+  readonly affinityMs: number
 }
 
 export interface AddressMessage {

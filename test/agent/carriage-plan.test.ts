@@ -18,7 +18,7 @@ import {
   type Service,
 } from '../../src/model/service.ts'
 import { Snapshot } from '../../src/model/snapshot.ts'
-import { FAILURE_BY_POLICY, type LocalPod, type Workload } from '../../src/model/workload.ts'
+import { ENDPOINT_DRAINING, FAILURE_BY_POLICY, type LocalPod, type Workload } from '../../src/model/workload.ts'
 import { carriedKey } from '../../src/proxy/carried-endpoints.ts'
 import { clusterOf, destination, OUTLIER, workloadOf } from '../support/proxy-objects.ts'
 
@@ -135,6 +135,33 @@ describe('the plan of what the kernel carries', () => {
       assert.deepEqual(servicesIn(made, true), { '198.19.0.9 5432': 'agent', 'fd77:9::9 5432': 'agent' })
     })
   }
+
+  it('leaves services with session affinity to the agent, also behind the rules of others', () => {
+    const sticky = { ...TCP, affinityMs: 10_000 }
+    const made = plan({ services: [sticky] })
+    assert.deepEqual([servicesIn(made), made.carried.size], [{}, 0])
+    assert.deepEqual(servicesIn(made, true), { '198.19.0.9 5432': 'agent', 'fd77:9::9 5432': 'agent' })
+    assert.deepEqual(servicesIn(plan({ services: [sticky], ...traffic({}) })), {})
+  })
+
+  it('has no endpoints of other nodes where the service is local to the node', () => {
+    const local = plan({ services: [{ ...TCP, isNodeLocal: true }], workloads: [CLIENT, NEAR, FAR] })
+    assert.deepEqual(servicesIn(local), BOTH_FAMILIES)
+  })
+
+  it('has endpoints that drain only where there is no other', () => {
+    const membership = { ...NEAR.services[0]!, readiness: ENDPOINT_DRAINING } as const
+    const draining = { ...NEAR, isHealthy: false, services: [membership] }
+    assert.deepEqual(servicesIn(plan({ workloads: [CLIENT, draining] })), BOTH_FAMILIES)
+    assert.deepEqual(servicesIn(plan({ workloads: [CLIENT, draining, FAR] })), {})
+  })
+
+  it('knows no port where only the workload could say which (a named target port)', () => {
+    const named = { ...TCP, ports: [{ ...TCP.ports[0]!, targetPort: 0 }] }
+    assert.deepEqual(servicesIn(plan({ services: [named] })), BOTH_FAMILIES)
+    const unmapped = { ...NEAR, services: [{ service: TCP.key, ports: [] }] }
+    assert.deepEqual(servicesIn(plan({ services: [named], workloads: [CLIENT, unmapped] })), {})
+  })
 
   it('gives endpoints elsewhere their share, which the agent gets, and leaves services without local endpoints out', () => {
     const shared = plan({ workloads: [CLIENT, NEAR, FAR] })

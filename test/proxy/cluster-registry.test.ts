@@ -4,6 +4,7 @@ import { type Delta, EMPTY_DELTA } from '../../src/model/delta.ts'
 import { type Traffic, trafficKey } from '../../src/model/route.ts'
 import { BALANCE_LEAST_REQUEST, BALANCE_RANDOM, type Cluster, PROTOCOL_HTTP1 } from '../../src/model/service.ts'
 import { Snapshot } from '../../src/model/snapshot.ts'
+import { FAILURE_BY_POLICY, type LocalPod } from '../../src/model/workload.ts'
 import { ClusterRegistry } from '../../src/proxy/cluster-registry.ts'
 import { clusterOf, OUTLIER, SERVICE, snapshotOf, TestClock, workloadOf } from '../support/proxy-objects.ts'
 
@@ -51,6 +52,22 @@ describe('the cluster registry', () => {
     assert.equal(registry.get(cluster, after(first, { workloads: [B] })), state)
     assert.equal(state.endpointCount, 2)
     assert.equal(state.endpoints[0], kept)
+  })
+
+  test('knows where its clients are from the pods of the node, as soon as there is one', () => {
+    const registry = registryOf()
+    const far = { ...B, node: 'node2' }
+    const local = { ...SERVICE, isNodeLocal: true }
+    const first = after(snapshotOf([A, far]), { services: [local] })
+    const cluster = clusterOf()
+    const state = registry.get(cluster, first)
+    assert.equal(state.endpointCount, 0)
+    const pods: LocalPod[] = [{ uid: A.uid, netns: '', scope: '*', failureMode: FAILURE_BY_POLICY }]
+    registry.get(cluster, after(first, { pods }))
+    assert.deepEqual(
+      state.endpoints.map(({ workload }) => workload.name),
+      ['a'],
+    )
   })
 
   test('does nothing for a snapshot that changed elsewhere', () => {

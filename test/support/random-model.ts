@@ -34,11 +34,15 @@ import {
   serviceKey,
 } from '../../src/model/service.ts'
 import {
+  ENDPOINT_DRAINING,
+  ENDPOINT_UNREADY,
   FAILURE_BY_POLICY,
   FAILURE_CLOSED,
   FAILURE_OPEN,
   type LocalPod,
+  type PortMapping,
   type Workload,
+  type WorkloadService,
 } from '../../src/model/workload.ts'
 import type { SeededRandom } from './seeded-random.ts'
 
@@ -79,7 +83,7 @@ export class RandomModel {
       serviceAccount: this.name(),
       tunnelProtocol: random.pick([0, 1]),
       isHealthy: random.boolean(),
-      services: [...services].map(([service, ports]) => ({ service, ports })),
+      services: [...services].map(([service, ports]) => this.membership(service, ports)),
       policies: random.list(3, () => policyKey(this.name(), this.name())),
       clusterId: this.text(),
       locality: { region: this.text(), zone: this.text(), subzone: this.text() },
@@ -89,6 +93,18 @@ export class RandomModel {
       canonicalRevision: this.text(),
       capacity: random.pick([0, 1, 7, 100, 4_294_967_295]),
       ...(random.boolean() ? { hostname: this.hostname() } : {}),
+    }
+  }
+
+  private membership(service: string, ports: readonly PortMapping[]): WorkloadService {
+    const { random } = this
+    return {
+      service,
+      ports,
+      ...(random.boolean() ? { readiness: random.pick([ENDPOINT_DRAINING, ENDPOINT_UNREADY]) } : {}),
+      ...(random.boolean() ? { hostname: this.name() } : {}),
+      ...(random.boolean() ? { zones: [this.name()] } : {}),
+      ...(random.boolean() ? { nodes: [this.name()] } : {}),
     }
   }
 
@@ -104,11 +120,16 @@ export class RandomModel {
       addresses: random.list(3, () => this.address()),
       ports: random.list(4, () => ({
         number: this.port(),
-        targetPort: this.port(),
+        targetPort: random.boolean() ? this.port() : 0,
         name: this.text(),
         protocol: this.protocol(),
       })),
       ...(random.boolean() ? { exportTo: random.list(3, () => this.name()) } : {}),
+      ...(random.boolean() ? { isHeadless: true } : {}),
+      ...(random.boolean() ? { alias: this.hostname() } : {}),
+      ...(random.boolean() ? { affinityMs: random.integer(1, 86_400_000) } : {}),
+      ...(random.boolean() ? { isNodeLocal: true } : {}),
+      ...(random.boolean() ? { isPublishingUnready: true } : {}),
     }
   }
 
