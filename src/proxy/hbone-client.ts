@@ -55,7 +55,7 @@ export class TunnelClient extends TunnelConnection {
 
   /** True while another tunnel may be opened now. */
   get canOpen(): boolean {
-    return this.connection.canOpen && this.connection.activeCount < TUNNELS_MAX
+    return this.connection.canOpen && this.connection.activeCount < TUNNELS_MAX && !this.isStalled
   }
 
   /** Tunnels that it may carry at a time, as far as is known. */
@@ -81,7 +81,7 @@ export class TunnelClient extends TunnelConnection {
       tunnel.attach(stream)
       if (timeoutMs > 0) tunnel.limitOpening(timeoutMs)
     } else {
-      const state = this.isUsable ? 'is full' : 'takes no more tunnels'
+      const state = !this.isUsable ? 'takes no more tunnels' : this.isStalled ? 'is stalled' : 'is full'
       tunnel.failLater(new WeftError('WEFT_LIMIT', `the HBONE connection with ${this.peerName} ${state}`))
     }
     return tunnel

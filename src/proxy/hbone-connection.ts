@@ -21,6 +21,12 @@ const PING_INTERVAL_MS = 10_000
 /** Pings that may be without answer when the next is due: two intervals are the 20 s after which ztunnel gives up. */
 const UNANSWERED_MAX = 2
 
+/**
+ * The peer gives no window for so long: it is stalled, and new tunnels go elsewhere. One second: many round trips of any
+ * network, so that a connection which is merely fully used is not taken for one that stands still.
+ */
+export const STALLED_MS = 1000
+
 /** What both ends of an HBONE connection have in common. */
 export abstract class TunnelConnection implements Handler, H2Events, TunnelHost, Flushable, TimerTarget {
   isFlushPending = false
@@ -36,6 +42,9 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
   /** It left a tunnel without an answer and has not been heard since. */
   isSuspect = false
   private unanswered = 0
+  /** Since when the peer has given no window to any tunnel; -1 while there is some. */
+  private shutSinceMs = -1
+  private windowUpdateCount = 0
   private deferred: TunnelStream[] = []
   /** Tunnels we have closed and the peer has not ended: since the last keepalive, and since the one before. */
   private lingering: TunnelStream[] = []
@@ -62,6 +71,18 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
 
   get isRetiring(): boolean {
     return this.connection.isDraining
+  }
+
+  /**
+   * Hardly anything gets through, in one direction or the other: readers of some tunnels have stopped, and what the peer
+   * or we keep for them takes up all that there is. (We tell our peers in time to send such tunnels less; see
+   * src/http/h2/stream-windows.ts. Not everyone does.)
+   */
+  get isStalled(): boolean {
+    const { connection, parts } = this
+    if (connection.isHoldingWindow) return true
+    if (!connection.output.isShut || this.shutSinceMs === -1) return false
+    return parts.nowMs() - this.shutSinceMs >= STALLED_MS
   }
 
   /** No new tunnels; closes when the last one has ended. */
@@ -167,6 +188,17 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
     }
     // Requests made before the connection is up go out with its first flight.
     if (this.isOpen || this.connection.isClosed) this.connection.flush()
+    this.watchWindow()
+  }
+
+  private watchWindow(): void {
+    const { output } = this.connection
+    if (!output.isShut) {
+      this.shutSinceMs = -1
+    } else if (this.shutSinceMs === -1 || output.windowUpdateCount !== this.windowUpdateCount) {
+      this.shutSinceMs = this.parts.nowMs()
+      this.windowUpdateCount = output.windowUpdateCount
+    }
   }
 
   onTimer(): void {
@@ -178,6 +210,7 @@ export abstract class TunnelConnection implements Handler, H2Events, TunnelHost,
     }
     this.unanswered++
     this.connection.ping()
+    this.connection.relax()
     this.parts.timers.start(this.keepalive, PING_INTERVAL_MS)
     for (const tunnel of this.lingeringLonger) tunnel.sweep()
     this.lingeringLonger = this.lingering

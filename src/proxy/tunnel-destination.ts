@@ -3,8 +3,8 @@
  *
  * A tunnel goes to the fullest connection that has room, so that the others run dry and can go. Before the last room is
  * taken another connection is dialled, one at a time, so that nobody waits for a handshake; the same when the credential
- * was renewed: the old connections are drained once the new one is up. A connection that is not answered on is passed
- * over until it is heard again or its pings have failed; a destination that cannot be reached is left alone for a moment.
+ * was renewed: the old connections are drained once the new one is up. A connection that is not answered on, or on which
+ * nothing moves because readers have stopped, is passed over until that is over or its pings have failed; a destination that cannot be reached is left alone for a moment.
  */
 import { formatHostPort } from '../base/address.ts'
 import { describeError, WeftError } from '../base/errors.ts'
@@ -179,7 +179,7 @@ export class TunnelDestination implements TunnelClientOwner, TimerTarget {
     let active = 0
     let room = 0
     for (const client of this.clients) {
-      if (client.isSuspect) continue
+      if (client.isSuspect || client.isStalled) continue
       active += client.activeCount
       room += client.tunnelsMax
     }

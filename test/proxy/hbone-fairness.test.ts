@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import type { TunnelClient } from '../../src/proxy/hbone-client.ts'
+import { TUNNELS_MAX, type TunnelClient } from '../../src/proxy/hbone-client.ts'
 import { BACKLOG_HIGH, type Conn } from '../../src/transport/conn.ts'
 import { ConnRecorder } from '../support/conn-recorder.ts'
 import { REQUEST, settle, type TunnelPair, tunnelPair } from '../support/tunnel-pair.ts'
@@ -46,6 +46,14 @@ class Meter extends ConnRecorder {
   override onBytes(conn: Conn, _bytes: Uint8Array, offset: number, end: number): void {
     this.count += end - offset
     super.onBytes(conn, EMPTY, 0, 0)
+  }
+}
+
+/** Reads nothing. */
+class Stopped extends Meter {
+  override onOpen(conn: Conn): void {
+    super.onOpen(conn)
+    conn.pauseReading()
   }
 }
 
@@ -102,21 +110,24 @@ describe('tunnels of one connection', TEST, () => {
     assert.ok(spread <= AHEAD_BYTES_MAX, `shares of ${shares.join(', ')}`)
   })
 
-  test('readers that have stopped hold nobody else up', async () => {
-    const pair = await tunnelPair(() => new Meter())
-    const client = pair.dial()
-    const { conn, far } = await pair.open(client)
-    const { bulks, meters } = await openBulk(pair, client, BULK_TUNNELS)
-    for (const meter of meters) meter.conn!.pauseReading()
-    const backlogs = () => bulks.map(({ conn: bulk }) => bulk!.backlog)
-    let before: number[] = []
-    while (backlogs().some((backlog, i) => backlog === 0 || backlog !== before[i])) {
-      before = backlogs()
+  for (const count of [BULK_TUNNELS, TUNNELS_MAX - 1]) {
+    test(`${count} readers that have stopped hold nobody else up`, async () => {
+      const pair = await tunnelPair(() => new Meter())
+      const client = pair.dial()
+      const { conn, far } = await pair.open(client)
+      pair.acceptor.create = () => new Stopped()
+      const { bulks } = await openBulk(pair, client, count)
+      const backlogs = () => bulks.map(({ conn: bulk }) => bulk!.backlog)
+      let before: number[] = []
+      while (backlogs().some((backlog, i) => backlog === 0 || backlog !== before[i])) {
+        before = backlogs()
+        await settle()
+      }
+      conn.write(MESSAGE, 0, MESSAGE.length)
       await settle()
-    }
-    conn.write(MESSAGE, 0, MESSAGE.length)
-    await settle()
-    assert.equal((far as Meter).count, MESSAGE.length)
-    for (const bulk of bulks) bulk.isStopped = true
-  })
+      assert.equal((far as Meter).count, MESSAGE.length)
+      assert.equal(client.isStalled, false)
+      for (const bulk of bulks) bulk.isStopped = true
+    })
+  }
 })

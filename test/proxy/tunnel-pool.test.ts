@@ -3,12 +3,14 @@ import { afterEach, beforeEach, describe, test } from 'node:test'
 import { WeftError } from '../../src/base/errors.ts'
 import { Snapshot } from '../../src/model/snapshot.ts'
 import { TUNNELS_MAX } from '../../src/proxy/hbone-client.ts'
+import { STALLED_MS } from '../../src/proxy/hbone-connection.ts'
 import type { ProxyParts } from '../../src/proxy/parts.ts'
 import { TunnelCounters } from '../../src/proxy/tunnel-destination.ts'
 import { TunnelPool } from '../../src/proxy/tunnel-pool.ts'
 import { PATH_TUNNEL, type UpstreamTarget } from '../../src/proxy/upstreams.ts'
 import type { Conn, ConnectOrigin, TlsContext } from '../../src/transport/conn.ts'
 import { ConnRecorder } from '../support/conn-recorder.ts'
+import { MiserlyProxy } from '../support/miserly-proxy.ts'
 import { workloadOf } from '../support/proxy-objects.ts'
 import {
   CLIENT_ADDRESS,
@@ -20,6 +22,8 @@ import {
 } from '../support/tunnel-pair.ts'
 
 const TEST = { timeout: 20_000 }
+/** More than a connection's window before anybody has raised it. */
+const MUCH = new Uint8Array(100_000)
 /** Longer than an unused connection is kept. */
 const LONG_MS = 310_000
 /** Longer than a tunnel may wait for its answer: 1 s to connect and half a second. */
@@ -266,6 +270,29 @@ describe('a tunnel pool', TEST, () => {
     assert.deepEqual(first.events, ['open', 'close'])
     assert.equal(first.error?.code, 'WEFT_RESET')
     assert.equal(counters.lost, 1)
+  })
+
+  test('takes another connection when a peer lets nothing through, and goes back when it does', async () => {
+    const proxy = new MiserlyProxy()
+    pair.serverHandler = proxy
+    const first = await open()
+    first.conn!.write(MUCH, 0, MUCH.length)
+    pair.serverHandler = null
+    await pair.pass(STALLED_MS - 200)
+    await open()
+    assert.equal(pair.serverConns.length, 1, 'it may only be busy')
+    proxy.give(1000)
+    await pair.pass(STALLED_MS - 200)
+    await open()
+    assert.equal(pair.serverConns.length, 1, 'something went through')
+    await pair.pass(400)
+    await openMany(3)
+    assert.equal(pair.serverConns.length, 2)
+    assert.deepEqual(activeCounts(), [3])
+    proxy.give(MUCH.length)
+    await settle()
+    await openMany(3)
+    assert.deepEqual(activeCounts(), [3], 'the fuller one is of use again')
   })
 
   test('goes back to a connection that is heard again', async () => {

@@ -35,6 +35,8 @@ export interface TurnTaker {
 export class ConnectionOutput {
   readonly writer: FrameWriter
   readonly sendWindow = new SendWindow(WINDOW_BYTES_DEFAULT)
+  /** Updates of `sendWindow`. */
+  windowUpdateCount = 0
   /** Nothing is written any more. */
   isClosed = false
   private readonly peer: PeerSettings
@@ -103,6 +105,19 @@ export class ConnectionOutput {
   /** Stream 0 is the connection. */
   sendWindowUpdate(streamId: number, increment: number): void {
     if (!this.isClosed) this.writer.windowUpdate(streamId, increment)
+  }
+
+  /** The peer gives no window to any stream. */
+  get isShut(): boolean {
+    return this.sendWindow.available <= 0
+  }
+
+  /** The peer gives the connection more window. False when that is more than a window can be. */
+  receiveWindowUpdate(increment: number): boolean {
+    this.windowUpdateCount++
+    if (!this.sendWindow.add(increment)) return false
+    this.pump()
+    return true
   }
 
   /** The peer's SETTINGS_HEADER_TABLE_SIZE. */

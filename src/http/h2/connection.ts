@@ -11,8 +11,9 @@ import { assert } from '../../base/assert.ts'
 import type { ByteSink } from '../codec.ts'
 import { AbuseGuard } from './abuse-guard.ts'
 import { ConnectionOutput } from './connection-output.ts'
+import { DEAF } from './deaf-receiver.ts'
 import { ReceiveWindow } from './flow.ts'
-import { ERROR_CANCEL, ERROR_NONE, ERROR_PROTOCOL, ERROR_REFUSED_STREAM, WINDOW_BYTES_LARGEST } from './frame.ts'
+import { ERROR_NONE, ERROR_PROTOCOL, ERROR_REFUSED_STREAM, WINDOW_BYTES_LARGEST } from './frame.ts'
 import { FrameIntake, type IntakeEvents, LIST_GOOD, LIST_OVERSIZED, type ListState } from './frame-intake.ts'
 import { FrameReader } from './frame-reader.ts'
 import type { OutputListener } from './frame-writer.ts'
@@ -39,6 +40,7 @@ import {
   H2Stream,
   type StreamHost,
 } from './stream.ts'
+import { StreamWindows } from './stream-windows.ts'
 import type { H2Violation } from './violations.ts'
 import * as violations from './violations.ts'
 
@@ -77,10 +79,10 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   readonly streams = new Map<number, H2Stream>()
   private readonly reader: FrameReader
   private readonly receiveWindow: ReceiveWindow
+  private readonly streamWindows: StreamWindows
   private readonly guard: AbuseGuard
   private nextStreamId = 1
   private lastPeerStreamId = 0
-  private heldBytes = 0
   private queuedBytes = 0
   private hasSentGoAway = false
   private dataStream: H2Stream | null = null
@@ -100,6 +102,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     this.intake = new FrameIntake(this, settings)
     this.reader = new FrameReader(this.intake, settings.role === ROLE_SERVER)
     this.receiveWindow = new ReceiveWindow(settings.connectionWindowBytes)
+    this.streamWindows = new StreamWindows(settings, this.output.writer)
   }
 
   // --- for the owner ---
@@ -170,6 +173,16 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
     if (!this.isClosed) this.output.writer.ping(PING_KEEPALIVE, 0, false)
   }
 
+  /** Takes back what many paused receivers have made necessary, if they go on; see StreamWindows. */
+  relax(): void {
+    if (!this.isClosed) this.streamWindows.relax()
+  }
+
+  /** Paused receivers hold so much that the peer gets no more window. */
+  get isHoldingWindow(): boolean {
+    return this.streamWindows.heldBytes > HELD_BYTES_FREE
+  }
+
   /**
    * Ends gracefully: no new streams, open ones are finished, then the sink is closed. A server lets requests that are
    * already under way in: the first GOAWAY only warns, the second, a round trip later, is final (RFC 9113 section 6.8).
@@ -218,7 +231,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
   }
 
   addHeld(delta: number): void {
-    this.heldBytes += delta
+    this.streamWindows.addHeld(delta)
     if (delta < 0) this.announce()
   }
 
@@ -358,7 +371,8 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
   onSettingsAck(): void {
     this.isAcknowledged = true
-    this.takeIdleFrame(violations.SETTINGS_FLOOD)
+    if (!this.takeIdleFrame(violations.SETTINGS_FLOOD) || !this.streamWindows.acknowledge()) return
+    for (const stream of this.streams.values()) stream.resizeWindow(this.streamWindows.bytes)
   }
 
   onPing(bytes: Uint8Array, offset: number): void {
@@ -395,8 +409,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       }
     }
     if (streamId === 0) {
-      if (this.output.sendWindow.add(increment)) this.output.pump()
-      else this.onConnectionError(violations.WINDOW_OVERFLOW)
+      if (!this.output.receiveWindowUpdate(increment)) this.onConnectionError(violations.WINDOW_OVERFLOW)
     } else if (stream !== undefined) {
       if (stream.sendWindow.add(increment)) stream.wake()
       else stream.violate(violations.WINDOW_OVERFLOW)
@@ -427,7 +440,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
       id,
       receiver,
       this.peer.windowBytes,
-      this.settings.streamWindowBytes,
+      this.streamWindows.bytes,
       this.settings.role === ROLE_SERVER,
     )
     this.streams.set(id, stream)
@@ -519,7 +532,7 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
   /** Gives the connection's window back, unless paused receivers hold too much already. */
   private announce(): void {
-    if (this.isClosed || this.heldBytes > HELD_BYTES_FREE) return
+    if (this.isClosed || this.isHoldingWindow) return
     const increment = this.receiveWindow.announce()
     if (increment > 0) this.output.writer.windowUpdate(0, increment)
   }
@@ -577,16 +590,4 @@ export class H2Connection implements StreamHost, IntakeEvents, OutputListener {
 
 function listViolation(state: ListState): H2Violation {
   return state === LIST_OVERSIZED ? violations.HEAD_TOO_LARGE : violations.MALFORMED_HEAD
-}
-
-/** Receiver of a stream until its owner has said who it is; nothing is reported in between. */
-const DEAF: H2Receiver = {
-  onHeaders(): void {},
-  onData(): void {},
-  onTrailers(): void {},
-  onEnd(): void {},
-  onDrain(): void {},
-  onClosed(stream): void {
-    stream.reset(ERROR_CANCEL)
-  },
 }

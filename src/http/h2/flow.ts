@@ -8,7 +8,8 @@
 import { WINDOW_BYTES_LARGEST } from './frame.ts'
 
 export class ReceiveWindow {
-  private readonly size: number
+  private size: number
+  /** Below zero after it was made smaller, until enough was given back (RFC 9113 section 6.9.2). */
   private available: number
   private owed = 0
 
@@ -20,7 +21,13 @@ export class ReceiveWindow {
   /** False when the peer has sent more than it may. */
   take(length: number): boolean {
     this.available -= length
-    return this.available >= 0
+    // Nothing may be sent at any time.
+    return this.available >= 0 || length === 0
+  }
+
+  resize(size: number): void {
+    this.available += size - this.size
+    this.size = size
   }
 
   giveBack(length: number): void {

@@ -12,6 +12,8 @@ export interface H2Settings {
   readonly role: Role
   /** Bytes in flight towards us on one stream. */
   readonly streamWindowBytes: number
+  /** The same while paused receivers hold much (HELD_BYTES_NARROW); left out when it never changes. */
+  readonly narrowWindowBytes?: number
   /** Bytes in flight towards us on the connection. */
   readonly connectionWindowBytes: number
   /** Largest frame payload we take. Frames are passed on in pieces as they arrive, never collected. */
@@ -28,6 +30,8 @@ export interface H2Settings {
 
 /** 4 MiB: more than the bandwidth-delay product of 10 Gbit/s at 3 ms. */
 const STREAM_WINDOW_BYTES = 4 << 20
+/** 64 KiB: a hundred stalled streams take less than half of what the connection's window is, and 1 ms is 500 Mbit/s still. */
+const NARROW_WINDOW_BYTES = 65_536
 /** 16 MiB: four stalled streams before the others feel it, and see HELD_BYTES_FREE. */
 const CONNECTION_WINDOW_BYTES = 16 << 20
 /** 1 MiB: costs nothing, since frames are never collected, and saves the sender frame headers. */
@@ -37,6 +41,7 @@ const FRAME_BYTES_MAX = 1 << 20
 export const HBONE_CLIENT_SETTINGS: H2Settings = {
   role: ROLE_CLIENT,
   streamWindowBytes: STREAM_WINDOW_BYTES,
+  narrowWindowBytes: NARROW_WINDOW_BYTES,
   connectionWindowBytes: CONNECTION_WINDOW_BYTES,
   frameBytesMax: FRAME_BYTES_MAX,
   headerListBytesMax: 16_384,
@@ -47,6 +52,7 @@ export const HBONE_CLIENT_SETTINGS: H2Settings = {
 export const HBONE_SERVER_SETTINGS: H2Settings = {
   role: ROLE_SERVER,
   streamWindowBytes: STREAM_WINDOW_BYTES,
+  narrowWindowBytes: NARROW_WINDOW_BYTES,
   connectionWindowBytes: CONNECTION_WINDOW_BYTES,
   frameBytesMax: FRAME_BYTES_MAX,
   headerListBytesMax: 65_536,
@@ -110,6 +116,14 @@ export const BACKLOG_HIGH = 262_144
  * streams on top of the connection window's four. What one connection can cost is this plus the window.
  */
 export const HELD_BYTES_FREE = 32 << 20
+
+/**
+ * Bytes kept for paused readers above which streams' windows are made narrow. 8 MiB: two stalled streams; with what is
+ * under way until the peer knows, and a narrow window for each of a hundred, it stays below HELD_BYTES_FREE.
+ */
+export const HELD_BYTES_NARROW = 8 << 20
+/** And wide again, at one of the owner's looks, below this: less than half of one stream's window. */
+export const HELD_BYTES_WIDE = 1 << 20
 
 /** Bytes that a stream queues for a slow peer. A writer that heeds the backlog stays far below; beyond it is reset. */
 export const SEND_QUEUE_BYTES_MAX = 16 << 20

@@ -352,6 +352,13 @@ export class H2Stream implements TurnTaker {
     if (this.pauseCount === 0) this.announce()
   }
 
+  /** The peer has acknowledged another window for all streams. */
+  resizeWindow(bytes: number): void {
+    this.receiveWindow.resize(bytes)
+    // What was too little to tell for the window before may be what the peer waits for.
+    if (this.pauseCount === 0) this.announce()
+  }
+
   private announce(): void {
     if (this.isClosed || this.isRemoteEnded) return
     const increment = this.receiveWindow.announce()

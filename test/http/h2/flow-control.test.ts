@@ -1,18 +1,27 @@
 /** Windows both ways, back-pressure, and turns between streams. */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { FLAG_END_STREAM, FRAME_DATA, FRAME_HEADERS, FRAME_WINDOW_UPDATE } from '../../../src/http/h2/frame.ts'
+import {
+  FLAG_END_STREAM,
+  FRAME_DATA,
+  FRAME_HEADERS,
+  FRAME_RST_STREAM,
+  FRAME_SETTINGS,
+  FRAME_WINDOW_UPDATE,
+} from '../../../src/http/h2/frame.ts'
 import {
   BACKLOG_HIGH,
   HBONE_CLIENT_SETTINGS,
   HBONE_SERVER_SETTINGS,
   HELD_BYTES_FREE,
+  HELD_BYTES_NARROW,
 } from '../../../src/http/h2/limits.ts'
 import { CLOSED_BY_LIMIT, type H2Stream } from '../../../src/http/h2/stream.ts'
 import {
   CONNECT_FIELDS,
   dataFrame,
   type Frame,
+  frame,
   resetFrame,
   ScriptedH2Peer,
   StreamRecorder,
@@ -23,6 +32,7 @@ import { SeededRandom } from '../../support/seeded-random.ts'
 
 const WINDOW_DEFAULT = 65_535
 const STREAM_WINDOW = 4 << 20
+const NARROW_WINDOW = 65_536
 const CONNECTION_WINDOW = 16 << 20
 const MIB = 1 << 20
 
@@ -218,6 +228,82 @@ describe('what is received', () => {
     peer.streams.get(1)!.stream!.resumeReading()
     peer.flush()
     assert.equal(increments(peer.take()).get(0)! + given, stalled * STREAM_WINDOW)
+  })
+
+  /** Streams that hold more than HELD_BYTES_NARROW together, and one that is read. */
+  function crowd() {
+    const stalled = HELD_BYTES_NARROW / STREAM_WINDOW + 1
+    const { peer } = tunnels(stalled + 1)
+    for (let i = 0; i < stalled; i++) {
+      peer.streams.get(2 * i + 1)!.stream!.pauseReading()
+      for (let sent = 0; sent < STREAM_WINDOW; sent += MIB) peer.send(dataFrame(2 * i + 1, Buffer.alloc(MIB)))
+    }
+    return { peer, stalled, free: 2 * stalled + 1 }
+  }
+
+  /** Initial windows that were announced. */
+  function announced(frames: readonly Frame[]): number[] {
+    const settings = frames.filter(({ type, flags }) => type === FRAME_SETTINGS && flags === 0)
+    assert.ok(settings.every(({ payload }) => payload.length === 6 && payload.readUInt16BE(0) === 4))
+    return settings.map(({ payload }) => payload.readUInt32BE(2))
+  }
+
+  const ACK = frame(FRAME_SETTINGS, 1, 0)
+
+  test('paused receivers that hold much make the window of all streams narrow, once', () => {
+    const { peer, free } = crowd()
+    assert.deepEqual(announced(peer.take()), [NARROW_WINDOW])
+    // Until the peer knows, it may send as before.
+    peer.send(ACK, dataFrame(free, Buffer.alloc(STREAM_WINDOW / 8)), ACK)
+    assert.equal(peer.failed, null)
+    // Told at once although it would be too little to tell for a wide window: the peer has no other.
+    assert.equal(increments(peer.take()).get(free), STREAM_WINDOW / 8)
+    for (let i = 0; i < 100; i++) {
+      peer.send(dataFrame(free, Buffer.alloc(NARROW_WINDOW / 2)))
+      assert.equal(increments(peer.take()).get(free), NARROW_WINDOW / 2)
+    }
+    assert.equal(peer.failed, null)
+  })
+
+  test('a narrow window is a limit, for streams that were there and for new ones', () => {
+    for (const streamId of [1, 99]) {
+      const { peer } = crowd()
+      peer.send(ACK, ACK)
+      if (streamId === 99) peer.request(99).stream!.pauseReading()
+      const allowed = streamId === 99 ? NARROW_WINDOW : 0
+      peer.send(dataFrame(streamId, Buffer.alloc(allowed)), dataFrame(streamId, 'a'))
+      peer.flush()
+      const resets = peer.take().filter(({ type }) => type === FRAME_RST_STREAM)
+      assert.deepEqual([peer.failed, resets.map((one) => one.streamId)], [null, [streamId]])
+    }
+  })
+
+  test('a stream without any window may still be ended', () => {
+    const { peer } = crowd()
+    peer.send(ACK, ACK, dataFrame(1, '', true))
+    peer.streams.get(1)!.stream!.resumeReading()
+    peer.flush()
+    assert.equal(peer.streams.get(1)!.events.at(-1), 'end')
+  })
+
+  test('streams that are read again get their window, which is wide again once little is held', () => {
+    const { peer, stalled } = crowd()
+    peer.send(ACK)
+    peer.engine.relax()
+    for (let i = 0; i < stalled; i++) peer.streams.get(2 * i + 1)!.stream!.resumeReading()
+    peer.flush()
+    peer.engine.relax()
+    assert.deepEqual(announced(peer.take()), [NARROW_WINDOW], 'much is held, or the last change is not acknowledged')
+    peer.send(ACK)
+    peer.take()
+    peer.engine.relax()
+    peer.engine.relax()
+    peer.flush()
+    assert.deepEqual(announced(peer.take()), [STREAM_WINDOW])
+    peer.send(ACK)
+    for (let sent = 0; sent < STREAM_WINDOW; sent += MIB) peer.send(dataFrame(1, Buffer.alloc(MIB)))
+    assert.equal(peer.failed, null)
+    assert.equal(peer.streams.get(1)!.received.length, 2 * STREAM_WINDOW)
   })
 
   test('padding costs the peer window and is given back at once', () => {
