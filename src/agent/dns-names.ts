@@ -1,5 +1,5 @@
 /** What `/dns` of the admin endpoint shows: the names that pods of this node may ask for, and what they are answered. */
-import { MeshNames } from '../dns/mesh-names.ts'
+import { MeshAnswers } from '../dns/mesh-answers.ts'
 import { MESH_TTL_S } from '../dns/reply.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 
@@ -19,8 +19,8 @@ export interface DnsNames {
 
 /** The names of one state of the mesh. */
 export function describeNames(snapshot: Snapshot): DnsNames {
-  const names = new MeshNames()
-  names.update(snapshot.services)
+  const names = new MeshAnswers()
+  names.update(snapshot)
   const asking = new Set<string>()
   for (const uid of snapshot.pods.keys()) {
     const workload = snapshot.workloads.get(uid)
@@ -33,7 +33,11 @@ export function describeNames(snapshot: Snapshot): DnsNames {
     const visible = names.visibleTo(namespace, NAMES_SHOWN_MAX + 1)
     if (visible.length > NAMES_SHOWN_MAX) isCut = true
     const byHost: Record<string, readonly string[]> = Object.create(null)
-    for (const { hostname, addresses } of visible.slice(0, NAMES_SHOWN_MAX)) byHost[hostname] = addresses
+    for (const { hostname } of visible.slice(0, NAMES_SHOWN_MAX)) {
+      const answer = names.find(hostname, namespace)
+      // What stands for nothing that the mesh knows is not answered by it.
+      if (answer !== null) byHost[hostname] = answer.addresses
+    }
     namespaces[namespace] = byHost
   }
   return { ttlSeconds: MESH_TTL_S, nameCount: names.size, namespaces, isCut }

@@ -1,8 +1,6 @@
 /**
- * The names that the mesh answers: those of services with virtual IPs, for the pods that may see them.
- *
- * A name without a virtual IP is nobody's here and goes on to the pod's resolver: headless services, whose records are
- * their pods, and hosts of which the mesh only knows a wildcard.
+ * The names that the mesh knows: those of services, for the pods that may see them. What they stand for is in
+ * mesh-answers.ts. Hosts of which the mesh only knows a wildcard are nobody's here.
  */
 import type { Service } from '../model/service.ts'
 
@@ -33,15 +31,21 @@ export class MeshNames {
    * names asks for the completed ones first, so that what arrives like this was meant like this.
    */
   find(host: string, namespace: string): Service | null {
+    const whole = this.findWhole(host, namespace)
+    if (whole !== null) return whole
+    const short = this.byShortName.get(shortName(host, namespace))
+    return short !== undefined && isVisible(short, namespace) ? short : null
+  }
+
+  /** The same for whole names alone. */
+  findWhole(host: string, namespace: string): Service | null {
     let best: Service | null = null
     for (const service of this.byHost.get(host) ?? NOBODY) {
       if (!isVisible(service, namespace)) continue
       if (service.namespace === namespace) return service
       best ??= service
     }
-    if (best !== null) return best
-    const short = this.byShortName.get(shortName(host, namespace))
-    return short !== undefined && isVisible(short, namespace) ? short : null
+    return best
   }
 
   /** Services whose names pods of `namespace` may ask for, by host name; at most `limit`. */
@@ -72,9 +76,9 @@ export class MeshNames {
   }
 }
 
-/** True for a service whose host name is answered here. */
-function hasName({ addresses, hostname }: Service): boolean {
-  return addresses.length > 0 && !hostname.startsWith('*')
+/** True for a service whose host name may be answered here. */
+function hasName({ addresses, hostname, isHeadless, alias }: Service): boolean {
+  return (addresses.length > 0 || isHeadless === true || alias !== undefined) && !hostname.startsWith('*')
 }
 
 function byKey(a: Service, b: Service): number {

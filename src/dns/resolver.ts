@@ -9,12 +9,12 @@
 import { FAMILY_IPV4, type FAMILY_IPV6, familyOf } from '../base/address.ts'
 import { latin1Slice } from '../base/bytes.ts'
 import type { TimerWheel } from '../base/timers.ts'
-import type { Service } from '../model/service.ts'
 import { Snapshot } from '../model/snapshot.ts'
 import type { Workload } from '../model/workload.ts'
 import type { DnsCounts, DnsResult, DnsSource } from '../telemetry/dns-counts.ts'
 import { type Answering, Exchange, type ExchangeOwner } from './exchange.ts'
-import { isClusterService, MeshNames } from './mesh-names.ts'
+import { type MeshAnswer, MeshAnswers } from './mesh-answers.ts'
+import { isClusterService } from './mesh-names.ts'
 import {
   FLAG_TRUNCATED,
   flagsOf,
@@ -67,7 +67,7 @@ export class Resolver implements ExchangeOwner {
   /** Exchanges by pod. */
   private readonly loads = new Map<string, number>()
   private snapshot: Snapshot = Snapshot.empty
-  private readonly names = new MeshNames()
+  private readonly answers = new MeshAnswers()
 
   constructor(parts: ResolverParts) {
     this.parts = parts
@@ -76,9 +76,8 @@ export class Resolver implements ExchangeOwner {
 
   /** What the mesh looks like from now on. */
   applySnapshot(snapshot: Snapshot): void {
-    const isSame = snapshot.services === this.snapshot.services
     this.snapshot = snapshot
-    if (!isSame) this.names.update(snapshot.services)
+    this.answers.update(snapshot)
   }
 
   /** Exchanges in flight. */
@@ -118,9 +117,9 @@ export class Resolver implements ExchangeOwner {
   private resolve(source: string, resolverAddress: string, query: Query, respond: Answering): void {
     const pod = this.snapshot.workloads.get(source) ?? null
     const host = query.isPlain ? query.question!.host : null
-    const service = host === null ? null : this.names.find(host, pod === null ? '' : pod.namespace)
-    if (service !== null && this.answersType(service, query.question!.type)) {
-      this.answerName(service, pod, query, respond)
+    const found = host === null ? null : this.answers.find(host, pod === null ? '' : pod.namespace)
+    if (found !== null && this.answersType(found, query.question!.type)) {
+      this.answerName(found, pod, query, respond)
       return
     }
     const key = cacheKey(source, resolverAddress, query)
@@ -130,21 +129,21 @@ export class Resolver implements ExchangeOwner {
       respond.answer(cached)
       return
     }
-    this.forward(source, resolverAddress, query, key, service !== null, respond)
+    this.forward(source, resolverAddress, query, key, found !== null, respond)
   }
 
   // --- names of the mesh ---
 
   /**
-   * Which types of a name are the mesh's to answer. Of services all; of other hosts those that lead to an address: their
-   * mail servers or certificate rules are on record elsewhere.
+   * Which types of a name are the mesh's to answer. Of services with virtual IPs all; of other names those that lead to an
+   * address: mail servers or certificate rules of hosts, and ports of headless services (SRV), are on record elsewhere.
    */
-  private answersType(service: Service, type: number): boolean {
-    if (isClusterService(service)) return true
+  private answersType({ service, alias, isHeadless }: MeshAnswer, type: number): boolean {
+    if (isClusterService(service) && alias === null && !isHeadless) return true
     return type === TYPE_A || type === TYPE_AAAA || type === TYPE_ANY || type === TYPE_HTTPS || type === TYPE_SVCB
   }
 
-  private answerName(service: Service, pod: Workload | null, query: Query, respond: Answering): void {
+  private answerName(found: MeshAnswer, pod: Workload | null, query: Query, respond: Answering): void {
     if (!query.isWhole) {
       this.parts.counts.query('none', 'malformed')
       respond.answer(errorReply(query, RCODE_FORMAT_ERROR))
@@ -152,12 +151,14 @@ export class Resolver implements ExchangeOwner {
     }
     const { type } = query.question!
     const addresses: string[] = []
-    for (const address of service.addresses) {
+    for (const address of found.addresses) {
       const family = familyOf(address)
       const isAsked = type === TYPE_ANY || type === (family === FAMILY_IPV4 ? TYPE_A : TYPE_AAAA)
       if (isAsked && (pod === null || hasFamily(pod, family))) addresses.push(address)
     }
-    const reply = meshReply(query, addresses)
+    // Many clients take the first: it must not be the same endpoint for all of them.
+    if (found.isHeadless) rotate(addresses, this.parts.randomId())
+    const reply = meshReply(query, addresses, found)
     this.parts.counts.query('mesh', resultOf(reply))
     respond.answer(reply)
   }
@@ -239,6 +240,11 @@ export class Resolver implements ExchangeOwner {
 function hasFamily({ addresses }: Workload, family: typeof FAMILY_IPV4 | typeof FAMILY_IPV6): boolean {
   for (const address of addresses) if (familyOf(address) === family) return true
   return false
+}
+
+/** Moves `by` elements, modulo how many there are, from the front to the end. */
+function rotate(list: string[], by: number): void {
+  if (list.length > 1) list.push(...list.splice(0, by % list.length))
 }
 
 /** What a reply says, for the metrics. */

@@ -61,7 +61,7 @@ export class ResolverMesh {
   /** Id of the next forwarded query. */
   nextId = 0x7000
 
-  constructor(services: readonly Service[] = SERVICES) {
+  constructor(services: readonly Service[] = SERVICES, endpoints: readonly Workload[] = []) {
     const parts = {
       upstream: this.upstream,
       timers: this.timers,
@@ -70,11 +70,11 @@ export class ResolverMesh {
       counts: this.counts,
     }
     this.resolver = new Resolver(parts)
-    this.setServices(services)
+    this.setServices(services, endpoints)
   }
 
-  setServices(services: readonly Service[]): void {
-    const workloads = [CLIENT, CLIENT_V4, STRANGER]
+  setServices(services: readonly Service[], endpoints: readonly Workload[] = []): void {
+    const workloads = [CLIENT, CLIENT_V4, STRANGER, ...endpoints]
     this.resolver.applySnapshot(Snapshot.empty.apply({ ...EMPTY_DELTA, services, workloads }))
   }
 
