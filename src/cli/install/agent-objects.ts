@@ -76,6 +76,8 @@ function podSpec(plan: InstallPlan): Readonly<Record<string, unknown>> {
   return {
     serviceAccountName: AGENT,
     automountServiceAccountToken: false,
+    // Variables of Services would be taken for settings: WEFT_CONTROLLER_PORT.
+    enableServiceLinks: false,
     ...pullSecretsOf(plan),
     priorityClassName: 'system-node-critical',
     // To find the network namespaces of pods that run already.
@@ -157,6 +159,7 @@ function agentArgs(plan: InstallPlan): readonly string[] {
     '--when-retired=wait',
     // In full: resolvers of programs know no search domains.
     `--controller=${CONTROLLER}.${namespace}.svc.${mesh.clusterDomain}:${PORT_CONTROL}`,
+    `--trust-domain=${mesh.trustDomain}`,
     `--state=${agent.paths.state}`,
     `--metrics=[::]:${PORT_AGENT_METRICS}`,
     `--readiness=[::]:${PORT_AGENT_READINESS}`,

@@ -83,6 +83,8 @@ function podSpec(plan: InstallPlan): Readonly<Record<string, unknown>> {
   const { controller, image } = plan.values
   return {
     serviceAccountName: CONTROLLER,
+    // Variables of Services would be taken for settings: WEFT_CONTROLLER_PORT.
+    enableServiceLinks: false,
     ...pullSecretsOf(plan),
     priorityClassName: 'system-cluster-critical',
     terminationGracePeriodSeconds: GRACE_SECONDS,
@@ -168,6 +170,7 @@ function controllerArgs(plan: InstallPlan): readonly string[] {
     `--cluster-domain=${mesh.clusterDomain}`,
     `--cluster-id=${mesh.clusterId}`,
     `--root-namespace=${mesh.rootNamespace}`,
+    ...(mesh.istioLabels ? ['--istio-labels'] : []),
     `--certificate-lifetime=${controller.certificateLifetime}`,
     `--log-level=${controller.logLevel}`,
     ...controller.extraArgs,

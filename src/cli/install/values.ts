@@ -54,6 +54,10 @@ export const INSTALL_VALUES = {
       'Namespace whose policies and rules hold for the whole mesh. Nobody but operators should be able to write there.',
       DNS_NAME,
     ),
+    istioLabels: switchValue(
+      false,
+      'Let istio.io/dataplane-mode=ambient|none count beside weft.dev/mesh. Not beside an Istio that captures the same pods.',
+    ),
   }),
 
   controller: valueGroup('The controller: compiles, publishes, signs certificates.', {
