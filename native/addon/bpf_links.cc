@@ -37,6 +37,15 @@ static void UpdateLink(const Napi::CallbackInfo& info) {
   }
 }
 
+/* detachLink(linkFd): the link runs no program any more, whoever else has it open. */
+static void DetachLink(const Napi::CallbackInfo& info) {
+  int link_fd = IntArgument(info, 0);
+  if (bpf_link_detach(link_fd) != 0) {
+    throw SyscallError(info.Env(), "bpf(BPF_LINK_DETACH)", errno,
+                       "link descriptor " + std::to_string(link_fd));
+  }
+}
+
 /* The name of a loaded program; empty when it is gone. */
 static std::string ProgramName(uint32_t id) {
   Descriptor program(bpf_prog_get_fd_by_id(id));
@@ -120,6 +129,7 @@ static Napi::Value OpenPinned(const Napi::CallbackInfo& info) {
 void RegisterBpfLinks(Napi::Env env, Napi::Object exports) {
   exports.Set("attachLink", Napi::Function::New(env, AttachLink));
   exports.Set("updateLink", Napi::Function::New(env, UpdateLink));
+  exports.Set("detachLink", Napi::Function::New(env, DetachLink));
   exports.Set("describeLink", Napi::Function::New(env, DescribeLink));
   exports.Set("attachedPrograms", Napi::Function::New(env, AttachedPrograms));
   exports.Set("pinObject", Napi::Function::New(env, PinObject));

@@ -47,3 +47,18 @@ struct layout {
   struct udp_edge udp_edge;
   struct layout_stamp layout_stamp;
 } shared;
+
+/*
+ * What is in the maps that one agent passes on to the next although the layout of others differs: PASSED_MAPS
+ * of src/kernel/capture-hooks.ts. They concern sockets and connections that are on their way at that moment.
+ */
+struct passed {
+  enum dns_constants dns_constants;
+  enum dns_pod_flags dns_pod_flags;
+  struct address address;
+  struct bound_syn_key bound_syn_key;
+  struct flow_key flow_key;
+  struct dns_pod dns_pod;
+  struct resolver_key resolver_key;
+  struct resolver_index_key resolver_index_key;
+} passed;

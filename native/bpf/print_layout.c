@@ -2,7 +2,7 @@
  * Build tool: reads the BTF of build/layout.o and prints src/kernel/layout.generated.ts: the size of every
  * struct that kernel and agent share, the offset of each field, and the numbers of the shared enums. Then a
  * hash of all that and of every map that the objects define: two builds with the same hash can use each
- * other's maps.
+ * other's maps; and a hash of what `struct passed` names.
  */
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
@@ -13,11 +13,16 @@
 #include <string.h>
 
 /* FNV-1a, 64 bits. */
-static uint64_t hash = 0xcbf29ce484222325u;
+#define NO_TEXT 0xcbf29ce484222325u
+static uint64_t layout_hash = NO_TEXT;
+static uint64_t passed_hash = NO_TEXT;
 
-static void hash_text(const char* text) {
-  for (; *text; text++) hash = (hash ^ (uint8_t)*text) * 0x100000001b3u;
+static void hash_text(uint64_t* hash, const char* text) {
+  for (; *text; text++) *hash = (*hash ^ (uint8_t)*text) * 0x100000001b3u;
 }
+
+/* NULL once everything is printed, and is read again for its hash. */
+static FILE* output;
 
 /* Prints, and hashes what is printed. */
 static __attribute__((format(printf, 1, 2))) void emit(const char* format, ...) {
@@ -27,8 +32,8 @@ static __attribute__((format(printf, 1, 2))) void emit(const char* format, ...) 
   int length = vsnprintf(text, sizeof(text), format, arguments);
   va_end(arguments);
   if (length < 0 || (size_t)length >= sizeof(text)) abort();
-  hash_text(text);
-  fputs(text, stdout);
+  hash_text(output ? &layout_hash : &passed_hash, text);
+  if (output) fputs(text, output);
 }
 
 static void print_enum(const struct btf* btf, const struct btf_type* type) {
@@ -64,9 +69,27 @@ static int hash_maps(const char* path) {
     snprintf(text, sizeof(text), "%s %u %u %u %u %u\n", bpf_map__name(map), bpf_map__type(map),
              bpf_map__key_size(map), bpf_map__value_size(map), bpf_map__max_entries(map),
              bpf_map__map_flags(map));
-    hash_text(text);
+    hash_text(&layout_hash, text);
   }
   bpf_object__close(object);
+  return 0;
+}
+
+/* Only what the struct of that name has fields of: the BTF also describes the maps themselves. */
+static int print_types(const struct btf* btf, const char* path, const char* root_name) {
+  __s32 root_id = btf__find_by_name_kind(btf, root_name, BTF_KIND_STRUCT);
+  if (root_id < 0) {
+    fprintf(stderr, "print_layout: %s has no struct %s\n", path, root_name);
+    return -1;
+  }
+  const struct btf_type* root = btf__type_by_id(btf, (__u32)root_id);
+  for (int i = 0; i < btf_vlen(root); i++) {
+    const struct btf_type* type = btf__type_by_id(btf, btf_members(root)[i].type);
+    if (btf_is_enum(type))
+      print_enum(btf, type);
+    else if (btf_is_struct(type))
+      print_struct(btf, type);
+  }
   return 0;
 }
 
@@ -76,25 +99,18 @@ int main(int argc, char** argv) {
     fprintf(stderr, "usage: print_layout LAYOUT [OBJECT...] (ELF files with BTF)\n");
     return 1;
   }
-  /* Only what `struct layout` names: the BTF also describes the maps themselves. */
-  __s32 root_id = btf__find_by_name_kind(btf, "layout", BTF_KIND_STRUCT);
-  if (root_id < 0) {
-    fprintf(stderr, "print_layout: %s has no struct layout\n", argv[1]);
-    return 1;
-  }
+  output = stdout;
   printf("// Generated from the BTF of native/bpf/layout.c by `make -C native`; never edited.\n\n");
-  const struct btf_type* root = btf__type_by_id(btf, (__u32)root_id);
-  for (int i = 0; i < btf_vlen(root); i++) {
-    const struct btf_type* type = btf__type_by_id(btf, btf_members(root)[i].type);
-    if (btf_is_enum(type))
-      print_enum(btf, type);
-    else if (btf_is_struct(type))
-      print_struct(btf, type);
-  }
+  if (print_types(btf, argv[1], "layout") != 0) return 1;
+  output = NULL;
+  if (print_types(btf, argv[1], "passed") != 0) return 1;
   btf__free(btf);
   for (int i = 2; i < argc; i++)
     if (hash_maps(argv[i]) != 0) return 1;
   printf("/** Of everything above and of every map's definition. */\n");
-  printf("export const LAYOUT_HASH = 0x%016llxn\n", (unsigned long long)hash);
+  printf("export const LAYOUT_HASH = 0x%016llxn\n", (unsigned long long)layout_hash);
+  printf(
+      "\n/** Of what is in the maps that agents pass on: see `struct passed` in native/bpf/layout.c. */\n");
+  printf("export const PASSED_HASH = 0x%016llxn\n", (unsigned long long)passed_hash);
   return 0;
 }

@@ -92,6 +92,11 @@ static __always_inline int assign_datagram(struct bpf_sk_lookup* ctx, const stru
 
 SEC("sk_lookup")
 int weft_sk_lookup(struct bpf_sk_lookup* ctx) {
+  /*
+   * Another program has chosen: that of the agent before this one, while the pod has the programs of both,
+   * because their maps are of different layouts. Its word holds as long as it runs.
+   */
+  if (ctx->sk) return SK_PASS;
   if (ctx->protocol != WEFT_IPPROTO_TCP && ctx->local_port != PORT_DNS) return SK_PASS;
   struct address local, remote;
   if (ctx->family == WEFT_AF_INET) {

@@ -276,6 +276,8 @@ export class Agent implements PreparationUser, OfferOwner {
     }
     if (handover.predecessor !== null) await this.endpoints.listen(true)
     handover.succeed(() => this.serve())
+    // From here on nobody takes anything back.
+    this.capture.settle?.()
     handover.serve(this)
     this.log.info('agent started', {
       node: this.certificates.node,

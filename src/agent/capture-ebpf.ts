@@ -86,6 +86,8 @@ export class EbpfCapture implements Capture {
   private readonly enrolled = new Map<string, EnrolledPod>()
   /** Slots of the agent before this one, while it still serves. */
   private predecessorSlots: readonly number[] = []
+  /** From `open` until `dismissPredecessor`: what is pinned may be its own again. */
+  private hasPredecessor = false
   private ownSlots: readonly number[] = []
   private carrierMade: Carrier | null = null
   private isReleased = false
@@ -149,7 +151,9 @@ export class EbpfCapture implements Capture {
       })
     }
     if (isPredecessorServing) {
+      this.hasPredecessor = true
       if (programs.takeover === 'taken-over') this.predecessorSlots = programs.servingWorkers.read()
+      else this.enrolling.isWaiting = true
       return
     }
     // Nobody serves until somebody says so: the slots of a dead agent may soon be those of a worker that is not ready.
@@ -173,7 +177,7 @@ export class EbpfCapture implements Capture {
     } catch (error) {
       throw fullMapError(`pod ${pod.record.displayName}`, error) ?? error
     }
-    this.dns.begin(pod.record.netnsCookie)
+    if (!this.enrolling.isWaiting) this.dns.begin(pod.record.netnsCookie)
   }
 
   /** Changes what happens to a pod's connections when no data worker is alive: refused (strict) or let by. */
@@ -245,11 +249,27 @@ export class EbpfCapture implements Capture {
     this.writeServing()
   }
 
-  /** The agent before this one gets no new connections any more. */
+  /** The agent before this one gets no new connections any more; where its maps are of another layout, until `settle`. */
   dismissPredecessor(): void {
     this.predecessorSlots = []
     this.writeServing()
+    if (this.isReleased || !this.hasPredecessor) return
+    this.hasPredecessor = false
+    this.enrolling.isWaiting = false
+    if (this.programs.takeover !== 'replaced') return
+    for (const pod of this.enrolled.values()) this.switchOn(pod)
+    // Those that could not be enrolled must not be free when its programs go.
+    this.found.capture()
+  }
+
+  settle(): void {
     if (!this.isReleased) this.programs.removeReplaced()
+  }
+
+  private switchOn(pod: EnrolledPod): void {
+    if (!pod.isCaptured) return
+    this.enrolling.switchOn(pod)
+    this.dns.begin(pod.record.netnsCookie)
   }
 
   private writeServing(): void {
@@ -266,7 +286,7 @@ export class EbpfCapture implements Capture {
 
   audit(uid: string): AuditedPod | null {
     const pod = this.enrolled.get(uid)
-    if (pod === undefined || !pod.isCaptured || this.isReleased) return null
+    if (pod === undefined || !pod.isCaptured || this.isReleased || this.enrolling.isWaiting) return null
     const { netnsFd, link, record, workerCount } = pod
     const slots = Array.from({ length: workerCount }, (_, worker) => this.slotBase + worker)
     const { netnsCookie, isStrict, plan } = record
@@ -314,7 +334,10 @@ export class EbpfCapture implements Capture {
       return
     }
     const isEmpty =
-      this.enrolled.size === 0 && this.records.all().length === 0 && this.found.others(new Set()).length === 0
+      !this.hasPredecessor &&
+      this.enrolled.size === 0 &&
+      this.records.all().length === 0 &&
+      this.found.others(new Set()).length === 0
     this.lingering.leave()
     // A link that is open anywhere stays attached: the next agent could not detach it.
     for (const { link } of this.enrolled.values()) closeSync(link.fd)
@@ -334,9 +357,9 @@ export class EbpfCapture implements Capture {
     this.carrierMade?.numbers.reread(this.programs)
     for (const pod of this.enrolled.values()) {
       this.records.put(pod.record)
-      if (!pod.isCaptured) continue
-      this.enrolling.switchOn(pod)
-      this.dns.begin(pod.record.netnsCookie)
+      this.switchOn(pod)
+      // Its programs may count in maps of another layout.
+      this.udp.attach({ ...pod.record, id: pod.id, netnsFd: pod.netnsFd, interfaces: pod.record.plan.interfaces })
     }
   }
 

@@ -148,6 +148,8 @@ export interface Capture {
   retain?(uids: ReadonlySet<string>): Promise<void>
   /** A released predecessor that still serves gets no new connections any more. */
   dismissPredecessor?(): void
+  /** It knows that it is dismissed: what it had in force beside what is ours is removed. */
+  settle?(): void
   /**
    * Takes no new connections in any pod: they are let by, or refused if the pod is strict. What open connections need
    * stays, so that they can end in order. Resolves when no connection is on its way to a listener any more.

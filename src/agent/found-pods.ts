@@ -78,13 +78,14 @@ export class FoundPods {
   }
 
   /**
-   * Captures the pods that are known by their records alone, because the maps are new: with no agent's listeners, so that
-   * connections are let by, or refused if strict, until the pods are enrolled.
+   * Captures the pods that are known by their records but not, or not all, in the maps and links, because those are new:
+   * with no agent's listeners, so that connections are let by, or refused if strict, until the pods are enrolled.
    */
   capture(): void {
     const attached = new Set(this.programs.attachedPods())
+    const entries = this.programs.pods.entries()
     for (const { netnsCookie, record } of this.pods.values()) {
-      if (record === null || attached.has(netnsCookie)) continue
+      if (record === null || (attached.has(netnsCookie) && entries.has(netnsCookie))) continue
       try {
         this.captureOne(record)
       } catch (error) {

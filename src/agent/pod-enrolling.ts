@@ -65,6 +65,11 @@ export class PodEnrolling {
   private readonly log: Logger
   private readonly enrolled: Map<string, EnrolledPod>
   private nextPodId: number
+  /**
+   * True while the agent before this one serves with maps of another layout: in ours there are no pods then, so that our
+   * programs, which are attached beside its own, let everything be.
+   */
+  isWaiting = false
 
   /** `enrolled` gets every pod that is, by uid. */
   constructor(parts: EnrollingParts, enrolled: Map<string, EnrolledPod>) {
@@ -206,6 +211,7 @@ export class PodEnrolling {
 
   /** Captures the pod as it is now known; `isUnserved` as if no data worker were alive. */
   switchOn({ record, scope }: EnrolledPod, isUnserved = false): void {
+    if (this.isWaiting) return
     const { isSteeringIpv4, isSteeringIpv6, interfaces } = record.plan
     const { id, isStrict } = record
     const steering = { isSteeringIpv4, isSteeringIpv6, interfaces }

@@ -87,6 +87,8 @@ export interface Addon {
   attachLink(programFd: number, targetFd: number, attachType: number): number
   /** The link runs that program from now on, with no moment in between. ENOLINK when what it was attached to is gone. */
   updateLink(linkFd: number, programFd: number): void
+  /** The link runs no program any more, at once and whoever else has it open. */
+  detachLink(linkFd: number): void
   describeLink(linkFd: number): DescribedLink
   /** Programs that are attached to the cgroup or netns itself. */
   attachedPrograms(targetFd: number, attachType: number): { readonly name: string; readonly id: number }[]

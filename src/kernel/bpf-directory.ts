@@ -37,6 +37,9 @@ const OLD = '-old'
 /** Of a link that is about to take the place of the one with the same name. */
 const NEW = '-new'
 
+/** The map whose pin completes a set: see map-set.ts. */
+const STAMP_NAME = 'layout'
+
 export class BpfDirectory {
   readonly path: string
   /** True when a bpf file system of the agent's own is mounted here. */
@@ -85,6 +88,11 @@ export class BpfDirectory {
 
   pathOf(kind: PinKind, name: string): string {
     return join(this.path, kind, name)
+  }
+
+  /** In the set that was set aside. */
+  pathOfOld(kind: PinKind, name: string): string {
+    return join(this.path, kind + OLD, name)
   }
 
   /** Names of what is pinned, those of links that are being replaced left out. */
@@ -140,40 +148,83 @@ export class BpfDirectory {
     return PIN_KINDS.some((kind) => existsSync(join(this.path, kind + OLD)))
   }
 
-  /**
-   * Makes room for a fresh set. What is there stays in force beside it until `removeOldSet`. `isComplete` says whether
-   * what is there was ever in use; if not, it is removed, and an older set that was to be replaced by it stays.
-   */
-  setAside(isComplete: boolean): void {
-    if (!isComplete && this.hasOldSet) {
-      for (const kind of [...PIN_KINDS].reverse()) this.removeKind(kind)
-      return
-    }
+  /** Makes room for a fresh set. What is there stays in force beside it until `removeOldSet`. */
+  setAside(): void {
     this.removeOldSet()
     for (const kind of PIN_KINDS) {
       const [from, to] = [join(this.path, kind), join(this.path, kind + OLD)]
       mkdirSync(to, { recursive: true, mode: 0o700 })
-      for (const name of this.ours(kind, from)) renameSync(join(from, name), join(to, name))
+      for (const name of stampFirst(this.ours(kind, from))) renameSync(join(from, name), join(to, name))
     }
   }
 
-  /** Puts a set that was set aside back in force, in place of the one that was to replace it. */
+  /**
+   * Of two sets the older one is in force again, if the agent that made the other has ended before it served: then no pod
+   * is in the maps, or they are not all there.
+   */
+  dropUnused(): void {
+    if (this.isPinned(this.pathOfOld('maps', STAMP_NAME)) && !this.isInUse) this.restoreOldSet()
+  }
+
+  private get isInUse(): boolean {
+    if (!this.isPinned(this.pathOf('maps', STAMP_NAME))) return false
+    let fd = -1
+    try {
+      fd = this.addon.openPinned(this.pathOf('maps', 'pods'))
+      return this.addon.mapEntries(fd).keys.length > 0
+    } catch {
+      return false
+    } finally {
+      if (fd >= 0) closeSync(fd)
+    }
+  }
+
+  private isPinned(path: string): boolean {
+    return existsSync(path) && this.isOurs('maps', basename(path), path)
+  }
+
+  /**
+   * Puts a set that was set aside back in force, in place of the one that was to replace it. The stamps see to it that
+   * whoever finds this half done does it again: theirs goes first, ours comes last.
+   */
   private restoreOldSet(): void {
     for (const kind of PIN_KINDS) {
+      const directory = join(this.path, kind)
+      for (const name of stampFirst(this.ours(kind, directory))) {
+        if (existsSync(this.pathOfOld(kind, name))) unlinkSync(join(directory, name))
+      }
+    }
+    for (const kind of [...PIN_KINDS].reverse()) {
       const [from, to] = [join(this.path, kind + OLD), join(this.path, kind)]
       if (!existsSync(from)) continue
-      for (const name of this.ours(kind, from)) {
-        if (existsSync(join(to, name))) unlinkSync(join(to, name))
-        renameSync(join(from, name), join(to, name))
-      }
+      for (const name of stampFirst(this.ours(kind, from)).reverse()) renameSync(join(from, name), join(to, name))
       if (readdirSync(from).length === 0) rmdirSync(from)
     }
   }
 
-  /** Detaches and frees the set that was set aside. */
+  /**
+   * Detaches and frees the set that was set aside, whoever has its links open. connect() goes first: what its programs let
+   * pass on the way to a pod is known there by the programs of both sets.
+   */
   removeOldSet(): void {
-    // Links first: from here on the maps are nobody's.
-    for (const kind of [...PIN_KINDS].reverse()) this.removeKind(kind, OLD)
+    // A set without its stamp is nobody's.
+    const stamp = this.pathOfOld('maps', STAMP_NAME)
+    if (this.isPinned(stamp)) unlinkSync(stamp)
+    for (const kind of ['links', 'pods'] as const) this.detachKind(kind, OLD)
+    for (const kind of ['links', 'pods', 'maps'] as const) this.removeKind(kind, OLD)
+  }
+
+  private detachKind(kind: PinKind, suffix: string): void {
+    const directory = join(this.path, kind + suffix)
+    if (!existsSync(directory)) return
+    for (const name of this.ours(kind, directory)) {
+      const fd = this.addon.openPinned(join(directory, name))
+      try {
+        this.addon.detachLink(fd)
+      } finally {
+        closeSync(fd)
+      }
+    }
   }
 
   /** Paths of what no agent has put here. */
@@ -259,6 +310,11 @@ export class BpfDirectory {
       closeSync(fd)
     }
   }
+}
+
+/** The same names. */
+function stampFirst(names: readonly string[]): string[] {
+  return [...names].sort((a, b) => Number(b === STAMP_NAME) - Number(a === STAMP_NAME))
 }
 
 /** What others have put where an agent pins stays. */

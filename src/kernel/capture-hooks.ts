@@ -47,6 +47,20 @@ export const SHARED_MAPS = [
   ...UDP_MAPS,
 ] as const
 
+/**
+ * Those of them that an agent of another layout goes on with, if PASSED_HASH is the same. They are about sockets and
+ * connections that exist when both agents have programs in force: what the agents have opened themselves, and what is just
+ * being connected, must be known to the programs of both. Not what was steered: programs that know no pod yet would undo it.
+ */
+export const PASSED_MAPS: readonly (typeof SHARED_MAPS)[number][] = [
+  'exempt_sockets',
+  'bound_syns',
+  'flows',
+  'dns_pods',
+  'resolvers',
+  'resolver_addresses',
+]
+
 /** A program and the hook of the cgroup it goes to. */
 export interface Hook {
   readonly program: string

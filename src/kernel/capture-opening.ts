@@ -8,10 +8,10 @@ import { describeError, WeftError } from '../base/errors.ts'
 import { type Addon, type DescribedMap, kernelError, NATIVE_BUILD_DIRECTORY } from './addon.ts'
 import { Attachments } from './attachments.ts'
 import type { BpfDirectory } from './bpf-directory.ts'
-import { CONNECT_OBJECT, type Hook, OBJECTS, SHARED_MAPS } from './capture-hooks.ts'
+import { CONNECT_OBJECT, type Hook, OBJECTS, PASSED_MAPS, SHARED_MAPS } from './capture-hooks.ts'
 import { denialConstants, whyErrorsCannotBeChosen } from './denial.ts'
 import { type LayoutStamp, writeStamp } from './layout-stamp.ts'
-import { openMapSet, pinMapSet, STAMP_MAP } from './map-set.ts'
+import { openMapSet, openPassedMaps, pinMapSet, STAMP_MAP } from './map-set.ts'
 import { type AbsentPiece, FALLBACKS, PIECE_SET_RETVAL } from './optional-pieces.ts'
 
 /** What became of the pins that were found. */
@@ -60,13 +60,16 @@ export class CaptureOpening {
 
   run(): Opened {
     const { addon, directory, attachments } = this
-    const found = openMapSet(addon, directory, this.wantedMaps())
+    directory.dropUnused()
+    const wanted = this.wantedMaps()
+    const found = openMapSet(addon, directory, wanted)
     const hasPins = directory.pinned('maps').length + directory.pinned('links').length > 0
     if (found.fds !== null) this.takeover = 'taken-over'
     else if (hasPins || directory.hasOldSet) this.takeover = 'replaced'
-    if (found.fds === null && hasPins) directory.setAside(found.stamp !== null)
+    if (found.fds === null && hasPins) directory.setAside()
     for (const kind of ['links', 'pods'] as const) directory.settleReplacements(kind)
-    this.mapFds = { ...found.fds }
+    const isPassed = ({ name }: DescribedMap): boolean => PASSED_MAPS.some((passed) => passed === name)
+    this.mapFds = { ...(found.fds ?? openPassedMaps(addon, directory, wanted.filter(isPassed))) }
     const cgroupFd = this.openCgroup()
     let stamp: LayoutStamp | null = found.fds === null ? null : found.stamp
     try {

@@ -300,7 +300,11 @@ export const LAYOUT_STAMP = {
   hash: 0,
   epoch: 8,
   version: 16,
+  passed: 56,
 } as const
 
 /** Of everything above and of every map's definition. */
-export const LAYOUT_HASH = 0x38e5f24dc09c80fen
+export const LAYOUT_HASH = 0xba3bad4c421a3cc1n
+
+/** Of what is in the maps that agents pass on: see `struct passed` in native/bpf/layout.c. */
+export const PASSED_HASH = 0x1f9c238abf7b4eacn

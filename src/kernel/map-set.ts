@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto'
 import { closeSync, existsSync } from 'node:fs'
 import { type Addon, type DescribedMap, hasCode, kernelError } from './addon.ts'
 import { type BpfDirectory, inTheWay } from './bpf-directory.ts'
-import { LAYOUT_HASH } from './layout.generated.ts'
+import { LAYOUT_HASH, PASSED_HASH } from './layout.generated.ts'
 import { type LayoutStamp, readStamp, writeStamp } from './layout-stamp.ts'
 
 /** Name of the map that holds the stamp. */
@@ -24,17 +24,22 @@ export interface FoundSet {
 export function openMapSet(addon: Addon, directory: BpfDirectory, wanted: readonly DescribedMap[]): FoundSet {
   const stamp = readStamp(addon, directory.pathOf('maps', STAMP_MAP))
   if (stamp === null || stamp.hash !== LAYOUT_HASH) return { stamp, fds: null }
-  const fds: Record<string, number> = {}
-  for (const map of wanted) {
-    const fd = openMap(addon, directory.pathOf('maps', map.name), map)
-    if (fd < 0) {
-      // Somebody has taken pins away, or put others in their place.
-      for (const opened of Object.values(fds)) closeSync(opened)
-      return { stamp, fds: null }
-    }
-    fds[map.name] = fd
-  }
-  return { stamp, fds }
+  return { stamp, fds: openAll(addon, wanted, (name) => directory.pathOf('maps', name)) }
+}
+
+/**
+ * Descriptors by name, the caller's, of those maps of a set that was set aside that this build's programs can go on with:
+ * all that are `wanted`, or none.
+ */
+export function openPassedMaps(
+  addon: Addon,
+  directory: BpfDirectory,
+  wanted: readonly DescribedMap[],
+): Readonly<Record<string, number>> {
+  const stamp = readStamp(addon, directory.pathOfOld('maps', STAMP_MAP))
+  return (
+    (stamp?.passed === PASSED_HASH ? openAll(addon, wanted, (name) => directory.pathOfOld('maps', name)) : null) ?? {}
+  )
 }
 
 /** Stamps the maps and pins them, the stamp last. Returns the stamp. Throws WeftError WEFT_BPF. */
@@ -44,7 +49,7 @@ export function pinMapSet(
   fds: Readonly<Record<string, number>>,
   version: string,
 ): LayoutStamp {
-  const stamp = { hash: LAYOUT_HASH, epoch: randomBytes(8).readBigUInt64LE(), version }
+  const stamp = { hash: LAYOUT_HASH, epoch: randomBytes(8).readBigUInt64LE(), version, passed: PASSED_HASH }
   writeStamp(addon, fds[STAMP_MAP]!, stamp)
   const names = Object.keys(fds).filter((name) => name !== STAMP_MAP)
   for (const name of [...names, STAMP_MAP]) {
@@ -56,6 +61,24 @@ export function pinMapSet(
     }
   }
   return stamp
+}
+
+/** Null when one of them cannot be used: somebody has taken pins away, or put others in their place. */
+function openAll(
+  addon: Addon,
+  wanted: readonly DescribedMap[],
+  pathOf: (name: string) => string,
+): Readonly<Record<string, number>> | null {
+  const fds: Record<string, number> = {}
+  for (const map of wanted) {
+    const fd = openMap(addon, pathOf(map.name), map)
+    if (fd < 0) {
+      for (const opened of Object.values(fds)) closeSync(opened)
+      return null
+    }
+    fds[map.name] = fd
+  }
+  return fds
 }
 
 /** A descriptor; -1 when the map is not there or is another one. */

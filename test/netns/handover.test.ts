@@ -1,15 +1,12 @@
 /** Upgrades of an agent under load, with real processes: what clients see of them is nothing. */
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import type { Child } from '../../src/cli/demo/children.ts'
 import { LiveMesh, NODES } from '../support/live-mesh.ts'
-import type { Outcomes } from '../support/live-mixed.ts'
 import { Talker } from '../support/live-talker.ts'
-import { finished, needsRoot } from '../support/netns.ts'
+import { MixedLoad } from '../support/mixed-load.ts'
+import { needsRoot } from '../support/netns.ts'
 import { OtherBuild } from '../support/other-build.ts'
-
-const MIXED = fileURLToPath(new URL('../support/live-mixed.ts', import.meta.url))
 
 describe('an agent that is started beside a running one', needsRoot, () => {
   let mesh: LiveMesh
@@ -92,42 +89,10 @@ describe('an agent that is started beside a running one', needsRoot, () => {
   })
 
   it('loses and repeats nothing of any protocol, on one node and between nodes, IPv4 and IPv6', async () => {
-    for (const pod of ['mixed1', 'mixed2']) mesh.startIn(pod, 'server', [process.execPath, MIXED, 'serve'])
-    const addresses = mesh.plan.services.filter(({ name }) => name.startsWith('mixed')).flatMap((s) => s.addresses)
-    assert.equal(addresses.length, 4)
-    for (const address of addresses) {
-      const host = address.includes(':') ? `[${address}]` : address
-      await mesh.eventually(
-        'it is served',
-        async () => (await mesh.code('client', `http://${host}:8080/${address}`)) === '200',
-      )
-    }
-    const clients = addresses.map((address) => mesh.spawnIn('client', [process.execPath, MIXED, 'client', address]))
-    const results = clients.map(finished)
-    // Every client has all its connections open.
-    await mesh.eventually('traffic flows', async () => (await openSockets()) >= addresses.length * 3)
+    const load = await MixedLoad.start(mesh, 'client', ['mixed1', 'mixed2'])
     const olds: Child[] = []
     for (const node of NODES) olds.push(await mesh.upgradeAgent(node))
-    for (const client of clients) client.stdin.end()
-    for (const result of results) {
-      const { status, stdout, stderr } = await result
-      assert.deepEqual([status, stderr], [0, ''])
-      for (const [protocol, outcomes] of Object.entries(JSON.parse(stdout) as Record<string, Outcomes>)) {
-        assert.deepEqual(Object.keys(outcomes), ['200'], `${protocol}: ${JSON.stringify(outcomes)}`)
-        assert.ok(outcomes['200']! > 20, `${protocol}: ${JSON.stringify(outcomes)}`)
-      }
-    }
+    await load.stop()
     for (const old of olds) assert.equal(await old.ended, 'exit code 0')
   })
-
-  async function openSockets(): Promise<number> {
-    const { stdout } = await mesh.run('client', [
-      'ss',
-      '-Htn',
-      'state',
-      'established',
-      'dport = 7000 or dport = 8080 or dport = 8081',
-    ])
-    return stdout.split('\n').length - 1
-  }
 })

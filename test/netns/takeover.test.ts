@@ -474,6 +474,7 @@ describe('an agent that follows another one', needsRoot, () => {
       const next = open({ isPredecessorServing: true })
       for (const pod of [b, a]) await enrol(next, pod, true)
       next.dismissPredecessor()
+      next.settle()
       await delay(LINGER_MS)
       for (const pod of old) pod.close()
       assert.equal(answerIn(await read(a, b)).pod, 'a')

@@ -1,8 +1,10 @@
 /**
- * Sends GET requests one after the other and counts what comes back, until standard input says `stop` or ends.
+ * Sends GET requests one after the other and counts what comes back, until standard input says `stop` or ends; for a URL
+ * `tcp://HOST:PORT` it says a line on a new TCP connection each time, and counts `echo` when it comes back.
  * `tally` and `stop` are answered with one line of JSON (live-traffic.ts). A program of its own: it runs inside a pod.
  */
 import http from 'node:http'
+import { connect } from 'node:net'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { TrafficOptions } from './live-traffic.ts'
@@ -33,6 +35,24 @@ function request(): Promise<string> {
   })
 }
 
+function echo(): Promise<string> {
+  return new Promise((resolve) => {
+    const { hostname, port } = new URL(url)
+    const text = `${++connections}\n`
+    let heard = ''
+    const socket = connect({ host: hostname, port: Number(port), timeout: TIMEOUT_MS }, () => socket.write(text))
+    socket.on('data', (bytes) => {
+      heard += bytes
+      if (heard.endsWith(text)) socket.end()
+    })
+    socket.on('timeout', () => socket.destroy(Object.assign(new Error('no answer in time'), { code: 'TIMEOUT' })))
+    socket.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? 'unknown'))
+    socket.on('close', () => resolve(heard.endsWith(text) ? 'echo' : 'closed'))
+  })
+}
+
+const once = url.startsWith('tcp:') ? echo : request
+
 function print(): void {
   console.log(JSON.stringify({ requests, outcomes, connections, last }))
 }
@@ -47,7 +67,7 @@ input.on('close', () => {
 })
 
 while (!isStopped) {
-  last = await request()
+  last = await once()
   requests++
   outcomes[last] = (outcomes[last] ?? 0) + 1
   if (pauseMs > 0) await delay(pauseMs)

@@ -1,27 +1,65 @@
-/** Another build of Weft beside this one: the same sources under another version, for tests of upgrades and downgrades. */
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+/** Another build of Weft beside this one, for tests of upgrades and downgrades: the same sources under another version. */
+import { execFileSync } from 'node:child_process'
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 const ROOT = join(import.meta.dirname, '../..')
 
+/** What is generated of the layout; it says of which layout a build is. */
+const GENERATED = 'src/kernel/layout.generated.ts'
+
+export interface OtherBuildOptions {
+  /** True for the fields of `struct pod` in another order: sizes alone would not tell the maps from this build's. */
+  readonly hasOtherLayout?: boolean
+}
+
 /** A checkout of its own; `close` removes it. */
 export class OtherBuild {
+  readonly directory: string
   /** What runs its `weft`. */
   readonly program: string
-  private readonly directory: string
 
-  constructor(version: string) {
+  constructor(version: string, options: OtherBuildOptions = {}) {
     this.directory = mkdtempSync(join(tmpdir(), 'weft-build-'))
     this.program = join(this.directory, 'src/cli/main.ts')
-    for (const part of ['src', 'native/build'])
+    try {
+      this.copy(version)
+      if (options.hasOtherLayout === true) this.changeLayout()
+    } catch (error) {
+      this.close()
+      throw error
+    }
+  }
+
+  close(): void {
+    rmSync(this.directory, { recursive: true, force: true })
+  }
+
+  private copy(version: string): void {
+    for (const part of ['src', 'test/support', 'native/build']) {
       cpSync(join(ROOT, part), join(this.directory, part), { recursive: true })
+    }
     symlinkSync(join(ROOT, 'node_modules'), join(this.directory, 'node_modules'))
     const description = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as Record<string, unknown>
     writeFileSync(join(this.directory, 'package.json'), JSON.stringify({ ...description, version }))
   }
 
-  close(): void {
-    rmSync(this.directory, { recursive: true, force: true })
+  private changeLayout(): void {
+    const native = join(this.directory, 'native')
+    for (const part of ['bpf', 'Makefile']) cpSync(join(ROOT, 'native', part), join(native, part), { recursive: true })
+    // The addons do not depend on it; all else is built anew.
+    const build = join(native, 'build')
+    for (const name of readdirSync(build)) if (!name.endsWith('.node')) rmSync(join(build, name), { recursive: true })
+    mkdirSync(build, { recursive: true })
+    const maps = join(native, 'bpf/include/weft/maps.h')
+    const [flags, scope] = ['  __u32 flags;\n', '  __u32 scope;\n']
+    const text = readFileSync(maps, 'utf8').replace(`struct pod {\n${flags}`, 'struct pod {\n')
+    writeFileSync(maps, text.replace(scope, scope + flags))
+    const objects = readdirSync(join(ROOT, 'native/bpf')).filter((name) => name.endsWith('.bpf.c'))
+    const targets = ['layout.stamp', ...objects.map((name) => name.replace(/c$/, 'o'))]
+    execFileSync('make', ['-C', native, '-s', ...targets.map((name) => `build/${name}`)], { stdio: 'pipe' })
+    const [own, other] = [ROOT, this.directory].map((root) => readFileSync(join(root, GENERATED), 'utf8'))
+    if (own === other) throw new Error('the other build has the same layout; has struct pod changed?')
   }
 }

@@ -13,7 +13,9 @@ struct layout_stamp {
   /* Made with the maps, at random: tells these from any others that an agent may have notes about. */
   __u64 epoch;
   /* Of the agent that uses them, for people: text, zero at its end. */
-  __u8 version[48];
+  __u8 version[40];
+  /* PASSED_HASH of that build. */
+  __u64 passed;
 };
 
 /* One entry. Only agents read it. */
