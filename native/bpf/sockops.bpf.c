@@ -160,7 +160,6 @@ static __always_inline void closed(struct bpf_sock_ops* ops, struct bpf_sock* sk
     event->policy = policy;
     event->original = flow->original;
     event->original_port = flow->original_port;
-    event->is_open = flow->is_open;
     /* The agent looks at the ring by the clock: waking it for each connection would cost more than the line.
      */
     bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);

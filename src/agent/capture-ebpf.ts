@@ -290,10 +290,12 @@ export class EbpfCapture implements Capture {
     const { netnsFd, link, record, workerCount } = pod
     const slots = Array.from({ length: workerCount }, (_, worker) => this.slotBase + worker)
     const { netnsCookie, isStrict, plan } = record
-    const audited = { netnsFd, netnsCookie, linkFd: link.fd, slots, isStrict, plan }
+    const isDnsCaptured = this.dns.has(netnsCookie)
+    const audited = { netnsFd, netnsCookie, linkFd: link.fd, slots, isStrict, isDnsCaptured, plan }
     const { faults, left } = auditPod(this.addon, this.programs, audited, (repaired) => {
       pod.record = { ...record, plan: repaired }
       this.records.put(pod.record)
+      this.dns.repair(netnsCookie, repaired)
       this.enrolling.switchOn(pod)
     })
     return { uid, faults, left }

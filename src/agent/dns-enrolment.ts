@@ -84,6 +84,21 @@ export class DnsEnrolments {
     return { role: ROLE_DNS, fds, address: '::', port: PORT_DNS }
   }
 
+  /** True for a pod that was prepared. */
+  has(netnsCookie: bigint): boolean {
+    return this.pods.has(netnsCookie)
+  }
+
+  /** Sets routes and entry of a captured pod anew, for the interfaces that it has now. Throws the system call's error. */
+  repair(netnsCookie: bigint, plan: SteeringPlan): void {
+    const pod = this.pods.get(netnsCookie)
+    if (pod === undefined) return
+    const routes = planDnsRoutes(plan)
+    installDnsRoutes(this.addon, pod.netnsFd, routes)
+    this.pods.set(netnsCookie, { ...pod, routes, isIpv4: plan.isSteeringIpv4, isIpv6: plan.isSteeringIpv6 })
+    this.begin(netnsCookie)
+  }
+
   /** Captures from now on, if the pod was prepared. */
   begin(netnsCookie: bigint): void {
     const pod = this.pods.get(netnsCookie)

@@ -1,5 +1,6 @@
 /**
- * Breaks off open connections that the kernel carries and that policy does not allow any more.
+ * Breaks off open connections that the kernel carries and that policy does not allow any more, or that are to be encrypted
+ * from now on: what the kernel carries is not.
  *
  * Each connection is judged by itself, with the addresses that it really has, whether or not new ones like it would still
  * be carried: an endpoint may have left its service, or its policies may have begun to ask for addresses. Connections of
@@ -15,11 +16,16 @@ import { Authorizer } from '../proxy/authorize.ts'
 import type { Carrier } from './capture.ts'
 import { factsOf } from './carriage-verdicts.ts'
 
+/** Why a connection is broken off. */
+const DENIED = 'a policy now denies it'
+const ENCRYPTED = 'connections to its destination are encrypted from now on'
+type Reason = typeof DENIED | typeof ENCRYPTED
+
 /** Looks through the connections of pods. */
 export class Expulsion {
   private readonly carrier: Carrier
   private readonly log: Logger
-  /** Said once: every policy that denies would say it again. */
+  /** Said once: every change would say it again. */
   private hasComplained = false
 
   constructor(carrier: Carrier, log: Logger) {
@@ -44,9 +50,13 @@ export class Expulsion {
       for (const peer of this.peersOf(number, source)) {
         const destination = workloads.get(peer.destinationPod)
         if (destination === undefined || peer.sourcePod !== number) continue
+        if (snapshot.pods.get(destination.uid)?.mustEncrypt === true) {
+          this.breakOff(peer, source, destination, ENCRYPTED, '')
+          continue
+        }
         const facts = factsOf(source, peer.sourceAddress, peer.destinationAddress, peer.destinationPort)
         const decision = authorizerOf(destination).authorizeConnection(facts)
-        if (!decision.isAllowed) this.breakOff(number, peer, source, destination, decision.policy)
+        if (!decision.isAllowed) this.breakOff(peer, source, destination, DENIED, decision.policy)
       }
     }
   }
@@ -60,15 +70,20 @@ export class Expulsion {
     }
   }
 
-  private breakOff(number: number, peer: CarriedPeer, source: Workload, destination: Workload, policy: string): void {
-    const fields = { pod: source.uid, destination: destination.uid, port: peer.destinationPort, policy }
+  private breakOff(peer: CarriedPeer, source: Workload, destination: Workload, reason: Reason, policy: string): void {
+    const fields = {
+      pod: source.uid,
+      destination: destination.uid,
+      port: peer.destinationPort,
+      ...(policy === '' ? {} : { policy }),
+    }
     try {
-      if (this.carrier.breakOff(number, peer)) {
-        this.log.info('connection closed: a policy now denies it', fields)
+      if (this.carrier.breakOff(peer.sourcePod, peer)) {
+        this.log.info(`connection closed: ${reason}`, fields)
       }
     } catch (error) {
       const missing = hasCode(error, 'EOPNOTSUPP') ? ' (the kernel was built without CONFIG_INET_DIAG_DESTROY)' : ''
-      this.complain(`a connection that a policy now denies stays open${missing}`, error, fields)
+      this.complain(`a connection stays open although ${reason}${missing}`, error, fields)
     }
   }
 

@@ -20,7 +20,7 @@
  * `refused` may come from the predecessor in place of any answer, with a reason for the operator.
  */
 import type { DnsFailure, DnsReport, DnsResult, DnsSource } from '../telemetry/dns-counts.ts'
-import type { MetricsReport, SeriesDescription } from '../telemetry/report.ts'
+import type { MetricsReport, SeriesDescription, UdpReport } from '../telemetry/report.ts'
 import type { TlsMaterial } from '../transport/conn.ts'
 
 /** Of these messages. */
@@ -179,7 +179,18 @@ function report(fields: Fields): MetricsReport {
       return { side: text(violation['side']), reason: text(violation['reason']), count: count(violation['count']) }
     }),
     dns: dnsReport(record(fields['dns'])),
+    // Agents before this one did not tell of it.
+    ...(fields['udp'] === undefined ? {} : { udp: udpReport(record(fields['udp'])) }),
   }
+}
+
+function udpReport(fields: Fields): UdpReport {
+  const counts = list(fields['counts']).map((value) => {
+    const one = record(value)
+    const [bytes, packets] = [count(one['bytes']), count(one['packets'])]
+    return { isSent: one['isSent'] === true, labels: list(one['labels']).map(text), bytes, packets }
+  })
+  return { counts, overflows: count(fields['overflows']) }
 }
 
 /** Its words become labels, whatever they are: another build may know more of them. */

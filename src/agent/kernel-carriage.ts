@@ -156,7 +156,7 @@ export class KernelCarriage {
     if (changes.length > 0) this.onCarried(changes)
   }
 
-  /** New connections meet the new verdicts now; those that are open are looked at when policies have changed. */
+  /** New connections meet the new verdicts now; those that are open are looked at when what judges them has changed. */
   private expel(): void {
     const { snapshot, pods } = this
     const judgedBy = [...pods.keys()].map((uid) => selectorsOf(snapshot, uid)).join('\n')
@@ -171,8 +171,13 @@ export class KernelCarriage {
   }
 }
 
-/** All that policies can know of a pod as a source or a destination, its addresses excepted, with which it is enrolled anew. */
+/**
+ * All that policies can know of a pod as a source or a destination, its addresses excepted, with which it is enrolled anew;
+ * and whether connections to it are encrypted.
+ */
 function selectorsOf(snapshot: Snapshot, uid: string): string {
   const workload = snapshot.workloads.get(uid)
-  return workload === undefined ? uid : `${uid} ${workload.serviceAccount} ${workload.policies.join(' ')}`
+  if (workload === undefined) return uid
+  const encryption = snapshot.pods.get(uid)?.mustEncrypt === true ? 'encrypted' : 'plain'
+  return `${uid} ${encryption} ${workload.serviceAccount} ${workload.policies.join(' ')}`
 }

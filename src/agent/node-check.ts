@@ -232,6 +232,7 @@ class NodeCheck {
         plan: planSteering(upInterfaces(this.options.addon, netnsFd), pod.addresses),
         slots: this.isServing ? this.workers.map(({ slot }) => slot) : [],
         linkFd,
+        isDnsCaptured: null,
       })
       return {
         pod: name,

@@ -12,6 +12,7 @@ export interface PodToAudit {
   readonly linkFd: number
   readonly slots: readonly number[]
   readonly isStrict: boolean
+  readonly isDnsCaptured: boolean
   /** As it was when the pod was enrolled, or last repaired. */
   readonly plan: SteeringPlan
 }

@@ -118,7 +118,12 @@ export class CapturePrograms {
     this.dnsStats = new DnsStatsMap(new KernelMap(addon, mapFds['dns_stats']!))
     this.resolverMapFd = resolverAddresses.fd
     const map = (name: string): KernelMap => new KernelMap(addon, mapFds[name]!)
-    this.inspected = { pods: map('pods'), ownAddresses: map('own_addresses'), listeners: map('listeners') }
+    this.inspected = {
+      pods: map('pods'),
+      ownAddresses: map('own_addresses'),
+      listeners: map('listeners'),
+      dnsPods: map('dns_pods'),
+    }
     this.exemptMapFd = mapFds['exempt_sockets']!
     this.heartbeatMapFd = mapFds['heartbeats']!
   }

@@ -8,7 +8,8 @@ import { readU64 } from './edge-map.ts'
 import { decodeAddress, type End } from './event-ring.ts'
 import { FLOW } from './layout.generated.ts'
 import { IS_LITTLE_ENDIAN } from './maps.ts'
-import { attributeOf, type DumpedSocket, dumpCarried, endsOf } from './socket-dump.ts'
+import { attributeOf } from './netlink.ts'
+import { type DumpedSocket, dumpCarried, endsOf } from './socket-dump.ts'
 
 /** The attribute that holds a `struct tcp_info`. */
 const INET_DIAG_INFO = 2

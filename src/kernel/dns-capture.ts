@@ -11,7 +11,7 @@ import { type Addon, hasCode, kernelError } from './addon.ts'
 import { DNS_BLOCK_IPV4, DNS_BLOCK_IPV6 } from './dns-maps.ts'
 import { PORT_DNS } from './layout.generated.ts'
 import { deleteRoute, type LocalRoute, NETLINK_ROUTE, replaceRoute } from './netlink.ts'
-import type { SteeringPlan } from './steering.ts'
+import { isRouted, packetsOf, type SteeringPlan } from './steering.ts'
 
 /** The table of addresses that are the machine's own, which is looked at first (RT_TABLE_LOCAL). */
 const TABLE_LOCAL = 255
@@ -28,6 +28,19 @@ export function planDnsRoutes(plan: SteeringPlan): LocalRoute[] {
 /** Sets the routes; doing it twice changes nothing. Throws the system call's error. */
 export function installDnsRoutes(addon: Addon, netnsFd: number, routes: readonly LocalRoute[]): void {
   for (const route of routes) addon.netlinkInNetns(netnsFd, NETLINK_ROUTE, replaceRoute(route))
+}
+
+/** What is wrong with the routes, a sentence each; asked of the kernel as `steeringFaults` asks. */
+export function dnsRouteFaults(addon: Addon, netnsFd: number, plan: SteeringPlan): string[] {
+  const faults: string[] = []
+  for (const route of planDnsRoutes(plan)) {
+    // Without ours another one may be taken (127.0.0.0/8 is local anyway), with a source that is not the pod's.
+    const resolver = route.destination!.address.slice()
+    resolver[resolver.length - 1]! += 1
+    if (isRouted(addon, netnsFd, route, resolver, 0)) continue
+    faults.push(`${packetsOf(route)} with questions to resolvers do not reach the agent as they should`)
+  }
+  return faults
 }
 
 /** Removes them; what is not there any more is no failure. */

@@ -48,6 +48,12 @@ export class DnsPodMap {
     return this.map.lookup(encodeCookie(netnsCookie)) !== null
   }
 
+  /** True while new questions are captured. */
+  isCaptured(netnsCookie: bigint): boolean {
+    const value = this.map.lookup(encodeCookie(netnsCookie))
+    return value !== null && viewOf(value).getUint32(DNS_POD.flags, IS_LITTLE_ENDIAN) !== 0
+  }
+
   delete(netnsCookie: bigint): boolean {
     return this.map.delete(encodeCookie(netnsCookie))
   }

@@ -213,7 +213,6 @@ export const EVENT = {
   policy: 92,
   original: 96,
   original_port: 112,
-  is_open: 116,
 } as const
 
 /** struct unserved */
@@ -304,7 +303,7 @@ export const LAYOUT_STAMP = {
 } as const
 
 /** Of everything above and of every map's definition. */
-export const LAYOUT_HASH = 0xba3bad4c421a3cc1n
+export const LAYOUT_HASH = 0x839a454c47e2b924n
 
 /** Of what is in the maps that agents pass on: see `struct passed` in native/bpf/layout.c. */
 export const PASSED_HASH = 0x1f9c238abf7b4eacn

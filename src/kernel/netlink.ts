@@ -50,6 +50,9 @@ const TCP_CLOSE = 7
 const TCP_LISTEN = 10
 const TCP_STATES_ALL = 0xfff
 
+/** The two top bits of an attribute's type are flags. */
+const ATTRIBUTE_TYPE_MASK = 0x3fff
+
 /** Bytes of `struct nlmsghdr`, and of `struct rtmsg`. */
 const HEADER_BYTES = 16
 const ROUTE_BYTES = 12
@@ -121,20 +124,36 @@ export function askRoute(question: RouteQuestion): Uint8Array {
   return message.finish()
 }
 
-/** True when the answer to `askRoute` is a local route of that table over that interface. */
-export function isLocalRoute(answer: Uint8Array, table: number, interfaceIndex: number): boolean {
+/** True when the answer to `askRoute` is a local route of that table over that interface; and with that source, if given. */
+export function isLocalRoute(
+  answer: Uint8Array,
+  table: number,
+  interfaceIndex: number,
+  source: Uint8Array | null = null,
+): boolean {
   if (answer.length < HEADER_BYTES + ROUTE_BYTES) return false
   if (answer[HEADER_BYTES + 4] !== table || answer[HEADER_BYTES + 7] !== RTN_LOCAL) return false
-  const view = new DataView(answer.buffer, answer.byteOffset, answer.byteLength)
-  for (let at = HEADER_BYTES + ROUTE_BYTES; at + 8 <= answer.length; ) {
+  const attributes = answer.subarray(HEADER_BYTES + ROUTE_BYTES)
+  const index = attributeOf(attributes, RTA_OIF)
+  if (index === null || new DataView(index.buffer, index.byteOffset).getUint32(0, IS_LITTLE_ENDIAN) !== interfaceIndex)
+    return false
+  if (source === null) return true
+  const given = attributeOf(attributes, RTA_PREFSRC)
+  return given !== null && given.length === source.length && given.every((byte, i) => byte === source[i])
+}
+
+/** The value of the first attribute of that type; null when there is none, or what is there is cut off. */
+export function attributeOf(attributes: Uint8Array, type: number): Uint8Array | null {
+  const view = new DataView(attributes.buffer, attributes.byteOffset, attributes.byteLength)
+  for (let at = 0; at + 4 <= attributes.length; ) {
     const length = view.getUint16(at, IS_LITTLE_ENDIAN)
-    if (view.getUint16(at + 2, IS_LITTLE_ENDIAN) === RTA_OIF) {
-      return view.getUint32(at + 4, IS_LITTLE_ENDIAN) === interfaceIndex
+    if (length < 4 || at + length > attributes.length) return null
+    if ((view.getUint16(at + 2, IS_LITTLE_ENDIAN) & ATTRIBUTE_TYPE_MASK) === type) {
+      return attributes.subarray(at + 4, at + length)
     }
-    if (length < 4) return false
     at += (length + 3) & ~3
   }
-  return false
+  return null
 }
 
 /** Asks for the TCP sockets of a family that carry `mark` and are neither listening nor closed. */

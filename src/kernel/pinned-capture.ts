@@ -15,7 +15,7 @@ import { AbsenceJournalMap, lastBeatNs, UnservedMap } from './unserved.ts'
 /** Maps that are looked at. */
 const MAPS = [
   ...['pods', 'own_addresses', 'listeners', 'serving_workers', 'heartbeats'],
-  ...['stats', 'unserved', 'absences'],
+  ...['stats', 'unserved', 'absences', 'dns_pods'],
 ] as const
 
 /** A data worker that the programs may choose. */
@@ -48,7 +48,12 @@ export class PinnedCapture {
     this.stats = new StatsMap(map('stats'))
     this.unserved = new UnservedMap(map('unserved'))
     this.absences = new AbsenceJournalMap(map('absences'))
-    this.maps = { pods: map('pods'), ownAddresses: map('own_addresses'), listeners: map('listeners') }
+    this.maps = {
+      pods: map('pods'),
+      ownAddresses: map('own_addresses'),
+      listeners: map('listeners'),
+      dnsPods: map('dns_pods'),
+    }
   }
 
   /** Null when nothing is pinned there. Throws WeftError: WEFT_CONFIG for maps of another build, WEFT_BPF. */

@@ -9,7 +9,7 @@ import { FAMILY_IPV4, FAMILY_IPV6, type Family } from '../base/address.ts'
 import type { Addon } from './addon.ts'
 import { FLOW } from './layout.generated.ts'
 import { IS_LITTLE_ENDIAN } from './maps.ts'
-import { Message, NETLINK_SOCK_DIAG } from './netlink.ts'
+import { attributeOf, Message, NETLINK_SOCK_DIAG } from './netlink.ts'
 
 const SOCK_DIAG_BY_FAMILY = 20
 const NLM_F_REQUEST = 0x001
@@ -30,9 +30,6 @@ const DIAG_BYTES = 72
 export const ID_BYTES = 48
 const ID_OFFSET = 4
 const STATE_OFFSET = 1
-
-/** The two top bits of an attribute's type are flags. */
-const ATTRIBUTE_TYPE_MASK = 0x3fff
 
 /** One socket of a carried connection, at the side that made it. The bytes are views of the answer. */
 export interface DumpedSocket {
@@ -105,18 +102,4 @@ export function decodeDump(answer: Uint8Array, family: Family, found: DumpedSock
     }
     at += (length + 3) & ~3
   }
-}
-
-/** The value of the first attribute of that type; null when there is none, or what is there is cut off. */
-export function attributeOf(attributes: Uint8Array, type: number): Uint8Array | null {
-  const view = new DataView(attributes.buffer, attributes.byteOffset, attributes.byteLength)
-  for (let at = 0; at + 4 <= attributes.length; ) {
-    const length = view.getUint16(at, IS_LITTLE_ENDIAN)
-    if (length < 4 || at + length > attributes.length) return null
-    if ((view.getUint16(at + 2, IS_LITTLE_ENDIAN) & ATTRIBUTE_TYPE_MASK) === type) {
-      return attributes.subarray(at + 4, at + length)
-    }
-    at += (length + 3) & ~3
-  }
-  return null
 }

@@ -26,7 +26,6 @@ import {
   type LocalRoute,
   NETLINK_ROUTE,
   NETLINK_SOCK_DIAG,
-  type RouteQuestion,
   type Rule,
   replaceRoute,
 } from './netlink.ts'
@@ -104,25 +103,36 @@ const ELSEWHERE: Readonly<Record<Family, Uint8Array>> = {
  */
 export function steeringFaults(addon: Addon, netnsFd: number, plan: SteeringPlan): string[] {
   const faults: string[] = []
-  for (const { family, interfaceIndex } of plan.routes) {
-    const isUnbound = interfaceIndex === LOOPBACK_INDEX
-    const question = {
-      family,
-      destination: ELSEWHERE[family],
-      mark: STEER_MARK,
-      interfaceIndex: isUnbound ? 0 : interfaceIndex,
-    }
-    if (isSteered(addon, netnsFd, question, interfaceIndex)) continue
-    const bound = isUnbound ? '' : ` of sockets bound to interface ${interfaceIndex}`
-    faults.push(`${family === FAMILY_IPV4 ? 'IPv4' : 'IPv6'} packets${bound} are not steered to the agent`)
+  for (const route of plan.routes) {
+    // In a table of our own the source is ours, too.
+    if (isRouted(addon, netnsFd, { ...route, source: null }, ELSEWHERE[route.family], STEER_MARK)) continue
+    faults.push(`${packetsOf(route)} are not steered to the agent`)
   }
   return faults
 }
 
-function isSteered(addon: Addon, netnsFd: number, question: RouteQuestion, interfaceIndex: number): boolean {
+/** The packets that a route is for, for people. */
+export function packetsOf({ family, interfaceIndex }: LocalRoute): string {
+  const bound = interfaceIndex === LOOPBACK_INDEX ? '' : ` of sockets bound to interface ${interfaceIndex}`
+  return `${family === FAMILY_IPV4 ? 'IPv4' : 'IPv6'} packets${bound}`
+}
+
+/**
+ * True when packets to `destination` with that mark take the route: from sockets that are bound to its interface, or, if
+ * that is lo, from those that are not bound. A source is compared when given. Throws the system call's error.
+ */
+export function isRouted(
+  addon: Addon,
+  netnsFd: number,
+  route: Pick<LocalRoute, 'family' | 'table' | 'interfaceIndex'> & { readonly source: Uint8Array | null },
+  destination: Uint8Array,
+  mark: number,
+): boolean {
+  const { family, table, interfaceIndex, source } = route
+  const question = { family, destination, mark, interfaceIndex: interfaceIndex === LOOPBACK_INDEX ? 0 : interfaceIndex }
   try {
     const answer = addon.netlinkInNetns(netnsFd, NETLINK_ROUTE, askRoute(question))
-    return isLocalRoute(answer, STEER_TABLE, interfaceIndex)
+    return isLocalRoute(answer, table, interfaceIndex, source)
   } catch (error) {
     if (hasCode(error, 'ENETUNREACH') || hasCode(error, 'EHOSTUNREACH') || hasCode(error, 'ENODEV')) return false
     throw error

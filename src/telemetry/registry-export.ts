@@ -4,7 +4,7 @@
  */
 import { HTTP_LABELS, TCP_LABELS } from './catalogue.ts'
 import type { ExportedSeries, MetricsRegistry, OwnTotals } from './registry.ts'
-import { type MetricsReport, SERIES_HTTP, type SeriesDescription } from './report.ts'
+import { type MetricsReport, SERIES_HTTP, type SeriesDescription, type UdpReport } from './report.ts'
 
 interface Sent {
   readonly id: number
@@ -37,7 +37,13 @@ export class RegistryExport {
       reports.push(draft.report(NOTHING))
       draft = new Draft()
     }
-    reports.push(draft.report(this.ownSince(await this.registry.ownTotals())))
+    const { udp, ...rest } = this.ownSince(await this.registry.ownTotals())
+    reports.push(draft.report(rest))
+    const { counts, overflows } = udp ?? NO_UDP
+    for (let at = 0; at < counts.length; at += this.seriesMax) {
+      const part = { counts: counts.slice(at, at + this.seriesMax), overflows: at === 0 ? overflows : 0 }
+      reports.push(new Draft().report({ ...NOTHING, udp: part }))
+    }
     return reports
   }
 
@@ -56,7 +62,7 @@ export class RegistryExport {
     draft.add(sent.id, series.kind, increments)
   }
 
-  private ownSince({ droppedEdges, foldedOutcomes, droppedLogLines, violations, dns }: OwnTotals): OwnTotals {
+  private ownSince({ droppedEdges, foldedOutcomes, droppedLogLines, violations, dns, udp }: OwnTotals): OwnTotals {
     return {
       droppedEdges: this.since('edges', droppedEdges),
       foldedOutcomes: this.since('outcomes', foldedOutcomes),
@@ -68,7 +74,16 @@ export class RegistryExport {
         receivedDropped: this.since('received datagrams', dns.receivedDropped),
         sentDropped: this.since('sent datagrams', dns.sentDropped),
       },
+      ...(udp === undefined ? {} : { udp: this.udpSince(udp) }),
     }
+  }
+
+  private udpSince({ counts, overflows }: UdpReport): UdpReport {
+    const grown = counts.map((total) => {
+      const name = `udp ${total.isSent} ${total.labels.join('\n')}`
+      return { ...total, bytes: this.since(`${name} bytes`, total.bytes), packets: this.since(name, total.packets) }
+    })
+    return { counts: grown.filter(({ packets }) => packets > 0), overflows: this.since('udp overflows', overflows) }
   }
 
   private countSince<T extends { readonly count: number }>(key: string, total: T): T {
@@ -76,7 +91,9 @@ export class RegistryExport {
   }
 
   private since(key: string, total: number): number {
-    const increment = total - (this.totals.get(key) ?? 0)
+    const before = this.totals.get(key) ?? 0
+    // What is less than before was given up, and has begun anew.
+    const increment = total < before ? total : total - before
     this.totals.set(key, total)
     return increment
   }
@@ -89,6 +106,8 @@ const NOTHING: OwnTotals = {
   violations: [],
   dns: { queries: [], failures: [], receivedDropped: 0, sentDropped: 0 },
 }
+
+const NO_UDP: UdpReport = { counts: [], overflows: 0 }
 
 /** A report that is being written. */
 class Draft {

@@ -102,7 +102,7 @@ export interface ExportedSeries {
 /** What a report has beyond series. */
 export type OwnTotals = Pick<
   MetricsReport,
-  'droppedEdges' | 'foldedOutcomes' | 'droppedLogLines' | 'violations' | 'dns'
+  'droppedEdges' | 'foldedOutcomes' | 'droppedLogLines' | 'violations' | 'dns' | 'udp'
 >
 
 interface Series extends ExportedSeries {
@@ -186,6 +186,7 @@ export class MetricsRegistry {
     this.droppedLogLines.inc(report.droppedLogLines)
     for (const { side, reason, count } of report.violations) this.violations.inc({ side, reason }, count)
     this.dns.add(report.dns)
+    if (report.udp !== undefined) this.udp?.merge(report.udp)
   }
 
   /** Every series as it is now, for registry-export.ts. */
@@ -204,6 +205,7 @@ export class MetricsRegistry {
         return { side: String(labels.side), reason: String(labels.reason), count: value }
       }),
       dns: await this.dns.totals(),
+      ...(this.udp === null ? {} : { udp: this.udp.totals() }),
     }
   }
 

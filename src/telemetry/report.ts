@@ -46,4 +46,20 @@ export interface MetricsReport {
   readonly droppedLogLines: number
   readonly violations: readonly ViolationCount[]
   readonly dns: DnsReport
+  /** Only one agent tells another of it: data workers do not see UDP. */
+  readonly udp?: UdpReport
+}
+
+/** UDP of pods, of one pair of workloads. */
+export interface UdpCount {
+  readonly isSent: boolean
+  /** Values of the labels of UDP. */
+  readonly labels: readonly string[]
+  readonly bytes: number
+  readonly packets: number
+}
+
+export interface UdpReport {
+  readonly counts: readonly UdpCount[]
+  readonly overflows: number
 }

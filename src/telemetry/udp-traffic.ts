@@ -10,6 +10,7 @@ import type { Workload } from '../model/workload.ts'
 import { EDGE_LABEL_COUNT, TCP_LABELS } from './catalogue.ts'
 import { edgeLabels, overflowLabels } from './labels.ts'
 import type { EdgeKey } from './recorder.ts'
+import type { UdpReport } from './report.ts'
 import { renderLabels } from './text.ts'
 
 /** Pairs kept; beyond it they count under unknown labels. As many as a recorder keeps edges. */
@@ -19,7 +20,7 @@ export const UDP_SERIES_MAX = 1_000
 const UDP_IDLE_MS = 3_600_000
 
 /** No flags: nothing is decided about a packet. */
-const LABELS = TCP_LABELS.slice(0, EDGE_LABEL_COUNT)
+export const UDP_LABELS = TCP_LABELS.slice(0, EDGE_LABEL_COUNT)
 
 /** Who sent packets to whom, and which of their nodes saw them. What is not known is null. */
 export interface UdpFlow {
@@ -33,6 +34,7 @@ export interface UdpFlow {
 
 interface UdpSeries {
   readonly isSent: boolean
+  readonly labels: readonly string[]
   bytes: number
   packets: number
   changedAtMs: number
@@ -52,10 +54,26 @@ export class UdpTraffic {
   }
 
   add(flow: UdpFlow, bytes: number, packets: number): void {
-    const series = this.seriesOf(flow)
-    series.bytes += bytes
-    series.packets += packets
-    series.changedAtMs = this.now()
+    this.count(flow.isSent, edgeLabels(edgeKeyOf(flow)), bytes, packets)
+  }
+
+  /** What an agent before this one has counted. Labels that another build knows, and this one does not, are `unknown`. */
+  merge({ counts, overflows }: UdpReport): void {
+    for (const { isSent, labels, bytes, packets } of counts) {
+      this.count(isSent, labels.length === UDP_LABELS.length ? labels : unknownLabels(isSent), bytes, packets)
+    }
+    this.overflows += overflows
+  }
+
+  /** Everything that was counted. */
+  totals(): UdpReport {
+    const counts = [...this.series.values()].map(({ isSent, labels, bytes, packets }) => ({
+      isSent,
+      labels,
+      bytes,
+      packets,
+    }))
+    return { counts, overflows: this.overflows }
   }
 
   /** The families as text. */
@@ -87,22 +105,33 @@ export class UdpTraffic {
     ).join('')
   }
 
-  private seriesOf(flow: UdpFlow): UdpSeries {
-    const key = edgeKeyOf(flow)
-    const labels = renderLabels(LABELS, edgeLabels(key))
-    const known = this.series.get(labels)
-    if (known !== undefined) return known
-    if (this.series.size < UDP_SERIES_MAX) return this.addSeries(labels, flow.isSent)
-    this.overflows++
-    const overflow = renderLabels(LABELS, overflowLabels(key))
-    return this.series.get(overflow) ?? this.addSeries(overflow, flow.isSent)
+  private count(isSent: boolean, labels: readonly string[], bytes: number, packets: number): void {
+    const series = this.seriesOf(isSent, labels)
+    series.bytes += bytes
+    series.packets += packets
+    series.changedAtMs = this.now()
   }
 
-  private addSeries(labels: string, isSent: boolean): UdpSeries {
-    const series: UdpSeries = { isSent, bytes: 0, packets: 0, changedAtMs: 0 }
-    this.series.set(labels, series)
+  private seriesOf(isSent: boolean, labels: readonly string[]): UdpSeries {
+    const text = renderLabels(UDP_LABELS, labels)
+    const known = this.series.get(text)
+    if (known !== undefined) return known
+    if (this.series.size < UDP_SERIES_MAX) return this.addSeries(text, isSent, labels)
+    this.overflows++
+    const unknown = unknownLabels(isSent)
+    const overflow = renderLabels(UDP_LABELS, unknown)
+    return this.series.get(overflow) ?? this.addSeries(overflow, isSent, unknown)
+  }
+
+  private addSeries(text: string, isSent: boolean, labels: readonly string[]): UdpSeries {
+    const series: UdpSeries = { isSent, labels, bytes: 0, packets: 0, changedAtMs: 0 }
+    this.series.set(text, series)
     return series
   }
+}
+
+function unknownLabels(isSent: boolean): string[] {
+  return overflowLabels(edgeKeyOf({ isSent, source: null, destination: null, service: null }))
 }
 
 function edgeKeyOf({ isSent, source, destination, service }: UdpFlow): EdgeKey {

@@ -8,6 +8,7 @@ import type { CarriedPeer } from '../../src/kernel/carried-peers.ts'
 import { type Delta, EMPTY_DELTA } from '../../src/model/delta.ts'
 import { ACTION_DENY, EMPTY_POLICY_MATCH, POLICY_SCOPE_NAMESPACE, type Policy } from '../../src/model/policy.ts'
 import { Snapshot } from '../../src/model/snapshot.ts'
+import { FAILURE_OPEN, type LocalPod } from '../../src/model/workload.ts'
 import { workloadOf } from '../support/proxy-objects.ts'
 
 const WORKLOADS = ['client', 'other', 'server'].map((name, index) =>
@@ -76,6 +77,18 @@ test('a connection is judged by its own port and its own addresses', () => {
   assert.deepEqual(run(peers, { policies: [deny({ destinationPorts: [80] })] }).broken, [peers[1]])
   assert.deepEqual(run(peers, { policies: [deny({ sourceIps: ['198.18.1.0/24'] })] }).broken, [peers[2]])
   assert.deepEqual(run(peers, {}).broken, [])
+})
+
+test('connections to pods whose connections are to be encrypted are broken off, and no others', () => {
+  const peers = [peer(1, 3), peer(3, 1), peer(1, 2)]
+  const pods = WORKLOADS.map(({ uid }) => {
+    const pod: LocalPod = { uid, netns: '', scope: '', failureMode: FAILURE_OPEN }
+    return uid === SERVER.uid ? { ...pod, mustEncrypt: true } : pod
+  })
+  const { broken, lines } = run(peers, { pods })
+  assert.deepEqual(broken, [peers[0]])
+  assert.match(lines[0]!, /connection closed: connections to its destination are encrypted from now on/)
+  assert.doesNotMatch(lines[0]!, /policy/)
 })
 
 test('connections to pods that are not captured any more live on', () => {

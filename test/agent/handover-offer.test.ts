@@ -43,6 +43,7 @@ const REPORT: MetricsReport = {
     receivedDropped: 7,
     sentDropped: 8,
   },
+  udp: { counts: [{ isSent: true, labels: ['source', 'c"'], bytes: 9, packets: 10 }], overflows: 11 },
 }
 
 describe('the offer of an agent to its successor', () => {

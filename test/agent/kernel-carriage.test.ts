@@ -150,6 +150,16 @@ test('open connections are looked at when policies change, and not when anything
   setup.carriage.stop()
 })
 
+test('open connections are looked at when a namespace begins to ask for encryption', async () => {
+  const setup = new Setup()
+  await setup.begin()
+  const before = setup.looks
+  const pod = setup.snapshot.pods.get(SERVER.uid)!
+  await setup.update({ pods: [{ ...pod, mustEncrypt: true }] })
+  assert.ok(setup.looks > before)
+  setup.carriage.stop()
+})
+
 test('what changes in one go makes one plan, and nothing is planned after the end', async () => {
   const setup = new Setup()
   await setup.begin()

@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict'
 import { beforeEach, describe, it } from 'node:test'
 import type { Addon, DescribedLink } from '../../src/kernel/addon.ts'
-import { LISTENER_KEY, OWN_ADDRESS_KEY, POD, POD_STRICT, ROLE_INBOUND } from '../../src/kernel/layout.generated.ts'
+import {
+  DNS_POD,
+  DNS_POD_IPV4,
+  LISTENER_KEY,
+  OWN_ADDRESS_KEY,
+  POD,
+  POD_STRICT,
+  ROLE_DNS,
+  ROLE_INBOUND,
+} from '../../src/kernel/layout.generated.ts'
 import { encodeCookie, encodeListenerKey, encodeOwnAddressKey } from '../../src/kernel/maps.ts'
 import { inspectPod } from '../../src/kernel/pod-inspection.ts'
 import { planSteering } from '../../src/kernel/steering.ts'
@@ -13,7 +22,7 @@ const ADDRESS = '10.0.0.5'
 
 describe('the inspection of a pod', () => {
   let link: DescribedLink
-  let maps: Record<'pods' | 'ownAddresses' | 'listeners', MemoryMap>
+  let maps: Record<'pods' | 'ownAddresses' | 'listeners' | 'dnsPods', MemoryMap>
 
   beforeEach(() => {
     link = { kind: 'netns', target: INODE, id: 1, program: 'weft_sk_lookup', programId: 2 }
@@ -21,6 +30,7 @@ describe('the inspection of a pod', () => {
       pods: new MemoryMap(8, POD.bytes),
       ownAddresses: new MemoryMap(OWN_ADDRESS_KEY.bytes, 4),
       listeners: new MemoryMap(LISTENER_KEY.bytes, 8),
+      dnsPods: new MemoryMap(8, DNS_POD.bytes),
     }
     maps.pods.update(encodeCookie(COOKIE), new Uint8Array(POD.bytes))
     maps.ownAddresses.update(encodeOwnAddressKey(COOKIE, ADDRESS), new Uint8Array(4))
@@ -29,11 +39,12 @@ describe('the inspection of a pod', () => {
     }
   })
 
-  function inspect(linkFd = 9, isStrict = false): string[] {
+  function inspect(linkFd = 9, isStrict = false, isDnsCaptured: boolean | null = null): string[] {
     const addon = { describeLink: () => link } as unknown as Addon
     // No interface, and so no route to ask for: steering has tests of its own.
     const plan = planSteering([], [ADDRESS])
-    const pod = { netnsFd: 5, netnsCookie: COOKIE, netnsInode: INODE, isStrict, plan, slots: [3, 4], linkFd }
+    const netns = { netnsFd: 5, netnsCookie: COOKIE, netnsInode: INODE }
+    const pod = { ...netns, isStrict, plan, slots: [3, 4], linkFd, isDnsCaptured }
     return inspectPod(addon, maps, pod).map(({ piece, problem }) => `${piece}: ${problem}`)
   }
 
@@ -57,6 +68,18 @@ describe('the inspection of a pod', () => {
     assert.deepEqual(inspect(), ['listener: nobody listens for inbound connections (data worker 4)'])
     maps.listeners.delete(encodeListenerKey(COOKIE, ROLE_INBOUND, 3))
     assert.deepEqual(inspect(), ['listener: nobody listens for inbound connections (data worker 3, 4)'])
+  })
+
+  it('tells DNS that is not captured and should be, and, where it is, sockets that are missing', () => {
+    assert.deepEqual(inspect(9, false, false), [])
+    assert.deepEqual(inspect(9, false, true), ['dns: questions of the pod to its resolvers are not captured'])
+    const captured = new Uint8Array(DNS_POD.bytes).fill(DNS_POD_IPV4)
+    maps.dnsPods.update(encodeCookie(COOKIE), captured)
+    const missing = ['listener: nobody listens for questions to resolvers (data worker 3, 4)']
+    assert.deepEqual(inspect(9, false, true), missing)
+    assert.deepEqual(inspect(), missing)
+    for (const slot of [3, 4]) maps.listeners.update(encodeListenerKey(COOKIE, ROLE_DNS, slot), new Uint8Array(8))
+    assert.deepEqual(inspect(9, false, true), [])
   })
 
   it('tells a failure mode that is not the one that is wanted', () => {

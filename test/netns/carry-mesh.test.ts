@@ -253,6 +253,12 @@ spec: { host: near, trafficPolicy: { connectionPool: { tcp: { maxConnections: 10
   })
 
   it('connections to a namespace that wants encryption are TLS on the node too, TCP and HTTP', async () => {
+    const open = [
+      new Talker(mesh, 'client', mesh.plan.pod('vault').addresses[0]!),
+      new Talker(mesh, 'client', near()[0]!),
+    ]
+    for (const talker of open) assert.equal(await talker.say('hi'), 'hello hi')
+    assert.deepEqual(await proxied(), [])
     const namespaces = manifests(mesh.plan).get('namespaces.yaml')!
     mesh.writeRules(
       'namespaces.yaml',
@@ -262,6 +268,9 @@ spec: { host: near, trafficPolicy: { connectionPool: { tcp: { maxConnections: 10
       const { pods } = (await mesh.configDump('node1')) as { pods: { uid: string; mustEncrypt?: boolean }[] }
       return pods.some(({ uid, mustEncrypt }) => uid.includes('/vault/') && mustEncrypt === true)
     })
+    assert.notEqual(await open[0]!.ended, 'end')
+    assert.equal(await open[1]!.say('still'), 'hello still')
+    await open[1]!.close()
     await mesh.watchPod('vault')
     const service = mesh.plan.services.find(({ name }) => name === 'vault')!
     const pod = mesh.plan.pod('vault')

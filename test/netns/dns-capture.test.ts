@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { createInterface } from 'node:readline'
 import { after, before, describe, it } from 'node:test'
+import { ROLE_DNS } from '../../src/agent/capture.ts'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { silentLog } from '../../src/base/log.ts'
 import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
@@ -249,6 +250,40 @@ describe('DNS capture', needsRoot, () => {
     programs.verdicts.delete(pair)
   })
 
+  for (const [what, command, count] of [
+    ['the IPv4 route over lo', 'route del local 127.83.0.0/16 dev lo table local', 1],
+    ['the IPv4 route over the interface', 'route del local 127.83.0.0/16 dev eth0 table local', 1],
+    ['the IPv6 route over lo', '-6 route del local fd3d:9a1c:6e42:53::/64 dev lo table local', 1],
+    ['the IPv6 route over the interface', '-6 route del local fd3d:9a1c:6e42:53::/64 dev eth0 table local', 1],
+    // 127.0.0.0/8 is local all the same, and the app would see 127.0.0.1 as its own address.
+    ['every IPv4 route', 'route flush table local root 127.83.0.0/16', 2],
+  ] as const) {
+    it(`is seen to be damaged and is repaired when ${what} is removed`, async () => {
+      const before = [network.ipIn(a, 'route show table local'), network.ipIn(a, '-6 route show table local')]
+      const dnsFaults = () => capture.audit(dns.uid)!.faults.filter(({ piece }) => piece === 'dns')
+      assert.deepEqual(dnsFaults(), [])
+      network.ipIn(a, command)
+      const { faults, left } = capture.audit(dns.uid)!
+      assert.equal(faults.filter(({ piece }) => piece === 'dns').length, count, JSON.stringify(faults))
+      assert.deepEqual(
+        left.filter(({ piece }) => piece === 'dns'),
+        [],
+      )
+      const after = [network.ipIn(a, 'route show table local'), network.ipIn(a, '-6 route show table local')]
+      assert.deepEqual(after.map(sortedLines), before.map(sortedLines))
+    })
+  }
+
+  it('is switched on again when its entry is gone, and its sockets are missed', async () => {
+    const cookie = dns.captured.dialing.netnsCookie
+    programs.dnsPods.switchOff(cookie)
+    const { faults, left } = capture.audit(dns.uid)!
+    assert.match(JSON.stringify(faults), /questions of the pod to its resolvers are not captured/)
+    assert.doesNotMatch(JSON.stringify(left), /questions/)
+    programs.listeners.delete(cookie, ROLE_DNS, 0)
+    assert.match(JSON.stringify(capture.audit(dns.uid)!.left), /nobody listens for questions to resolvers/)
+  })
+
   it('leaves nothing behind when the pod is withdrawn', async () => {
     await capture.withdraw(dns.uid)
     dns.close()
@@ -261,3 +296,7 @@ describe('DNS capture', needsRoot, () => {
     assert.doesNotMatch(network.ipIn(a, '-6 route show table local'), /fd3d/)
   })
 })
+
+function sortedLines(text: string): string[] {
+  return text.split('\n').sort()
+}

@@ -79,6 +79,18 @@ describe('UDP of a mesh', needsRoot, () => {
     assert.deepEqual(await counted('node1', 'sent', labels), [500, 5])
   })
 
+  it('goes on being counted where it was when one agent hands over to the next', async () => {
+    const labels = { ...FROM_CLIENT, destination_workload: 'far' }
+    const [bytes, packets] = (await counted('node1', 'sent', labels)) as [number, number]
+    assert.ok(packets > 0)
+    assert.equal(await talk('client', 'far', 100, 4), 'datagrams 4 bytes 400 damaged 0')
+    const old = await mesh.upgradeAgent('node1')
+    assert.equal(await talk('client', 'far', 100, 3), 'datagrams 3 bytes 300 damaged 0')
+    assert.deepEqual(await counted('node1', 'sent', labels), [bytes + 700, packets + 7])
+    assert.equal(await old.ended, 'exit code 0')
+    assert.deepEqual(await counted('node1', 'sent', labels), [bytes + 700, packets + 7])
+  })
+
   it('is not metered any more in a pod that has left the mesh', async () => {
     const { netns } = mesh.plan.pod('near')
     const filters = async (): Promise<string> => {

@@ -4,7 +4,9 @@ import { TCP_LABELS } from '../../src/telemetry/catalogue.ts'
 import { MetricsRegistry } from '../../src/telemetry/registry.ts'
 import { RegistryExport } from '../../src/telemetry/registry-export.ts'
 import type { MetricsReport } from '../../src/telemetry/report.ts'
+import { UdpTraffic } from '../../src/telemetry/udp-traffic.ts'
 import { IDLE_STATE } from '../support/idle-state.ts'
+import { workloadOf } from '../support/proxy-objects.ts'
 
 const settings = { component: 'proxy', version: '1', now: () => 0 }
 
@@ -41,6 +43,39 @@ async function linesOf(registry: MetricsRegistry): Promise<string[]> {
     .split('\n')
     .filter((line) => /^(istio_tcp_received|weft_metrics_edges|weft_http_viol|weft_dns_[dq])/.test(line))
 }
+
+test('UDP is told like everything else, in several reports, to one that has counted some itself', async () => {
+  const [udp, later] = [new UdpTraffic(settings.now), new UdpTraffic(settings.now)]
+  const counted = new RegistryExport(new MetricsRegistry({ ...settings, udp }), 2)
+  const to = new MetricsRegistry({ ...settings, udp: later })
+  const pods = ['a', 'b', 'c', 'd', 'e'].map((name) => workloadOf(name, { workloadName: `${name} "quoted"` }))
+  const pass = (traffic: UdpTraffic, bytes: number): void => {
+    for (const source of pods) traffic.add({ isSent: true, source, destination: null, service: null }, bytes, 1)
+    traffic.add({ isSent: false, source: pods[0]!, destination: pods[1]!, service: null }, bytes, 1)
+  }
+  pass(later, 100)
+  for (const bytes of [10, 1]) {
+    pass(udp, bytes)
+    const reports = await counted.take()
+    assert.deepEqual(
+      reports.map((report) => report.udp?.counts.length ?? 0),
+      [0, 2, 2, 2],
+    )
+    for (const report of reports) to.merge(-2, report)
+  }
+  assert.equal((await counted.take()).length, 1, 'nothing new')
+  const expected = new UdpTraffic(settings.now)
+  for (const bytes of [100, 10, 1]) pass(expected, bytes)
+  assert.equal(later.render(), expected.render())
+  assert.match(later.render(), /weft_udp_sent_bytes_total\{.*a \\"quoted\\".* 111\n/)
+})
+
+test('UDP with labels that are not ours counts under unknown ones', () => {
+  const udp = new UdpTraffic(settings.now)
+  udp.merge({ counts: [{ isSent: true, labels: ['source'], bytes: 5, packets: 1 }], overflows: 2 })
+  assert.match(udp.render(), /weft_udp_sent_bytes_total\{reporter="source",source_workload="unknown".* 5\n/)
+  assert.match(udp.render(), /weft_udp_overflows_total 2\n/)
+})
 
 test('a registry that gets everything of another, and then what is added, shows the same', async () => {
   const [from, to] = [new MetricsRegistry(settings), new MetricsRegistry(settings)]

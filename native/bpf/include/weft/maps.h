@@ -272,7 +272,6 @@ struct event {
   __u32 policy;
   struct address original;
   __u32 original_port;
-  __u32 is_open;
 };
 
 /* What a steered socket had before, so that its next connect() can undo the steering. */
