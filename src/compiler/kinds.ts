@@ -4,8 +4,8 @@ import { groupOf, type MeshObject } from './object.ts'
 import { closest } from './schema.ts'
 import type { Run } from './settings.ts'
 
-/** Versions by group and kind of everything that is compiled. */
-const COMPILED: ReadonlyMap<string, readonly string[]> = new Map([
+/** Versions by kind of everything that is compiled, the preferred one first. All versions of a kind are of one group. */
+export const COMPILED: ReadonlyMap<string, readonly string[]> = new Map([
   ['Namespace', ['v1']],
   ['Node', ['v1']],
   ['Pod', ['v1']],

@@ -9,6 +9,7 @@ import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import { formatMessage, type Message } from '../compiler/messages.ts'
 import type { MeshObject } from '../compiler/object.ts'
+import { KubernetesApi } from '../kubernetes/api.ts'
 import { formatControllerIdentity } from '../model/identity.ts'
 import type { Credential } from '../security/credential.ts'
 import type { Credential as ServerCredential } from '../wire/channel.ts'
@@ -18,10 +19,12 @@ import { CertificateAuthority } from './authority.ts'
 import { CertificateServer } from './ca-server.ts'
 import type { ControllerConfig } from './config.ts'
 import { DirectorySource } from './directory-source.ts'
+import { KubernetesSource } from './kubernetes-source.ts'
 import { LastGood } from './last-good.ts'
 import { readLastGood, writeLastGood } from './last-good-file.ts'
 import { nodeOf } from './peer-node.ts'
 import { Publisher } from './publisher.ts'
+import type { Source } from './source.ts'
 
 /** Lifetime of the controller's own certificate, which it renews by itself. */
 const CREDENTIAL_LIFETIME_MS = 86_400_000
@@ -44,11 +47,12 @@ export async function startController(
   log: Logger,
   clock: Clock = systemClock,
 ): Promise<Controller> {
-  const { stateDirectory, givenRoot, trustDomain } = config
+  const { stateDirectory, givenRoot, trustDomain, source } = config
+  const api = source.kind === 'kubernetes' ? await KubernetesApi.open(source, clock) : null
   const settings = { stateDirectory, given: givenRoot, trustDomain }
   const authority = await CertificateAuthority.open(settings, log, () => clock.now())
   const remembered = await readLastGood(lastGoodPath(config), log)
-  const app = new App(config, authority, remembered, log, clock)
+  const app = new App({ config, api, authority, remembered, log, clock })
   try {
     await app.start()
   } catch (error) {
@@ -56,6 +60,17 @@ export async function startController(
     throw error
   }
   return app
+}
+
+/** What the parts of a controller are made of. */
+interface AppParts {
+  readonly config: ControllerConfig
+  /** Null with a source that is no API server. */
+  readonly api: KubernetesApi | null
+  readonly authority: CertificateAuthority
+  readonly remembered: readonly MeshObject[]
+  readonly log: Logger
+  readonly clock: Clock
 }
 
 function lastGoodPath(config: ControllerConfig): string {
@@ -66,10 +81,11 @@ class App implements Controller {
   port = 0
   adminPort = 0
   private readonly config: ControllerConfig
+  private readonly api: KubernetesApi | null
   private readonly authority: CertificateAuthority
   private readonly log: Logger
   private readonly clock: Clock
-  private readonly source: DirectorySource
+  private readonly source: Source
   private readonly lastGood: LastGood
   private readonly publisher: Publisher
   private readonly certificates: CertificateServer
@@ -82,15 +98,10 @@ class App implements Controller {
   private isReady = false
   private writing: Promise<void> = Promise.resolve()
 
-  constructor(
-    config: ControllerConfig,
-    authority: CertificateAuthority,
-    remembered: readonly MeshObject[],
-    log: Logger,
-    clock: Clock,
-  ) {
+  constructor({ config, api, authority, remembered, log, clock }: AppParts) {
     const { trustDomain } = config
     this.config = config
+    this.api = api
     this.authority = authority
     this.log = log
     this.clock = clock
@@ -105,13 +116,7 @@ class App implements Controller {
       log: log.child('certificates'),
       now: () => clock.now(),
     })
-    this.source = new DirectorySource({
-      directory: config.sourceDirectory,
-      clock,
-      log: log.child('source'),
-      remembered,
-      onChange: () => this.update(),
-    })
+    this.source = this.openSource(remembered)
     this.credential = this.issueCredential()
     this.server = new ControlServer(this.serverCredential(), {
       onStream: (stream) => this.publisher.accept(stream, nodeOf(stream.peer, trustDomain, clock.now())),
@@ -122,10 +127,11 @@ class App implements Controller {
 
   async start(): Promise<void> {
     const { listen, admin } = this.config
+    // First of all, so that probes get an answer while the source is still reading.
+    this.adminPort = await this.admin.listen(admin)
     await this.source.start()
     this.update()
     this.port = await this.server.listen(listen.address, listen.port)
-    this.adminPort = await this.admin.listen(admin)
     this.renewLater()
     this.isReady = true
     this.log.info('listening', { address: listen.address, port: this.port, adminPort: this.adminPort })
@@ -134,10 +140,11 @@ class App implements Controller {
   async stop(): Promise<void> {
     this.isReady = false
     this.cancelRenewal?.()
-    this.source.stop()
+    await this.source.stop()
     this.server.stop()
     await this.admin.stop()
     await this.writing
+    this.api?.close()
   }
 
   messages(): readonly Message[] {
@@ -151,7 +158,18 @@ class App implements Controller {
       certificates: this.certificates.status(),
       messages: this.messages(),
       unpublished: this.publisher.problems,
+      source: this.source.status(),
     }
+  }
+
+  private openSource(remembered: readonly MeshObject[]): Source {
+    const { config, api, clock } = this
+    const log = this.log.child('source')
+    const onChange = (): void => this.update()
+    if (config.source.kind === 'directory') {
+      return new DirectorySource({ directory: config.source.directory, clock, log, remembered, onChange })
+    }
+    return new KubernetesSource({ api: api!, clock, log, onChange })
   }
 
   /** Compiles what the source has now and publishes it. */

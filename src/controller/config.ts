@@ -2,7 +2,7 @@
  * Settings of the controller: one table row each. A setting comes from a flag (`--state`) or from the variable of the
  * same name (`WEFT_STATE`); the flag wins.
  */
-import { requiredFlag, switchFlag, UsageError } from '../base/flags.ts'
+import { choiceFlag, switchFlag, UsageError } from '../base/flags.ts'
 import type { LogLevel } from '../base/log.ts'
 import {
   type Environment,
@@ -20,10 +20,16 @@ import { blockProblem, DEFAULT_VIRTUAL_IP_BLOCKS, type VirtualIpBlocks } from '.
 import { isSpiffeId } from '../model/subject-alt-name.ts'
 import { NODE_LIFETIME_MS } from './node-credential.ts'
 
+/** Where the mesh's objects come from. */
+export type SourceConfig =
+  /** A directory of YAML files. */
+  | { readonly kind: 'directory'; readonly directory: string }
+  /** An API server; null takes the usual configuration and its current context. */
+  | { readonly kind: 'kubernetes'; readonly kubeconfig: string | null; readonly context: string | null }
+
 /** Settings in force. */
 export interface ControllerConfig {
-  /** Directory of YAML files. */
-  readonly sourceDirectory: string
+  readonly source: SourceConfig
   readonly listen: ListenAddress
   readonly stateDirectory: string
   /** Given root and key; null generates them. */
@@ -71,9 +77,30 @@ export const authorityFlags = {
 
 /** The rows; `weft controller --help` shows them. */
 export const controllerFlags = {
-  sourceDirectory: requiredFlag(
-    { name: 'source-directory', doc: 'Directory of Kubernetes-shaped YAML files to serve.' },
+  source: choiceFlag(
+    { name: 'source', doc: "Where the mesh's objects are: YAML files in a directory, or an API server." },
+    ['directory', 'kubernetes'] as const,
+    'directory',
+  ),
+  sourceDirectory: optionalFlag(
+    {
+      name: 'source-directory',
+      doc: 'Directory of Kubernetes-shaped YAML files to serve. Required with --source directory.',
+    },
     'DIR',
+    parseText,
+  ),
+  kubeconfig: optionalFlag(
+    {
+      name: 'kubeconfig',
+      doc: 'How to reach the API server; without it KUBECONFIG, ~/.kube/config, the ServiceAccount of the pod.',
+    },
+    'FILE',
+    parseText,
+  ),
+  context: optionalFlag(
+    { name: 'context', doc: 'Context of the kubeconfig; without it the current one.' },
+    'NAME',
     parseText,
   ),
   listen: listenFlag({ name: 'listen', doc: 'Where agents connect; [::]:15012 for IPv6 as well.' }, '0.0.0.0:15012'),
@@ -139,7 +166,7 @@ export const controllerFlags = {
 export function parseControllerConfig(args: readonly string[], environment: Environment): ControllerConfig {
   const values = parseSettings(controllerFlags, args, environment, 'controller')
   return {
-    sourceDirectory: values.sourceDirectory,
+    source: sourceOf(values),
     listen: values.listen,
     stateDirectory: values.state,
     givenRoot: givenRoot(values.caRoot, values.caKey),
@@ -155,6 +182,27 @@ export function parseControllerConfig(args: readonly string[], environment: Envi
     admin: values.admin,
     logLevel: values.logLevel,
   }
+}
+
+/** The flags of the chosen source, and none of the other. Throws UsageError. */
+function sourceOf(values: {
+  readonly source: 'directory' | 'kubernetes'
+  readonly sourceDirectory: string | null
+  readonly kubeconfig: string | null
+  readonly context: string | null
+}): SourceConfig {
+  const { source, sourceDirectory, kubeconfig, context } = values
+  if (source === 'kubernetes') {
+    if (sourceDirectory !== null) throw new UsageError('flag --source-directory is of no use with --source kubernetes')
+    return { kind: 'kubernetes', kubeconfig, context }
+  }
+  if (kubeconfig !== null) throw new UsageError('flag --kubeconfig needs --source kubernetes')
+  if (context !== null) throw new UsageError('flag --context needs --source kubernetes')
+  if (sourceDirectory === null) {
+    const text = 'flag --source-directory (or WEFT_SOURCE_DIRECTORY) is required'
+    throw new UsageError(`${text}: the directory of YAML files; or take --source kubernetes`)
+  }
+  return { kind: 'directory', directory: sourceDirectory }
 }
 
 /** Both files or none; throws UsageError when only one is given. */

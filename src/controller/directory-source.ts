@@ -16,6 +16,7 @@ import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { Message } from '../compiler/messages.ts'
 import type { MeshObject } from '../compiler/object.ts'
+import type { Source } from './source.ts'
 import { fileMessage, readYamlFile } from './yaml-file.ts'
 
 /** Silence after the last event before the directory is scanned: an editor's several steps count as one. */
@@ -51,7 +52,7 @@ interface KnownFile {
 }
 
 /** The directory as objects, kept in step with its files. */
-export class DirectorySource {
+export class DirectorySource implements Source {
   private readonly options: DirectorySourceOptions
   private readonly files = new Map<string, KnownFile>()
   /** About the directory itself. */
@@ -84,17 +85,21 @@ export class DirectorySource {
     try {
       await this.scan(true)
     } catch (error) {
-      this.stop()
+      await this.stop()
       throw new WeftError('WEFT_CONFIG', `the source directory ${this.options.directory} cannot be read`, error)
     }
     this.endScan(RESCAN_MS)
   }
 
-  stop(): void {
+  async stop(): Promise<void> {
     this.isStopped = true
     this.watcher?.close()
     this.watcher = null
     this.cancelScan?.()
+  }
+
+  status(): unknown {
+    return { directory: this.options.directory, files: this.files.size }
   }
 
   private sortedFiles(): KnownFile[] {

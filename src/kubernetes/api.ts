@@ -44,6 +44,10 @@ export type Query = Readonly<Record<string, string | number | boolean | undefine
 export interface RequestOptions {
   readonly query?: Query
   readonly contentType?: string
+  /** Absent: JSON. */
+  readonly accept?: string
+  /** The answer is text, and comes as it is. */
+  readonly isText?: boolean
   readonly timeoutMs?: number
   readonly signal?: AbortSignal
 }
@@ -241,6 +245,7 @@ export class KubernetesApi {
         const limit = `${ANSWER_BYTES_MAX} bytes`
         throw new WeftError('WEFT_LIMIT', `the answer of ${this.server} to ${method} ${path} is larger than ${limit}`)
       }
+      if (options.isText === true) return text
       return text === '' ? null : parseJson(text, failed)
     } catch (error) {
       if (abort.signal.aborted) throw abort.signal.reason
@@ -253,7 +258,7 @@ export class KubernetesApi {
 
   private async openOnce(method: string, path: string, body: unknown, options: RequestOptions): Promise<OpenAnswer> {
     const failed = { server: this.server, method, path }
-    const { signal, query, contentType = JSON_TYPE } = options
+    const { signal, query, contentType = JSON_TYPE, accept = JSON_TYPE } = options
     const settings = await untilAborted(this.connection.requestOptions(), signal)
     const url = new URL(this.server.replace(/\/$/, '') + path)
     for (const [name, value] of Object.entries(query ?? {})) {
@@ -262,7 +267,7 @@ export class KubernetesApi {
     const text = body === undefined ? null : JSON.stringify(body)
     const headers: Record<string, string | number> = {
       ...(settings.headers as Record<string, string>),
-      accept: JSON_TYPE,
+      accept,
       'user-agent': FIELD_MANAGER,
     }
     if (text !== null) {

@@ -8,7 +8,7 @@ const DIRECTORY = ['--source-directory', '/etc/mesh']
 test('defaults are those of the documentation', () => {
   const config = parseControllerConfig(DIRECTORY, {})
   assert.deepEqual(config, {
-    sourceDirectory: '/etc/mesh',
+    source: { kind: 'directory', directory: '/etc/mesh' },
     listen: { address: '0.0.0.0', port: 15012 },
     stateDirectory: '/var/lib/weft/controller',
     givenRoot: null,
@@ -29,9 +29,20 @@ test('defaults are those of the documentation', () => {
 test('flags win over variables, variables over defaults', () => {
   const environment = { WEFT_SOURCE_DIRECTORY: '/env', WEFT_TRUST_DOMAIN: 'env.domain', HOME: '/root' }
   const config = parseControllerConfig(['--trust-domain', 'flag.domain', '--listen=[::]:0'], environment)
-  assert.equal(config.sourceDirectory, '/env')
+  assert.deepEqual(config.source, { kind: 'directory', directory: '/env' })
   assert.equal(config.trustDomain, 'flag.domain')
   assert.deepEqual(config.listen, { address: '::', port: 0 })
+})
+
+test('an API server needs no flag but its own', () => {
+  const source = (args: readonly string[], environment = {}): unknown =>
+    parseControllerConfig(['--source', 'kubernetes', ...args], environment).source
+  assert.deepEqual(source([]), { kind: 'kubernetes', kubeconfig: null, context: null })
+  assert.deepEqual(source(['--context', 'c'], { WEFT_KUBECONFIG: '/k' }), {
+    kind: 'kubernetes',
+    kubeconfig: '/k',
+    context: 'c',
+  })
 })
 
 test('lifetimes are read with their unit', () => {
@@ -41,6 +52,9 @@ test('lifetimes are read with their unit', () => {
 
 const BAD: readonly [string, readonly string[], NodeJS.ProcessEnv, RegExp][] = [
   ['no source directory', [], {}, /--source-directory .*is required/],
+  ['a directory beside an API server', [...DIRECTORY, '--source', 'kubernetes'], {}, /--source-directory is of no use/],
+  ['a kubeconfig for a directory', [...DIRECTORY, '--kubeconfig', 'k'], {}, /--kubeconfig needs --source kubernetes/],
+  ['a context for a directory', [...DIRECTORY, '--context', 'c'], {}, /--context needs --source kubernetes/],
   ['an unknown flag', [...DIRECTORY, '--sauce', 'x'], {}, /unknown flag --sauce/],
   ['an unknown variable', DIRECTORY, { WEFT_SAUCE: 'x' }, /unknown variable WEFT_SAUCE/],
   ['a name to listen on', [...DIRECTORY, '--listen', 'localhost:1'], {}, /--listen: .*IP address/],
@@ -74,5 +88,5 @@ for (const [what, args, environment, pattern] of BAD) {
 test('help shows every flag, and which must be given', () => {
   const text = describeFlags(controllerFlags)
   for (const flag of Object.values(controllerFlags)) assert.ok(text.includes(`--${flag.name}`), flag.name)
-  assert.match(text, /--source-directory DIR .* Required\./)
+  assert.match(text, /--source-directory DIR .* Required with --source directory\./)
 })

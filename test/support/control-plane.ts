@@ -67,7 +67,7 @@ export class TestController {
     this.log = options.log ?? silentLog
     this.clock = options.clock ?? systemClock
     this.config = {
-      sourceDirectory,
+      source: { kind: 'directory', directory: sourceDirectory },
       listen: { address: '127.0.0.1', port: 0 },
       stateDirectory: join(directory, 'state'),
       givenRoot: null,

@@ -40,6 +40,10 @@ export class FakeApiServer {
   readonly requests: SeenRequest[] = []
   /** Asked first; null when there is none. */
   answer: Answer | null = null
+  /** What /readyz says. */
+  isReady = true
+  /** Knows no aggregated discovery, as Kubernetes before 1.27. */
+  isOld = false
   /** Watches from before this version are told 410. */
   oldestVersion = 0
   /** URL of the server. */
@@ -93,6 +97,12 @@ export class FakeApiServer {
       events: [],
       watches: new Set(),
     })
+  }
+
+  /** Serves a resource no more: 404, and its watches end. */
+  removeType(type: ResourceType): void {
+    this.endWatches(type, 'end')
+    this.collections.delete(collectionPath(type, null))
   }
 
   /** Makes or changes an object and tells the watches. */
@@ -178,7 +188,18 @@ export class FakeApiServer {
     }
   }
 
-  private answerFrom({ method, path, query, body }: SeenRequest, response: ServerResponse): void {
+  private answerFrom({ method, path, query, body, headers }: SeenRequest, response: ServerResponse): void {
+    if (path === '/readyz') {
+      response
+        .writeHead(this.isReady ? 200 : 500, { 'content-type': 'text/plain' })
+        .end(this.isReady ? 'ok' : 'not ready')
+      return
+    }
+    const discovered = this.discovery(path, !this.isOld && /apidiscovery/.test(headers.accept ?? ''))
+    if (discovered !== null) {
+      answerJson(response, 200, discovered)
+      return
+    }
     const namespace = /\/namespaces\/([^/]+)\/[^/]+$/.exec(path)?.[1] ?? null
     const collection =
       this.collections.get(path) ?? this.collections.get(path.replace(/\/namespaces\/[^/]+(?=\/[^/]+$)/, ''))
@@ -220,6 +241,44 @@ export class FakeApiServer {
       this.put(found.collection.type, JSON.parse(body) as never)
       answerJson(response, 200, found.collection.objects.get(found.key))
     } else answerJson(response, 200, object)
+  }
+
+  /** The answer of a discovery path; null for others. */
+  private discovery(path: string, isAggregated: boolean): unknown {
+    const all = [...this.collections.values()]
+    if (path === '/apis') {
+      const groups = new Map<string, Set<string>>()
+      for (const { type } of all) groups.set(type.group, (groups.get(type.group) ?? new Set()).add(type.version))
+      groups.delete('')
+      if (!isAggregated) {
+        const names = [...groups].map(([name, versions]) => ({
+          name,
+          versions: [...versions].map((version) => ({ version, groupVersion: `${name}/${version}` })),
+        }))
+        return { kind: 'APIGroupList', apiVersion: 'v1', groups: names }
+      }
+      const items = [...groups].map(([group, versions]) => ({
+        metadata: { name: group },
+        versions: [...versions].map((version) => ({
+          version,
+          resources: all
+            .filter(({ type }) => type.group === group && type.version === version)
+            .map(({ type, kind }) => ({
+              resource: type.plural,
+              responseKind: { group: '', version: '', kind },
+              scope: type.isNamespaced ? 'Namespaced' : 'Cluster',
+            })),
+        })),
+      }))
+      return { kind: 'APIGroupDiscoveryList', apiVersion: 'apidiscovery.k8s.io/v2', items }
+    }
+    const resources = all
+      .filter(({ type }) => collectionPath(type, null) === `${path}/${type.plural}`)
+      .flatMap(({ type, kind }) => [
+        { name: type.plural, kind, namespaced: type.isNamespaced },
+        { name: `${type.plural}/status`, kind, namespaced: type.isNamespaced },
+      ])
+    return resources.length === 0 ? null : { kind: 'APIResourceList', groupVersion: path, resources }
   }
 
   private find(path: string): { collection: Collection; key: string } | null {

@@ -41,7 +41,8 @@ export class FakeClock implements Clock {
       this.timers.delete(next)
       next.callback()
     }
-    this.nowMs = endMs
+    // A callback may have moved it further.
+    this.nowMs = Math.max(this.nowMs, endMs)
   }
 
   private next(): Timer | null {

@@ -23,14 +23,16 @@ export const controllerCommand: Command = {
   help() {
     return helpText({
       summary:
-        'Compiles the YAML of a directory, publishes it to the agents and signs their certificates, until SIGTERM. Every\n' +
-        'flag may also come from a variable: --state from WEFT_STATE; the flag wins.\n\n' +
+        'Compiles what a directory of YAML or an API server holds, publishes it to the agents and signs their certificates,\n' +
+        'until SIGTERM. Every flag may also come from a variable: --state from WEFT_STATE; the flag wins.\n\n' +
         '`weft controller issue` makes the first credential of a node, beside a running controller or before it.',
       usage:
-        'weft controller --source-directory DIR [flags]\n       weft controller issue --node NAME --out DIR [flags]',
+        'weft controller --source-directory DIR [flags]\n       weft controller --source kubernetes [flags]\n       weft controller issue --node NAME --out DIR [flags]',
       flags: `${describeFlags(controllerFlags)}\nFlags of issue:\n${describeFlags(ISSUE_FLAGS)}`,
       examples: [
         ['weft controller --source-directory /etc/weft/mesh', 'serve that directory'],
+        ['weft controller --source kubernetes', 'in a pod: serve the cluster it runs in'],
+        ['weft controller --source kubernetes --kubeconfig ./admin.conf --context test', 'serve another cluster'],
         ['weft controller issue --node node1 --out /etc/weft/node1', 'then carry the directory to the node'],
         ['curl http://127.0.0.1:15014/status', 'what agents have, and what is wrong with the YAML'],
       ],
