@@ -20,7 +20,7 @@ import { readEndpointSlice } from './endpoint-slice.ts'
 import { Enrolments, isOfRevision } from './enrolment.ts'
 import { isWildcard, unknownHostFix, wildcardCovers } from './hosts.ts'
 import { buildInventory, type Inventory } from './inventory.ts'
-import { checkKind } from './kinds.ts'
+import { checkKind, checkTopLevel } from './kinds.ts'
 import { compareText, findings, type Message, MessageLog } from './messages.ts'
 import { localityOf } from './node.ts'
 import { compareAge, type MeshObject, type Path } from './object.ts'
@@ -107,6 +107,7 @@ function sortByKind(objects: readonly MeshObject[], run: Run): ObjectsByKind {
       continue
     }
     known.set(object.key, object)
+    if (!isCore(object)) checkTopLevel(object, run)
     const list = byKind.get(object.kind)
     if (list === undefined) byKind.set(object.kind, [object])
     else list.push(object)

@@ -14,6 +14,7 @@ import { isDnsLabel } from './strings.ts'
 const targetPort: Shape<number | string | null> = {
   absent: null,
   isRequired: false,
+  form: { kind: 'either', forms: [port.form, text.form] },
   read: (value, cursor) => (typeof value === 'string' ? value : port.read(value, cursor)),
 }
 

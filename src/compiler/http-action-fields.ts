@@ -13,6 +13,7 @@ import {
   closest,
   decimal,
   duration,
+  exclusive,
   flag,
   integer,
   list,
@@ -122,7 +123,7 @@ export const redirect = object(
 const BODY_BYTES_MAX = 1_048_576
 const BODY_BYTES_LARGE = 102_400
 
-const body = object({ string: text, bytes: text }, (value, cursor) => {
+const bodyFields = object({ string: text, bytes: text }, (value, cursor) => {
   if (value.string !== null && value.bytes !== null) cursor.reject('string and bytes are both given.', 'Write one.')
   if (value.bytes !== null && decodeText(value.bytes) === null) {
     cursor.at('bytes').reject('The bytes are not base64 of UTF-8 text.', 'Write the body as string.')
@@ -133,6 +134,8 @@ const body = object({ string: text, bytes: text }, (value, cursor) => {
   if (bytes > BODY_BYTES_MAX) cursor.reject(`The body has ${bytes} bytes.`, `Write at most ${BODY_BYTES_MAX}.`)
   else if (bytes > BODY_BYTES_LARGE) cursor.report(findings.largeBody(bytes))
 })
+
+const body = exclusive(bodyFields, 'string', 'bytes')
 
 /** UTF-8 text of base64; null when it is neither. */
 export function decodeText(base64: string): string | null {

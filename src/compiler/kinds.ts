@@ -1,6 +1,6 @@
 /** Which kinds the compiler reads, which it knows but does not support yet, and which are none of its business. */
 import { findings } from './messages.ts'
-import { groupOf, type MeshObject } from './object.ts'
+import { groupOf, isTree, type MeshObject } from './object.ts'
 import { closest } from './schema.ts'
 import type { Run } from './settings.ts'
 
@@ -61,6 +61,17 @@ export function checkKind(object: MeshObject, run: Run): boolean {
     else if (group !== '') run.log.add(object, ['kind'], findings.unknownKind(kind, group, closest(kind, kinds)))
   }
   return false
+}
+
+/** Fields of every object of the mesh's kinds. */
+const TOP_LEVEL: readonly string[] = ['apiVersion', 'kind', 'metadata', 'spec', 'status']
+
+/** Reports fields beside the spec: with a misspelled "spec" a policy would say nothing, and so allow nothing. */
+export function checkTopLevel(object: MeshObject, run: Run): void {
+  if (!isTree(object.raw)) return
+  for (const name of Object.keys(object.raw)) {
+    if (!TOP_LEVEL.includes(name)) run.log.add(object, [name], findings.unknownField(name, closest(name, TOP_LEVEL)))
+  }
 }
 
 function compiledKinds(group: string): string[] {

@@ -28,7 +28,8 @@ const mutualTls = object({
   }),
 })
 
-const peerAuthenticationSpec = object(
+/** The spec of a PeerAuthentication. */
+export const peerAuthenticationSpec = object(
   {
     selector: object({ matchLabels: labelMap }),
     mtls: mutualTls,

@@ -1,5 +1,6 @@
 /** Pods, as far as the mesh needs them: where they run, as whom, at which addresses, and how they are. */
 import { canonicalAddress } from '../base/address.ts'
+import { TEXT } from './form.ts'
 import { quote } from './messages.ts'
 import { isTree, type MeshObject, own } from './object.ts'
 import { Cursor, flag, list, openObject, port, required, type Shape, text } from './schema.ts'
@@ -9,6 +10,7 @@ import type { Run } from './settings.ts'
 const address: Shape<string | null> = {
   absent: null,
   isRequired: false,
+  form: TEXT,
   read(value, cursor) {
     const written = text.read(value, cursor)
     if (written === null || written === '') return null

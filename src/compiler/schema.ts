@@ -6,6 +6,7 @@
  * A field that does not exist is an error with a suggestion; one that exists in the API but does nothing here yet is in
  * the table as `unsupported` and reported. The value of an object with errors must not be used.
  */
+import { ANYTHING, type Form, TEXT } from './form.ts'
 import { type Finding, findings, type MessageLog, quote } from './messages.ts'
 import { isTree, type MeshObject, own, type Path } from './object.ts'
 
@@ -54,6 +55,8 @@ export class Cursor {
 export interface Shape<T> {
   readonly absent: T
   readonly isRequired: boolean
+  /** What it takes, for those who cannot call `read`. */
+  readonly form: Form
   read(value: unknown, cursor: Cursor): T
 }
 
@@ -69,8 +72,8 @@ export type Values<F extends Fields> = { readonly [K in keyof F]: ValueOf<F[K]> 
 /** A further check of a value that is well formed in itself. */
 export type Check<T> = (value: T, cursor: Cursor) => void
 
-function shape<T>(absent: T, read: (value: unknown, cursor: Cursor) => T): Shape<T> {
-  return { absent, isRequired: false, read }
+function shape<T>(absent: T, form: Form, read: (value: unknown, cursor: Cursor) => T): Shape<T> {
+  return { absent, isRequired: false, form, read }
 }
 
 /** The same, but an absent value is an error. */
@@ -78,10 +81,14 @@ export function required<T>(inner: Shape<T>): Shape<NonNullable<T>> {
   return { ...inner, isRequired: true } as Shape<NonNullable<T>>
 }
 
-/** The same with a check of the value, which runs when it is present and without errors in itself. */
-export function checked<T>(inner: Shape<T>, check: Check<NonNullable<T>>): Shape<T> {
+/**
+ * The same with a check of the value, which runs when it is present and without errors in itself. `form` is given where the
+ * check can be said in it.
+ */
+export function checked<T>(inner: Shape<T>, check: Check<NonNullable<T>>, form: Form = inner.form): Shape<T> {
   return {
     ...inner,
+    form,
     read(value, cursor) {
       const errors = cursor.errorCount()
       const result = inner.read(value, cursor)
@@ -95,13 +102,13 @@ export function checked<T>(inner: Shape<T>, check: Check<NonNullable<T>>): Shape
 // --- scalars ---
 
 /** Text; an empty text counts as present. */
-export const text: Shape<string | null> = shape<string | null>(null, (value, cursor) => {
+export const text: Shape<string | null> = shape<string | null>(null, TEXT, (value, cursor) => {
   if (typeof value === 'string') return value
   cursor.report(findings.notText(value))
   return null
 })
 
-export const flag: Shape<boolean | null> = shape<boolean | null>(null, (value, cursor) => {
+export const flag: Shape<boolean | null> = shape<boolean | null>(null, { kind: 'flag' }, (value, cursor) => {
   if (typeof value === 'boolean') return value
   cursor.report(findings.wrongType('true or false', value))
   return null
@@ -109,7 +116,7 @@ export const flag: Shape<boolean | null> = shape<boolean | null>(null, (value, c
 
 /** A whole number in a range. */
 export function integer(min: number, max: number): Shape<number | null> {
-  return shape<number | null>(null, (value, cursor) => {
+  return shape<number | null>(null, { kind: 'integer', min, max }, (value, cursor) => {
     if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value
     cursor.report(findings.wrongType(`a whole number from ${min} to ${max}`, value))
     return null
@@ -118,7 +125,7 @@ export function integer(min: number, max: number): Shape<number | null> {
 
 /** Any number in a range. */
 export function decimal(min: number, max: number): Shape<number | null> {
-  return shape<number | null>(null, (value, cursor) => {
+  return shape<number | null>(null, { kind: 'decimal', min, max }, (value, cursor) => {
     if (typeof value === 'number' && value >= min && value <= max) return value
     cursor.report(findings.wrongType(`a number from ${min} to ${max}`, value))
     return null
@@ -133,7 +140,7 @@ export const INT32_MAX = 2_147_483_647
 
 /** One of some words; `aliases` gives other spellings their meaning. */
 export function oneOf<const W extends string>(words: readonly W[]): Shape<W | null> {
-  return shape<W | null>(null, (value, cursor) => {
+  return shape<W | null>(null, { kind: 'words', words }, (value, cursor) => {
     if (typeof value === 'string') {
       if ((words as readonly string[]).includes(value)) return value as W
       cursor.report(findings.notOneOf(value, words, closest(value, words)))
@@ -145,12 +152,24 @@ export function oneOf<const W extends string>(words: readonly W[]): Shape<W | nu
 /** Longest duration that is accepted: 10 years, far below where milliseconds overflow a 53-bit number. */
 const DURATION_MS_MAX = 10 * 365 * 24 * 3_600_000
 
+/** Longest text of a duration: all units with more digits than make sense. */
+const DURATION_CHARACTERS_MAX = 64
+
+const DURATION = /^(?:[0-9]+(?:\.[0-9]+)?(?:h|ms|m|s|us|ns))+$/
+
+/** What of a duration a pattern can say. */
+const DURATION_FORM: Form = {
+  kind: 'text',
+  pattern: `^0$|${DURATION.source.replaceAll('(?:', '(')}`,
+  charactersMax: DURATION_CHARACTERS_MAX,
+}
+
 const UNIT_MS: Readonly<Record<string, number>> = { h: 3_600_000, m: 60_000, s: 1_000, ms: 1, us: 0.001, ns: 0.000_001 }
 
 /** Milliseconds of `1.5s`, `1m30s`, `100ms`; null when it is no duration. Fractions of a millisecond are kept. */
 export function parseDuration(value: string): number | null {
   if (value === '0') return 0
-  if (value.length > 64 || !/^(?:[0-9]+(?:\.[0-9]+)?(?:h|ms|m|s|us|ns))+$/.test(value)) return null
+  if (value.length > DURATION_CHARACTERS_MAX || !DURATION.test(value)) return null
   let milliseconds = 0
   for (const [, amount, unit] of value.matchAll(/([0-9.]+)([a-z]+)/g)) milliseconds += Number(amount) * UNIT_MS[unit!]!
   // 0.1 + 0.2 seconds must not become a fraction of a millisecond.
@@ -160,7 +179,7 @@ export function parseDuration(value: string): number | null {
 
 /** A duration, in milliseconds: whole ones, at least 1 unless zero is allowed (it then means "off"). */
 export function duration(allows: 'zero' | 'positive'): Shape<number | null> {
-  return shape<number | null>(null, (value, cursor) => {
+  return shape<number | null>(null, DURATION_FORM, (value, cursor) => {
     const milliseconds = typeof value === 'string' ? parseDuration(value) : null
     if (milliseconds === null) {
       cursor.report(findings.wrongType('a duration like "1.5s" or "100ms"', value))
@@ -181,7 +200,8 @@ const ELEMENTS_MAX = 4096
 
 /** A list; absent is empty. Null elements are errors. */
 export function list<T>(element: Shape<T>, elementsMax: number = ELEMENTS_MAX): Shape<readonly NonNullable<T>[]> {
-  return shape<readonly NonNullable<T>[]>([], (value, cursor) => {
+  const form: Form = { kind: 'list', element: element.form, elementsMax }
+  return shape<readonly NonNullable<T>[]>([], form, (value, cursor) => {
     if (!Array.isArray(value)) {
       cursor.report(findings.wrongType('a list', value))
       return []
@@ -206,7 +226,8 @@ export function list<T>(element: Shape<T>, elementsMax: number = ELEMENTS_MAX): 
 
 /** A map with any keys; absent is empty. A null value reads as the element's absent value. */
 export function map<T>(element: Shape<T>, checkKey: Check<string> = () => {}): Shape<ReadonlyMap<string, T>> {
-  return shape<ReadonlyMap<string, T>>(new Map(), (value, cursor) => {
+  const form: Form = { kind: 'map', element: element.form, entriesMax: ELEMENTS_MAX }
+  return shape<ReadonlyMap<string, T>>(new Map(), form, (value, cursor) => {
     const entries = new Map<string, T>()
     if (!isTree(value)) {
       cursor.report(findings.wrongType('an object', value))
@@ -234,6 +255,12 @@ export function object<F extends Fields>(fields: F, check: Check<Values<F>> = ()
   return readObject(fields, check, reportUnknown)
 }
 
+/** Says of an object, for others to know, that at most one of these fields is given. Its check reports it to users. */
+export function exclusive<T>(inner: Shape<T>, ...fields: readonly string[]): Shape<T> {
+  if (inner.form.kind !== 'object') return inner
+  return { ...inner, form: { ...inner.form, atMostOneOf: [...(inner.form.atMostOneOf ?? []), fields] } }
+}
+
 /** An object of which only some fields matter here (Kubernetes' own kinds); others pass unread. */
 export function openObject<F extends Fields>(fields: F, check: Check<Values<F>> = () => {}): Shape<Values<F> | null> {
   return readObject(fields, check, () => {})
@@ -244,7 +271,7 @@ function readObject<F extends Fields>(
   check: Check<Values<F>>,
   onUnknown: (key: string, fields: Fields, cursor: Cursor) => void,
 ): Shape<Values<F> | null> {
-  return shape<Values<F> | null>(null, (value, cursor) => {
+  return shape<Values<F> | null>(null, { kind: 'object', fields }, (value, cursor) => {
     if (!isTree(value)) {
       cursor.report(findings.wrongType('an object', value))
       return null
@@ -273,7 +300,7 @@ function reportUnknown(key: string, fields: Fields, cursor: Cursor): void {
 
 /** A field of the real API that has no effect yet: a warning names it. `effect` says what happens instead. */
 export function unsupported(what: string, effect: string): Shape<null> {
-  return shape(null, (_value, cursor) => {
+  return shape(null, { kind: 'unused', note: `Not supported yet: ${effect}.` }, (_value, cursor) => {
     cursor.report(findings.notSupported(what, effect))
     return null
   })
@@ -281,22 +308,26 @@ export function unsupported(what: string, effect: string): Shape<null> {
 
 /** A field of the real API without which the rest must not be applied: an error. */
 export function refused(what: string, effect: string): Shape<null> {
-  return shape(null, (_value, cursor) => {
-    cursor.report(findings.cannotApply(what, effect))
-    return null
-  })
+  return shape(
+    null,
+    { kind: 'unused', note: `Refused, because it is not supported yet: ${effect}.` },
+    (_value, cursor) => {
+      cursor.report(findings.cannotApply(what, effect))
+      return null
+    },
+  )
 }
 
 /** A deprecated field without effect. */
 export function outdated(what: string, fix: string): Shape<null> {
-  return shape(null, (_value, cursor) => {
+  return shape(null, { kind: 'unused', note: `Deprecated. ${fix}` }, (_value, cursor) => {
     cursor.report(findings.deprecated(what, fix))
     return null
   })
 }
 
 /** A field whose value is taken as it is. */
-export const anything: Shape<unknown> = shape<unknown>(null, (value) => value)
+export const anything: Shape<unknown> = shape<unknown>(null, ANYTHING, (value) => value)
 
 // --- did you mean ---
 

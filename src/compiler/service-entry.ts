@@ -54,7 +54,8 @@ const endpoint = object({
   serviceAccount: unsupported('serviceAccount', 'the endpoint is outside the mesh, or known by its own pod'),
 })
 
-const entry = object({
+/** The spec of a ServiceEntry. */
+export const serviceEntrySpec = object({
   hosts: required(list(entryHost, HOSTS_MAX)),
   addresses: list(text),
   ports: list(
@@ -103,7 +104,7 @@ export interface ServiceEntry {
 /** Reads an entry; null when it has errors or can have no effect (both reported). */
 export function readServiceEntry(object: MeshObject, run: Run): ServiceEntry | null {
   const cursor = new Cursor(run.log, object, ['spec'])
-  const spec = entry.read(object.spec ?? {}, cursor)
+  const spec = serviceEntrySpec.read(object.spec ?? {}, cursor)
   if (spec === null || run.log.hasError(object)) return null
   if (spec.hosts.length === 0) cursor.at('hosts').reject('The list is empty.', 'Write at least one host.')
   checkPorts(spec, cursor)
@@ -139,7 +140,7 @@ export function readServiceEntry(object: MeshObject, run: Run): ServiceEntry | n
   }
 }
 
-type EntrySpec = NonNullable<ValueOf<typeof entry>>
+type EntrySpec = NonNullable<ValueOf<typeof serviceEntrySpec>>
 
 function checkPorts({ ports, endpoints }: EntrySpec, cursor: Cursor): void {
   const numbers = new Set<number>()

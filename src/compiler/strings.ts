@@ -5,7 +5,7 @@
 import { Regex } from '../base/regex.ts'
 import type { StringMatch } from '../model/route.ts'
 import { quote } from './messages.ts'
-import { checked, map, object, type Shape, text } from './schema.ts'
+import { checked, exclusive, map, object, type Shape, text } from './schema.ts'
 
 /** Why an expression (RE2 syntax) cannot be used; null when it can. */
 function patternProblem(pattern: string): string | null {
@@ -23,7 +23,7 @@ export const pattern: Shape<string | null> = checked(text, (value, cursor) => {
   if (problem !== null) cursor.reject(`The pattern cannot be used: ${problem}.`, 'Write it in RE2 syntax.')
 })
 
-const stringMatchFields = object({ exact: text, prefix: text, regex: text })
+const stringMatchFields = exclusive(object({ exact: text, prefix: text, regex: text }), 'exact', 'prefix', 'regex')
 
 /** Where a StringMatch stands decides which empty values are allowed. */
 export type StringMatchPlace = 'uri' | 'value'
@@ -33,6 +33,7 @@ export function stringMatch(place: StringMatchPlace): Shape<StringMatch | null> 
   return {
     absent: null,
     isRequired: false,
+    form: stringMatchFields.form,
     read(value, cursor) {
       const fields = stringMatchFields.read(value, cursor)
       if (fields === null) return null
@@ -67,20 +68,27 @@ export function wildcardMatch(value: string): StringMatch {
 
 // --- names ---
 
+const DNS_LABEL = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/
+const DNS_LABEL_CHARACTERS_MAX = 63
+
 /** True for a label of RFC 1123. */
 export function isDnsLabel(name: string): boolean {
-  return name.length <= 63 && /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/.test(name)
+  return name.length <= DNS_LABEL_CHARACTERS_MAX && DNS_LABEL.test(name)
 }
 
 /** Text that is a DNS label (namespaces, subsets). */
-export const dnsLabel: Shape<string | null> = checked(text, (name, cursor) => {
-  if (!isDnsLabel(name)) {
-    cursor.reject(
-      `${quote(name)} is not a valid name.`,
-      'Use lower-case letters, digits and "-", at most 63 characters.',
-    )
-  }
-})
+export const dnsLabel: Shape<string | null> = checked(
+  text,
+  (name, cursor) => {
+    if (!isDnsLabel(name)) {
+      cursor.reject(
+        `${quote(name)} is not a valid name.`,
+        'Use lower-case letters, digits and "-", at most 63 characters.',
+      )
+    }
+  },
+  { kind: 'text', pattern: DNS_LABEL.source, charactersMax: DNS_LABEL_CHARACTERS_MAX },
+)
 
 /** Labels that select pods; every one must be equal. */
 export const labelMap: Shape<ReadonlyMap<string, string | null>> = map(

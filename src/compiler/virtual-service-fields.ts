@@ -16,7 +16,6 @@ import {
 } from './http-action-fields.ts'
 import { findings, quote } from './messages.ts'
 import {
-  anything,
   checked,
   duration,
   flag,
@@ -25,6 +24,7 @@ import {
   list,
   map,
   object,
+  openObject,
   outdated,
   port,
   refused,
@@ -169,7 +169,7 @@ export const virtualServiceSpec = object(
     hosts: list(ruleHost),
     gateways: list(text),
     http: list(httpRule),
-    tls: checked(list(anything), (_rules, cursor) => {
+    tls: checked(list(openObject({})), (_rules, cursor) => {
       cursor.report(
         findings.notSupported('Routing by tls rules', 'TLS traffic goes to the service that the client addressed'),
       )

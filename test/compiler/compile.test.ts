@@ -51,6 +51,16 @@ for (const apiVersion of ['security.istio.io/v1', 'security.istio.io/v1beta1']) 
   })
 }
 
+test('a misspelled field beside the spec is an error: a policy without its spec would mean something else', () => {
+  const { spec, ...rest } = authorizationPolicy('a', { action: 'DENY', rules: [{}] })
+  const result = compileTrees([...shop(), { ...rest, sepc: spec }])
+  assert.deepEqual(result.state.policies, [])
+  assert.deepEqual(
+    result.messages.map(({ severity, field, fix }) => [severity, field, fix]),
+    [['error', 'sepc', 'Did you mean spec?']],
+  )
+})
+
 for (const [apiVersion, kind, code, severity] of [
   ['v1', 'ConfigMap', null, null],
   ['v1', 'ServiceAccount', null, null],
