@@ -53,11 +53,11 @@ for (const apiVersion of ['security.istio.io/v1', 'security.istio.io/v1beta1']) 
 
 test('a misspelled field beside the spec is an error: a policy without its spec would mean something else', () => {
   const { spec, ...rest } = authorizationPolicy('a', { action: 'DENY', rules: [{}] })
-  const result = compileTrees([...shop(), { ...rest, sepc: spec }])
+  const result = compileTrees([...shop(), { ...rest, specs: spec }])
   assert.deepEqual(result.state.policies, [])
   assert.deepEqual(
     result.messages.map(({ severity, field, fix }) => [severity, field, fix]),
-    [['error', 'sepc', 'Did you mean spec?']],
+    [['error', 'specs', 'Did you mean spec?']],
   )
 })
 
