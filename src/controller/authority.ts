@@ -1,22 +1,23 @@
 /**
- * The mesh's certificate authority: its root and key, from disk or given, and signing with them.
+ * The mesh's certificate authority: signs with what it has at the moment, and says whom to trust.
  *
- * A root is generated at the first start and kept in `<state>/ca` (directory 0700, key 0600). The file of a root may hold
- * more than one certificate: the first signs, all self-signed ones are trusted. Roots are rotated by putting the new
- * root behind the old one until every agent has renewed, then in front of it, then alone.
+ * Where there is no Kubernetes, root and key come from disk or are given. A root is generated at the first start and kept
+ * in `<state>/ca` (directory 0700, key 0600). The file of a root may hold more than one certificate: the first signs, all
+ * self-signed ones are trusted. Roots are rotated by putting the new root behind the old one until every agent has
+ * renewed, then in front of it, then alone. On Kubernetes they come from Secrets (kubernetes-authority.ts).
  */
 import { mkdtemp, readFile, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
-import { parseCertificates } from '../security/certificate.ts'
 import { Credential } from '../security/credential.ts'
 import { makePrivateDirectory, refuseSharedKey, writeFileAtomically } from '../security/credential-files.ts'
 import { createKey, createSigningRequest, parseSigningRequest } from '../security/csr.ts'
-import { type Authority, createRoot, issueFromRequest, loadAuthority } from '../security/issue.ts'
+import { createRoot, issueFromRequest } from '../security/issue.ts'
+import { type AuthorityMaterial, type AuthorityTexts, bundleOf, readMaterial } from './authority-material.ts'
 
 /** Ten years: rotation is a decision, not a surprise. */
-const ROOT_LIFETIME_MS = 10 * 365 * 86_400_000
+export const ROOT_LIFETIME_MS = 10 * 365 * 86_400_000
 /** The log warns when the root has less than this left. */
 const ROOT_WARNING_MS = 90 * 86_400_000
 
@@ -34,48 +35,68 @@ export interface AuthoritySettings {
 
 /** Signs for the mesh. Its key never leaves it. */
 export class CertificateAuthority {
-  /** Trusted roots, PEM. */
-  readonly bundle: string
-  private readonly authority: Authority
+  private material: AuthorityMaterial
+  private trusted: string
   private readonly now: () => number
+  private onChange: () => void = () => {}
 
-  private constructor(authority: Authority, bundle: string, now: () => number) {
-    this.authority = authority
-    this.bundle = bundle
+  /** `bundle` may hold more roots than the material's own. */
+  constructor(material: AuthorityMaterial, bundle: string, now: () => number = Date.now) {
+    this.material = material
+    this.trusted = bundle
     this.now = now
   }
 
-  /** Loads the authority, or generates it at the first start. Throws WeftError. */
+  /** Loads the authority of a directory, or generates it at the first start. Throws WeftError. */
   static async open(
     settings: AuthoritySettings,
     log: Logger,
     now: () => number = Date.now,
   ): Promise<CertificateAuthority> {
-    const { chain, key } =
+    const texts =
       settings.given === null
         ? await openState(settings.stateDirectory, settings.trustDomain, log, now)
         : await readGiven(settings.given.rootFile, settings.given.keyFile, log)
-    const authority = loadAuthority(chain, key)
-    const certificates = parseCertificates(chain, 'the roots of the authority')
-    const roots = certificates.filter((certificate) => certificate.x509.checkIssued(certificate.x509))
-    if (roots.length === 0) {
-      throw new WeftError(
-        'WEFT_CERTIFICATE',
-        'the certificates of the authority include no self-signed root: add it to the file',
-      )
-    }
-    const leftMs = authority.certificate.notAfterMs - now()
-    if (leftMs < ROOT_WARNING_MS) {
-      log.warn('the certificate of the authority expires soon: give it a new one', {
-        notAfter: new Date(authority.certificate.notAfterMs).toISOString(),
-      })
-    }
-    return new CertificateAuthority(authority, roots.map((root) => root.pem).join(''), now)
+    const material = readMaterial({ ...texts, roots: null }, now())
+    warnOfExpiry(material, now(), log)
+    return new CertificateAuthority(material, bundleOf(material.roots), now)
+  }
+
+  /** Trusted roots, PEM. */
+  get bundle(): string {
+    return this.trusted
+  }
+
+  /** When the certificate that signs ends. */
+  get notAfterMs(): number {
+    return this.material.authority.certificate.notAfterMs
+  }
+
+  /** When the first of the roots ends that the certificates lead to. */
+  get rootNotAfterMs(): number {
+    return Math.min(...this.material.roots.map(({ notAfterMs }) => notAfterMs))
+  }
+
+  /** Called after every replacement. */
+  set changeListener(listener: () => void) {
+    this.onChange = listener
+  }
+
+  /** False when this signs already, and these are trusted. */
+  isOther(material: AuthorityMaterial, bundle: string): boolean {
+    return material !== this.material || bundle !== this.trusted
+  }
+
+  /** From now on this signs, and these are trusted. */
+  replace(material: AuthorityMaterial, bundle: string): void {
+    this.material = material
+    this.trusted = bundle
+    this.onChange()
   }
 
   /** Signs a leaf for `identity` with the key of a PEM request; returns the chain, leaf first. Throws WEFT_CERTIFICATE. */
-  sign(request: string, identity: string, lifetimeMs: number): string {
-    return issueFromRequest(this.authority, request, identity, lifetimeMs, this.now())
+  sign(request: string, identity: string, lifetimeMs: number, dnsNames: readonly string[] = []): string {
+    return issueFromRequest(this.material.authority, request, identity, lifetimeMs, this.now(), dnsNames)
   }
 
   /** Identities that a PEM request asks for; its signature is verified. Throws WEFT_CERTIFICATE. */
@@ -84,19 +105,25 @@ export class CertificateAuthority {
   }
 
   /** A new key and certificate, for the controller itself and for the first credential of a node. */
-  issue(identity: string, lifetimeMs: number): Credential {
+  issue(identity: string, lifetimeMs: number, dnsNames: readonly string[] = []): Credential {
     const key = createKey()
-    const chain = this.sign(createSigningRequest(key, identity), identity, lifetimeMs)
+    const chain = this.sign(createSigningRequest(key, identity), identity, lifetimeMs, dnsNames)
     return new Credential(identity, key, chain, this.bundle, this.now())
   }
 }
 
-interface AuthorityTexts {
-  readonly chain: string
-  readonly key: string
+/** Says when the authority ends soon. */
+export function warnOfExpiry({ authority }: AuthorityMaterial, nowMs: number, log: Logger): void {
+  const { notAfterMs } = authority.certificate
+  if (notAfterMs - nowMs >= ROOT_WARNING_MS) return
+  log.warn('the certificate of the authority expires soon: give it a new one', {
+    notAfter: new Date(notAfterMs).toISOString(),
+  })
 }
 
-async function readGiven(rootFile: string, keyFile: string, log: Logger): Promise<AuthorityTexts> {
+type StoredTexts = Omit<AuthorityTexts, 'roots'>
+
+async function readGiven(rootFile: string, keyFile: string, log: Logger): Promise<StoredTexts> {
   const texts = { chain: await readText(rootFile), key: await readText(keyFile) }
   // Only a warning: a mounted secret often cannot have another mode.
   await refuseSharedKey(keyFile).catch((error) => log.warn(describeError(error)))
@@ -108,7 +135,7 @@ async function openState(
   trustDomain: string,
   log: Logger,
   now: () => number,
-): Promise<AuthorityTexts> {
+): Promise<StoredTexts> {
   const directory = join(stateDirectory, 'ca')
   const existing = await readState(directory)
   if (existing !== null) return existing
@@ -137,7 +164,7 @@ async function openState(
 }
 
 /** Null when there is none yet. */
-async function readState(directory: string): Promise<AuthorityTexts | null> {
+async function readState(directory: string): Promise<StoredTexts | null> {
   const keyFile = join(directory, KEY_FILE)
   let key: string
   try {

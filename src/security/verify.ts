@@ -18,7 +18,29 @@ export function verifyChain(
   const leaf = chain[0]
   if (leaf === undefined) return 'the chain is empty'
   if (leaf.isAuthority) return 'the first certificate is one of an authority, not a leaf'
-  let current = leaf
+  return findRoot(leaf, chain, bundle, nowMs)
+}
+
+/**
+ * The same for the certificate of an authority: null when it is a root of `bundle`, or leads to one by way of `above`.
+ */
+export function verifyAuthority(
+  authority: Certificate,
+  above: readonly Certificate[],
+  bundle: readonly Certificate[],
+  nowMs: number,
+): string | null {
+  if (!authority.isAuthority) return 'the certificate is not one of an authority'
+  return findRoot(authority, [authority, ...above], bundle, nowMs)
+}
+
+function findRoot(
+  first: Certificate,
+  chain: readonly Certificate[],
+  bundle: readonly Certificate[],
+  nowMs: number,
+): string | null {
+  let current = first
   for (let depth = 0; depth <= CHAIN_LENGTH_MAX; depth++) {
     const expiry = outOfDate(current, nowMs)
     if (expiry !== null) return expiry
