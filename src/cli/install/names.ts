@@ -8,6 +8,8 @@ export const CONTROLLER = 'weft-controller'
 
 /** Own root of the certificate authority: certificate, key and bundle. */
 export const AUTHORITY_SECRET = 'weft-ca'
+/** Which roots are trusted until when. */
+export const AUTHORITY_ROOTS_SECRET = 'weft-ca-roots'
 /** A root that the user brings, in the form that Istio knows. */
 export const GIVEN_AUTHORITY_SECRET = 'cacerts'
 /** Certificate and key of the webhook. */

@@ -5,6 +5,7 @@
 import type { KubernetesObject } from '../../kubernetes/object.ts'
 import { MESH_GROUPS } from './mesh-kinds.ts'
 import {
+  AUTHORITY_ROOTS_SECRET,
   AUTHORITY_SECRET,
   CONTROLLER,
   CONTROLLER_LEASE,
@@ -104,7 +105,7 @@ export const NAMESPACE_RULES: readonly AccessRule[] = [
     resourceNames: [CONTROLLER_LEASE],
     verbs: [...READ, 'patch', 'update'],
   }),
-  because('Makes the Secrets of its own root and of its webhook.', {
+  because('Makes the Secrets of its own root, of the roots that are trusted, and of its webhook.', {
     apiGroups: [''],
     resources: ['secrets'],
     verbs: ['create'],
@@ -112,7 +113,7 @@ export const NAMESPACE_RULES: readonly AccessRule[] = [
   because('Keeps them, and reads no other Secret but the next.', {
     apiGroups: [''],
     resources: ['secrets'],
-    resourceNames: [AUTHORITY_SECRET, WEBHOOK_SECRET],
+    resourceNames: [AUTHORITY_SECRET, AUTHORITY_ROOTS_SECRET, WEBHOOK_SECRET],
     verbs: [...READ, 'patch', 'update'],
   }),
   because('A root that the user brings: read, never written.', {
