@@ -191,7 +191,19 @@ void Reactor::ReplyDatagram(Connection* connection, const uint8_t* ends, const u
   replies_.push_back(reply);
 }
 
-/* One reply as the kernel wants it. `control` must outlive the call that sends it. */
+/* Says from which of our addresses a reply goes. `control` must outlive the call that sends it. */
+template <typename Info>
+static void SendFrom(const Info& info, int level, int type, uint8_t* control, msghdr* message) {
+  message->msg_control = control;
+  message->msg_controllen = CMSG_SPACE(sizeof(info));
+  cmsghdr* header = CMSG_FIRSTHDR(message);
+  header->cmsg_level = level;
+  header->cmsg_type = type;
+  header->cmsg_len = CMSG_LEN(sizeof(info));
+  memcpy(CMSG_DATA(header), &info, sizeof(info));
+}
+
+/* One reply as the kernel wants it. */
 static void Address(const DatagramEnds& ends, sockaddr_in6* name, uint8_t* control, msghdr* message) {
   *name = {};
   name->sin6_family = AF_INET6;
@@ -200,15 +212,9 @@ static void Address(const DatagramEnds& ends, sockaddr_in6* name, uint8_t* contr
   name->sin6_scope_id = ends.peer_scope;
   message->msg_name = name;
   message->msg_namelen = sizeof(*name);
-  message->msg_control = control;
-  message->msg_controllen = CMSG_SPACE(sizeof(in6_pktinfo));
-  cmsghdr* header = CMSG_FIRSTHDR(message);
-  header->cmsg_level = IPPROTO_IPV6;
-  header->cmsg_type = IPV6_PKTINFO;
-  header->cmsg_len = CMSG_LEN(sizeof(in6_pktinfo));
   in6_pktinfo info = {};
   memcpy(&info.ipi6_addr, ends.local, sizeof(ends.local));
-  memcpy(CMSG_DATA(header), &info, sizeof(info));
+  SendFrom(info, IPPROTO_IPV6, IPV6_PKTINFO, control, message);
 }
 
 /* The same on a socket of a kernel without IPv6. */
@@ -219,15 +225,9 @@ static void AddressIpv4(const DatagramEnds& ends, sockaddr_in* name, uint8_t* co
   memcpy(&name->sin_addr, ends.peer + sizeof(kMappedPrefix), sizeof(name->sin_addr));
   message->msg_name = name;
   message->msg_namelen = sizeof(*name);
-  message->msg_control = control;
-  message->msg_controllen = CMSG_SPACE(sizeof(in_pktinfo));
-  cmsghdr* header = CMSG_FIRSTHDR(message);
-  header->cmsg_level = IPPROTO_IP;
-  header->cmsg_type = IP_PKTINFO;
-  header->cmsg_len = CMSG_LEN(sizeof(in_pktinfo));
   in_pktinfo info = {};
   memcpy(&info.ipi_spec_dst, ends.local + sizeof(kMappedPrefix), sizeof(info.ipi_spec_dst));
-  memcpy(CMSG_DATA(header), &info, sizeof(info));
+  SendFrom(info, IPPROTO_IP, IP_PKTINFO, control, message);
 }
 
 /* `count` replies of one socket, whose bytes begin at `bytes`. */

@@ -7,55 +7,19 @@
  * transparent | attempts ADDRESS PORT COUNT (each with a socket of its own; prints how many failed) |
  * set-mark NUMBER | mark | read | write TEXT | wait (for a line on standard input) | unprivileged
  */
-#include <arpa/inet.h>
-#include <errno.h>
 #include <grp.h>
-#include <netinet/in.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
+
+#include "steps.h"
 
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
 #endif
 
-static int family;
-static int fd;
-
-static void report(const char* step, int result) {
-  if (result < 0)
-    printf("%s %s\n", step, strerrorname_np(errno));
-  else
-    printf("%s ok\n", step);
-  fflush(stdout);
-}
-
-static socklen_t parse(const char* address, const char* port, struct sockaddr_storage* out) {
-  memset(out, 0, sizeof(*out));
-  out->ss_family = (sa_family_t)family;
-  if (family == AF_INET6) {
-    struct sockaddr_in6* in6 = (struct sockaddr_in6*)out;
-    in6->sin6_port = htons((uint16_t)atoi(port));
-    if (inet_pton(AF_INET6, address, &in6->sin6_addr) != 1) exit(2);
-    return sizeof(*in6);
-  }
-  struct sockaddr_in* in = (struct sockaddr_in*)out;
-  in->sin_port = htons((uint16_t)atoi(port));
-  if (inet_pton(AF_INET, address, &in->sin_addr) != 1) exit(2);
-  return sizeof(*in);
-}
-
 static void print_name(const char* label, int (*name)(int, struct sockaddr*, socklen_t*)) {
   struct sockaddr_storage found;
   socklen_t length = sizeof(found);
-  char text[INET6_ADDRSTRLEN] = "?";
-  if (name(fd, (struct sockaddr*)&found, &length) != 0) return;
-  const void* address = found.ss_family == AF_INET6 ? (void*)&((struct sockaddr_in6*)&found)->sin6_addr
-                                                    : (void*)&((struct sockaddr_in*)&found)->sin_addr;
-  inet_ntop(found.ss_family, address, text, sizeof(text));
-  printf(" %s %s:%d", label, text, ntohs(((struct sockaddr_in*)&found)->sin_port));
+  if (name(fd, (struct sockaddr*)&found, &length) == 0) print_end(label, &found, ':');
 }
 
 static void on_connected(const char* step, long result) {

@@ -10,27 +10,11 @@
  * many bytes) | recv | peek | recvmmsg (two) | names | wait (for a line on standard input) | hop (a new
  * socket)
  */
-#include <arpa/inet.h>
-#include <errno.h>
 #include <net/if.h>
-#include <netinet/in.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
 
-static int family;
-static int fd;
-
-static void report(const char* step, long result) {
-  if (result < 0)
-    printf("%s %s\n", step, strerrorname_np(errno));
-  else
-    printf("%s ok\n", step);
-  fflush(stdout);
-}
+#include "steps.h"
 
 static void open_socket(void) {
   fd = socket(family, SOCK_DGRAM, 0);
@@ -39,37 +23,13 @@ static void open_socket(void) {
   if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0) exit(3);
 }
 
-static socklen_t parse(const char* address, const char* port, struct sockaddr_storage* out) {
-  memset(out, 0, sizeof(*out));
-  out->ss_family = (sa_family_t)family;
-  if (family == AF_INET6) {
-    struct sockaddr_in6* in6 = (struct sockaddr_in6*)out;
-    in6->sin6_port = htons((uint16_t)atoi(port));
-    if (inet_pton(AF_INET6, address, &in6->sin6_addr) != 1) exit(2);
-    return sizeof(*in6);
-  }
-  struct sockaddr_in* in = (struct sockaddr_in*)out;
-  in->sin_port = htons((uint16_t)atoi(port));
-  if (inet_pton(AF_INET, address, &in->sin_addr) != 1) exit(2);
-  return sizeof(*in);
-}
-
-static void print_end(const char* label, const struct sockaddr_storage* end) {
-  char text[INET6_ADDRSTRLEN] = "?";
-  const void* address = end->ss_family == AF_INET6
-                            ? (const void*)&((const struct sockaddr_in6*)end)->sin6_addr
-                            : (const void*)&((const struct sockaddr_in*)end)->sin_addr;
-  inet_ntop(end->ss_family, address, text, sizeof(text));
-  printf(" %s %s %d", label, text, ntohs(((const struct sockaddr_in*)end)->sin_port));
-}
-
 static void print_names(void) {
   struct sockaddr_storage end;
   socklen_t length = sizeof(end);
   printf("names");
-  if (getsockname(fd, (struct sockaddr*)&end, &length) == 0) print_end("local", &end);
+  if (getsockname(fd, (struct sockaddr*)&end, &length) == 0) print_end("local", &end, ' ');
   length = sizeof(end);
-  if (getpeername(fd, (struct sockaddr*)&end, &length) == 0) print_end("remote", &end);
+  if (getpeername(fd, (struct sockaddr*)&end, &length) == 0) print_end("remote", &end, ' ');
   printf("\n");
   fflush(stdout);
 }
@@ -84,7 +44,7 @@ static void receive(const char* step, int flags) {
     return;
   }
   printf("%s", step);
-  print_end("from", &from);
+  print_end("from", &from, ' ');
   printf(" %.*s\n", (int)got, bytes);
   fflush(stdout);
 }
@@ -106,7 +66,7 @@ static void receive_two(void) {
   if (count < 0) report("recvmmsg", -1);
   for (int i = 0; i < count; i++) {
     printf("recvmmsg");
-    print_end("from", &from[i]);
+    print_end("from", &from[i], ' ');
     printf(" %.*s\n", (int)messages[i].msg_len, bytes[i]);
   }
   fflush(stdout);

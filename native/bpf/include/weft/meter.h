@@ -36,25 +36,21 @@ struct udp_edge {
   __u64 packets;
 };
 
-struct {
+struct udp_edge_map {
   __uint(type, BPF_MAP_TYPE_HASH);
   __uint(map_flags, BPF_F_NO_PREALLOC);
   __uint(max_entries, UDP_EDGES_MAX);
   __type(key, struct udp_edge_key);
   __type(value, struct udp_edge);
-} udp_edges SEC(".maps");
+};
+
+struct udp_edge_map udp_edges SEC(".maps");
 
 /*
  * What agents have put into their metrics of each edge; written by agents only. The next agent begins here,
  * so that what passed while there was none is counted once.
  */
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, UDP_EDGES_MAX);
-  __type(key, struct udp_edge_key);
-  __type(value, struct udp_edge);
-} udp_accounted SEC(".maps");
+struct udp_edge_map udp_accounted SEC(".maps");
 
 /* What found no room in `udp_edges`. */
 struct {
