@@ -26,6 +26,18 @@ const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: 'Check whether this machine can run an agent. Changes nothing.',
     load: async () => (await import('./commands/check.ts')).checkCommand,
   },
+  install: {
+    summary: 'Install Weft in a Kubernetes cluster.',
+    load: async () => (await import('./commands/install.ts')).installCommand,
+  },
+  upgrade: {
+    summary: 'Upgrade Weft in a cluster, without a lost connection.',
+    load: async () => (await import('./commands/install.ts')).upgradeCommand,
+  },
+  uninstall: {
+    summary: 'Take Weft out of a cluster and off its nodes.',
+    load: async () => (await import('./commands/uninstall.ts')).uninstallCommand,
+  },
   render: {
     summary: 'Print the objects of an installation in a cluster. Asks no cluster.',
     load: async () => (await import('./commands/render.ts')).renderCommand,

@@ -2,7 +2,7 @@
 import { choiceFlag, describeFlags, parseFlags } from '../../base/flags.ts'
 import { type Command, EXIT_OK, helpText } from '../command.ts'
 import { readCrds } from '../install/crds.ts'
-import { givenFlags, givenPlan } from '../install/given.ts'
+import { givenFlags, givenValues, planOf } from '../install/given.ts'
 import { installObjects } from '../install/objects.ts'
 import { accessReasons } from '../install/rbac-objects.ts'
 import { rowsOf } from '../install/value-rows.ts'
@@ -47,7 +47,7 @@ export const renderCommand: Command = {
 
   async run(args, streams) {
     const flags = parseFlags(FLAGS, args)
-    const plan = givenPlan(flags, weftVersion())
+    const plan = planOf(flags, givenValues({ namespace: { create: true } }, flags), weftVersion())
     const objects = [
       ...(flags.only === 'objects' ? [] : readCrds()),
       ...(flags.only === 'crds' ? [] : installObjects(plan)),

@@ -27,12 +27,19 @@ export const givenFlags = {
   set: repeatedFlag({ name: 'set', doc: 'One value, over those of files: agent.logLevel=debug.' }, 'NAME=VALUE'),
 }
 
-/** Throws UsageError with everything that is wrong with the values, WEFT_CONFIG for a file that cannot be read. */
-export function givenPlan(flags: FlagValues<typeof givenFlags>, version: string): InstallPlan {
-  let given: GivenValues = { namespace: { create: true } }
+type GivenFlags = FlagValues<typeof givenFlags>
+
+/** The values that files and flags give, over `base`. Throws UsageError, WEFT_CONFIG for a file that cannot be read. */
+export function givenValues(base: GivenValues, flags: Pick<GivenFlags, 'values' | 'set'>): GivenValues {
+  let given = base
   for (const file of flags.values) given = overlayValues(given, readYamlMapping(readText(file), file))
   for (const assignment of flags.set) given = setValue(INSTALL_VALUES, given, assignment)
-  return { values: installValues(given), namespace: flags.namespace, version }
+  return given
+}
+
+/** Throws UsageError with everything that is wrong with the values. */
+export function planOf({ namespace }: Pick<GivenFlags, 'namespace'>, given: GivenValues, version: string): InstallPlan {
+  return { values: installValues(given), namespace, version }
 }
 
 function readText(file: string): string {

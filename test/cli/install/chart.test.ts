@@ -9,9 +9,12 @@ import { test } from 'node:test'
 import { parse, parseAllDocuments } from 'yaml'
 import { AGENT_CAPABILITIES } from '../../../src/cli/install/agent-objects.ts'
 import { chartTexts } from '../../../src/cli/install/chart-text.ts'
+import { readCrds } from '../../../src/cli/install/crds.ts'
 import { manifestText } from '../../../src/cli/install/manifest-text.ts'
+import { MESH_GROUPS } from '../../../src/cli/install/mesh-kinds.ts'
 import { installObjects } from '../../../src/cli/install/objects.ts'
 import { accessReasons, CLUSTER_RULES, NAMESPACE_RULES } from '../../../src/cli/install/rbac-objects.ts'
+import { isOwn } from '../../../src/cli/install/resource-types.ts'
 import { fallbacksOf } from '../../../src/cli/install/value-rows.ts'
 import { INSTALL_VALUES, installValues } from '../../../src/cli/install/values.ts'
 
@@ -43,6 +46,20 @@ test('the chart has the version of the package', () => {
   const chart = parse(readFileSync(join(ROOT, CHART, 'Chart.yaml'), 'utf8')) as Record<string, unknown>
   assert.equal(chart['version'], version)
   assert.equal(chart['appVersion'], version)
+})
+
+test('roles and webhook name the kinds that have a CRD in deploy/crds, and no others; the chart has the same CRDs', () => {
+  const groups = new Map<string, string[]>()
+  for (const crd of readCrds()) {
+    const { group, names } = crd['spec'] as { group: string; names: { plural: string } }
+    groups.set(group, [...(groups.get(group) ?? []), names.plural].sort())
+    assert.ok(isOwn(crd), crd.metadata.name)
+  }
+  assert.deepEqual(
+    MESH_GROUPS.map(({ group, resources }) => [group, resources]),
+    [...groups].sort(([x], [y]) => x.localeCompare(y)),
+  )
+  assert.deepEqual(readCrds(join(ROOT, CHART, 'crds')), readCrds())
 })
 
 test('every rule of a role has its reason beside it, in the chart and in the manifests', () => {

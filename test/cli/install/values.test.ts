@@ -4,12 +4,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { parseFlags } from '../../../src/base/flags.ts'
-import { givenFlags, givenPlan } from '../../../src/cli/install/given.ts'
+import { givenFlags, givenValues, planOf } from '../../../src/cli/install/given.ts'
 import { rowsOf, schemaOf, setValue } from '../../../src/cli/install/value-rows.ts'
 import { INSTALL_VALUES, installValues } from '../../../src/cli/install/values.ts'
 
-function planOf(...args: readonly string[]) {
-  return givenPlan(parseFlags(givenFlags, args), '1.2.3')
+function planned(...args: readonly string[]) {
+  const flags = parseFlags(givenFlags, args)
+  return planOf(flags, givenValues({ namespace: { create: true } }, flags), '1.2.3')
 }
 
 test('values that are not given have their default, and those that are given lie over it', () => {
@@ -83,13 +84,13 @@ test('later files lie over earlier ones, and --set over all files', (t) => {
   writeFileSync(join(directory, 'b.yaml'), 'agent:\n  workers: 2\nnamespace:\n  create: false\n')
   writeFileSync(join(directory, 'bad.yaml'), 'agent: [\n')
   const files = ['-f', join(directory, 'a.yaml'), '-f', join(directory, 'b.yaml')]
-  const { values } = planOf(...files, '--set', 'agent.workers=4')
+  const { values } = planned(...files, '--set', 'agent.workers=4')
   assert.equal(values.agent.workers, 4)
   assert.equal(values.agent.logLevel, 'debug')
   assert.equal(values.namespace.create, false)
-  assert.equal(planOf().values.namespace.create, true)
-  assert.throws(() => planOf('-f', join(directory, 'bad.yaml')), /bad\.yaml: .* at line [0-9]+/)
-  assert.throws(() => planOf('-f', join(directory, 'none.yaml')), /none\.yaml cannot be read/)
+  assert.equal(planned().values.namespace.create, true)
+  assert.throws(() => planned('-f', join(directory, 'bad.yaml')), /bad\.yaml: .* at line [0-9]+/)
+  assert.throws(() => planned('-f', join(directory, 'none.yaml')), /none\.yaml cannot be read/)
 })
 
 test('every value has a sentence, and a default that its own check and schema take', () => {

@@ -1,0 +1,98 @@
+/**
+ * The pod that removes an agent's traces from one node: as the agent's own pod, but with the node's root directory, so that
+ * directories that were made for the agent can go as well, and without anything that needs the controller.
+ */
+import type { KubernetesObject } from '../../kubernetes/object.ts'
+
+export const CLEANUP_COMPONENT = 'node-cleanup'
+
+/** Where the root directory of the node is mounted. */
+const HOST = '/host'
+
+/** Longest life of the pod. Removing programs and routes of hundreds of pods takes seconds; pulling an image may not. */
+const DEADLINE_SECONDS = 300
+
+interface Container {
+  readonly name: string
+  readonly image: string
+  readonly args?: readonly string[]
+  readonly volumeMounts?: readonly { readonly name: string; readonly mountPath: string }[]
+  readonly [field: string]: unknown
+}
+
+interface PodSpec {
+  readonly containers: readonly Container[]
+  readonly volumes?: readonly { readonly name: string; readonly [field: string]: unknown }[]
+  readonly [field: string]: unknown
+}
+
+/** Volumes of the agent that its traces are in, or by which it reaches the kernel's. */
+const KERNEL_VOLUMES: ReadonlySet<string> = new Set(['bpf', 'cgroup', 'netns', 'tmp'])
+
+/** Flags of the agent that name paths on the node; in the pod they lie below HOST. */
+const PATH_FLAGS = ['state', 'cni-directory', 'cni-config-directory', 'run-directory']
+
+/** For one node, by the DaemonSet as it is in the cluster: its image, its permissions, its paths. */
+export function nodeCleanupPod(agents: KubernetesObject, node: string, name: string): KubernetesObject {
+  const template = (agents['spec'] as { template: { spec: PodSpec } }).template.spec
+  const [container] = template.containers as readonly [Container]
+  const { namespace } = agents.metadata
+  const { automountServiceAccountToken, enableServiceLinks, hostPID, imagePullSecrets, priorityClassName } = template
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: {
+      name,
+      namespace: namespace!,
+      labels: {
+        'app.kubernetes.io/name': 'weft',
+        'app.kubernetes.io/part-of': 'weft',
+        'app.kubernetes.io/component': CLEANUP_COMPONENT,
+      },
+    },
+    spec: {
+      // Given, not scheduled: also to nodes that take no new pods.
+      nodeName: node,
+      tolerations: [{ operator: 'Exists' }],
+      restartPolicy: 'Never',
+      activeDeadlineSeconds: DEADLINE_SECONDS,
+      terminationGracePeriodSeconds: 1,
+      serviceAccountName: template['serviceAccountName'],
+      ...(imagePullSecrets === undefined ? {} : { imagePullSecrets }),
+      automountServiceAccountToken,
+      enableServiceLinks,
+      hostPID,
+      priorityClassName,
+      securityContext: template['securityContext'],
+      containers: [
+        {
+          name: 'cleanup',
+          image: container.image,
+          imagePullPolicy: container['imagePullPolicy'],
+          args: cleanupArgs(container.args ?? []),
+          env: container['env'],
+          // What was removed, and what could not be, for whoever waits.
+          terminationMessagePolicy: 'FallbackToLogsOnError',
+          securityContext: container['securityContext'],
+          volumeMounts: [
+            ...(container.volumeMounts ?? []).filter((mount) => KERNEL_VOLUMES.has(mount.name)),
+            { name: 'host', mountPath: HOST, mountPropagation: 'HostToContainer' },
+          ],
+        },
+      ],
+      volumes: [
+        ...(template.volumes ?? []).filter((volume) => KERNEL_VOLUMES.has(volume.name)),
+        { name: 'host', hostPath: { path: '/', type: 'Directory' } },
+      ],
+    },
+  }
+}
+
+/** The agent's own flags, as far as they say where its traces are. */
+function cleanupArgs(args: readonly string[]): readonly string[] {
+  const paths = args.flatMap((arg) => {
+    const [, flag, path] = /^--([a-z-]+)=(\/.*)$/.exec(arg) ?? []
+    return flag !== undefined && PATH_FLAGS.includes(flag) ? [`--${flag}=${HOST}${path}`] : []
+  })
+  return ['agent', '--cleanup', ...paths]
+}

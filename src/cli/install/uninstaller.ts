@@ -1,0 +1,346 @@
+/**
+ * Takes an installation out of a cluster without a trace: the webhook first, which nobody could answer any more; then the
+ * agents, and when they have ended what they left on their nodes; then the controller and all that it made; CRDs last.
+ *
+ * What is the user's stays and is told of: objects of the mesh kinds with their CRDs (unless `withCrds`), labels of
+ * namespaces, a root of their own (Secret `cacerts`) with its namespace.
+ */
+import { describeError } from '../../base/errors.ts'
+import { type KubernetesApi, KubernetesError } from '../../kubernetes/api.ts'
+import { type KubernetesObject, nameOfType, type ResourceType } from '../../kubernetes/object.ts'
+import type { Access } from './access.ts'
+import { AGENT, AUTHORITY_SECRET, CONTROLLER_LEASE, selectorOf, TRUST_CONFIG_MAP, WEBHOOK_SECRET } from './names.ts'
+import { CLEANUP_COMPONENT, nodeCleanupPod } from './node-cleanup-pod.ts'
+import type { Progress } from './progress.ts'
+import {
+  CONFIG_MAPS,
+  CRDS,
+  DAEMON_SETS,
+  isOwn,
+  LEASES,
+  NAMESPACES,
+  NODES,
+  nameOf,
+  PERSISTENT_VOLUME_CLAIMS,
+  PODS,
+  SECRETS,
+  SERVICES,
+  typeOf,
+} from './resource-types.ts'
+import { podProblems } from './rollout.ts'
+import { until, type WaitLimits } from './waiting.ts'
+
+/** Nodes that are cleaned up at a time. */
+const NODES_AT_ONCE = 20
+/** After this, agents that still wait for connections are told to end at once. */
+const AGENT_END_MS = 60_000
+/** Objects that are named; more are counted. */
+const NAMED_MAX = 5
+
+export interface UninstallerOptions {
+  readonly api: KubernetesApi
+  readonly progress: Progress
+  readonly limits: WaitLimits
+  readonly namespace: string
+  /** An installation that failed is taken back: only nodes on which an agent has run need to be cleaned up. */
+  readonly isUndo: boolean
+  /** Also what the controller has made: its root, bundles, the Lease. */
+  readonly isWithMade: boolean
+}
+
+/** What is gone, and what is still there and why. */
+export interface RemovalReport {
+  readonly removed: readonly string[]
+  readonly left: readonly string[]
+}
+
+export class Uninstaller {
+  private readonly options: UninstallerOptions
+  private readonly api: KubernetesApi
+  private readonly removed: string[] = []
+  private readonly left: string[] = []
+
+  constructor(options: UninstallerOptions) {
+    this.options = options
+    this.api = options.api
+  }
+
+  /**
+   * Removes those of `objects` that are there and Weft's, in reverse order, with what their programs have made. `crds` are
+   * removed last. Rejects with WeftError; calling it again goes on where it ended.
+   */
+  async remove(
+    objects: readonly KubernetesObject[],
+    crds: readonly KubernetesObject[],
+    isWithCrds: boolean,
+  ): Promise<RemovalReport> {
+    const agents = await this.api.get(DAEMON_SETS, this.options.namespace, AGENT)
+    const hasAgents = agents !== null && isOwn(agents) && objects.some(({ kind }) => kind === 'DaemonSet')
+    const nodes = hasAgents ? await this.nodesOf(agents) : []
+    for (const object of [...objects].reverse()) {
+      if (object.kind === 'Namespace') continue
+      const isGone = await this.removeObject(object)
+      if (object.kind === 'DaemonSet' && hasAgents) await this.cleanUpNodes(agents, nodes)
+      if (object.kind === 'Deployment' && isGone) await this.podsGone('controller')
+    }
+    if (this.options.isWithMade) await this.removeMade()
+    for (const crd of crds) await this.removeCrd(crd, isWithCrds)
+    for (const object of objects) if (object.kind === 'Namespace') await this.removeNamespace(object)
+    return { removed: this.removed, left: this.left }
+  }
+
+  // --- objects ---
+
+  private async removeObject(object: KubernetesObject): Promise<boolean> {
+    const type = typeOf(object)
+    const { namespace = null, name } = object.metadata
+    const found = await this.look(type, namespace, name)
+    if (found === null) return false
+    if (!isOwn(found)) {
+      this.keep(nameOf(object), "not Weft's")
+      return false
+    }
+    return await this.removeNamed(type, namespace, name, nameOf(object))
+  }
+
+  /** By name alone: what programs of ours made carries no label of the installation. */
+  private async removeNamed(
+    type: ResourceType,
+    namespace: string | null,
+    name: string,
+    what: string,
+  ): Promise<boolean> {
+    const isThere = await this.api.delete(type, namespace, name, { propagationPolicy: 'Background' })
+    if (isThere) this.tell(what)
+    return isThere
+  }
+
+  /** Secrets, bundles and the Lease, which the controller has made. */
+  private async removeMade(): Promise<void> {
+    const { namespace } = this.options
+    for (const name of [AUTHORITY_SECRET, WEBHOOK_SECRET]) {
+      await this.removeNamed(SECRETS, namespace, name, `Secret ${namespace}/${name}`)
+    }
+    await this.removeNamed(LEASES, namespace, CONTROLLER_LEASE, `Lease ${namespace}/${CONTROLLER_LEASE}`)
+    const fieldSelector = `metadata.name=${TRUST_CONFIG_MAP}`
+    for (const { metadata } of await this.api.list(CONFIG_MAPS, { fieldSelector })) {
+      const place = metadata.namespace!
+      await this.removeNamed(CONFIG_MAPS, place, metadata.name, `ConfigMap ${place}/${metadata.name}`)
+    }
+  }
+
+  private async removeCrd(ours: KubernetesObject, isWithObjects: boolean): Promise<void> {
+    const { name } = ours.metadata
+    const found = await this.api.get(CRDS, null, name)
+    if (found === null) return
+    if (!isOwn(found)) {
+      this.keep(nameOf(ours), 'somebody else installed it')
+      return
+    }
+    const objects = await this.objectsOf(found)
+    if (objects.length > 0 && !isWithObjects) {
+      const named = objects.slice(0, NAMED_MAX).map(({ metadata }) => `${metadata.namespace}/${metadata.name}`)
+      const more = objects.length > NAMED_MAX ? ' ...' : ''
+      this.keep(
+        nameOf(ours),
+        `${objects.length} objects are in it: ${named.join(' ')}${more}; --crds removes them, too`,
+      )
+      return
+    }
+    await this.removeNamed(CRDS, null, name, nameOf(ours))
+    await this.gone(CRDS, null, name)
+  }
+
+  private async objectsOf(crd: KubernetesObject): Promise<readonly KubernetesObject[]> {
+    const { group, names, versions } = crd['spec'] as {
+      readonly group: string
+      readonly names: { readonly plural: string }
+      readonly versions: readonly { readonly name: string; readonly storage: boolean }[]
+    }
+    const version = versions.find(({ storage }) => storage)!.name
+    return await this.api.list({ group, version, plural: names.plural, isNamespaced: true })
+  }
+
+  /** With everything in it, if that is nothing of the user's. */
+  private async removeNamespace(object: KubernetesObject): Promise<void> {
+    const { name } = object.metadata
+    const found = await this.api.get(NAMESPACES, null, name)
+    if (found === null) return
+    if (!isOwn(found)) {
+      this.keep(nameOf(object), "not made by Weft's installation")
+      return
+    }
+    const users = await this.usersObjects(name)
+    if (users.length > 0) {
+      this.keep(nameOf(object), `there are objects of yours in it: ${users.slice(0, NAMED_MAX).join(' ')}`)
+      return
+    }
+    await this.removeNamed(NAMESPACES, null, name, nameOf(object))
+    await this.gone(NAMESPACES, null, name)
+  }
+
+  private async usersObjects(namespace: string): Promise<readonly string[]> {
+    const kinds = [
+      ['Pod', PODS],
+      ['Service', SERVICES],
+      ['Secret', SECRETS],
+      ['ConfigMap', CONFIG_MAPS],
+      ['PersistentVolumeClaim', PERSISTENT_VOLUME_CLAIMS],
+    ] as const
+    const found: string[] = []
+    for (const [kind, type] of kinds) {
+      for (const object of await this.api.list(type, { namespace })) {
+        const { name, deletionTimestamp } = object.metadata
+        const isAutomatic = kind === 'ConfigMap' && /^(kube-root-ca\.crt|openshift-service-ca\.crt)$/.test(name)
+        if (!isOwn(object) && !isAutomatic && deletionTimestamp === undefined) found.push(`${kind} ${name}`)
+      }
+    }
+    return found
+  }
+
+  // --- agents and their nodes ---
+
+  /** Nodes with traces of an agent, as far as one can know: all that may have one, or those where one has started. */
+  private async nodesOf(agents: KubernetesObject): Promise<readonly string[]> {
+    const { isUndo, namespace } = this.options
+    if (isUndo) {
+      const pods = await this.api.list(PODS, { namespace, labelSelector: selectorText(selectorOf('agent')) })
+      return [...new Set(pods.filter(hasStarted).map((pod) => (pod['spec'] as { nodeName: string }).nodeName))]
+    }
+    const { nodeSelector = {} } = (agents['spec'] as { template: { spec: { nodeSelector?: Record<string, string> } } })
+      .template.spec
+    const nodes = await this.api.list(NODES, { labelSelector: selectorText(nodeSelector) })
+    return nodes.map(({ metadata }) => metadata.name)
+  }
+
+  private async cleanUpNodes(agents: KubernetesObject, nodes: readonly string[]): Promise<void> {
+    await this.podsGone('agent')
+    for (let i = 0; i < nodes.length; i += NODES_AT_ONCE) {
+      await Promise.all(nodes.slice(i, i + NODES_AT_ONCE).map((node) => this.cleanUpNode(agents, node)))
+    }
+  }
+
+  /** Agents end when what is open has ended; whoever removes the mesh need not wait for all of it. */
+  private async podsGone(component: string): Promise<void> {
+    const { namespace, progress, limits } = this.options
+    const labelSelector = selectorText(selectorOf(component))
+    const hurryAtMs = performance.now() + AGENT_END_MS
+    const look = async (): Promise<true | null> => {
+      const pods = await this.api.list(PODS, { namespace, labelSelector })
+      if (pods.length === 0) return true
+      progress.state(`${component} pods`, `${pods.length} are ending`)
+      if (performance.now() < hurryAtMs) return null
+      for (const { metadata } of pods) await this.api.delete(PODS, namespace, metadata.name, { gracePeriodSeconds: 1 })
+      return null
+    }
+    await until(limits, look, () => `${component} pods do not end; is their node there?`)
+  }
+
+  /** Never rejects but when the user ends it: a node that is away must not keep the rest from being removed. */
+  private async cleanUpNode(agents: KubernetesObject, node: string): Promise<void> {
+    const { progress, namespace, limits } = this.options
+    const what = `node ${node}`
+    const name = cleanupName(node)
+    try {
+      await this.api.delete(PODS, namespace, name, { gracePeriodSeconds: 0 })
+      await this.gone(PODS, namespace, name)
+      await this.api.create(nodeCleanupPod(agents, node, name), PODS)
+      let last = ''
+      const look = async (): Promise<'Succeeded' | 'Failed' | null> => {
+        const pod = await this.api.get(PODS, namespace, name)
+        const { phase } = (pod?.['status'] ?? {}) as { phase?: string }
+        last = pod === null ? 'its pod has been deleted' : (podProblems(pod)[0] ?? `cleaning up, ${phase ?? 'Pending'}`)
+        progress.state(what, last)
+        if (phase === 'Failed') last = failureOf(pod!)
+        return phase === 'Succeeded' || phase === 'Failed' ? phase : null
+      }
+      const outcome = await until(limits, look, () => last)
+      if (outcome === 'Succeeded') this.tell(`traces on ${what}`)
+      else this.keep(`traces on ${what}`, last)
+    } catch (error) {
+      if (limits.signal.aborted) throw error
+      this.keep(`traces on ${what}`, `${describeError(error)}; run weft agent --cleanup there`)
+    }
+    await this.api.delete(PODS, namespace, name, { gracePeriodSeconds: 1 })
+  }
+
+  // --- both ---
+
+  private async look(type: ResourceType, namespace: string | null, name: string): Promise<KubernetesObject | null> {
+    try {
+      return await this.api.get(type, namespace, name)
+    } catch (error) {
+      // PodMonitors, for somebody who may not see any: then none were made either.
+      if (error instanceof KubernetesError && error.isForbidden && type.group === 'monitoring.coreos.com') return null
+      throw error
+    }
+  }
+
+  private async gone(type: ResourceType, namespace: string | null, name: string): Promise<void> {
+    const what = `${nameOfType(type)} ${name}`
+    const look = async (): Promise<true | null> => {
+      if ((await this.api.get(type, namespace, name)) === null) return true
+      this.options.progress.state(what, 'is being deleted')
+      return null
+    }
+    await until(this.options.limits, look, () => `${what} is still being deleted`)
+  }
+
+  private tell(what: string): void {
+    this.removed.push(what)
+    this.options.progress.done('removed', what)
+  }
+
+  private keep(what: string, why: string): void {
+    this.left.push(`${what}: ${why}`)
+    this.options.progress.done('left', `${what}: ${why}`)
+  }
+}
+
+/** What removing needs beyond the verbs on the objects themselves. */
+export function removalAccess(namespace: string): readonly Access[] {
+  const of = (type: ResourceType, verbs: readonly string[], place: string | null): Access[] =>
+    verbs.map((verb) => ({ type, verb, namespace: place }))
+  return [
+    ...of(PODS, ['list', 'get', 'create', 'delete'], namespace),
+    ...of(SECRETS, ['list', 'delete'], namespace),
+    ...of(LEASES, ['delete'], namespace),
+    ...of(CONFIG_MAPS, ['list', 'delete'], null),
+    ...of(NODES, ['list'], null),
+    ...of(CRDS, ['get', 'delete'], null),
+  ]
+}
+
+function selectorText(labels: Readonly<Record<string, string>>): string {
+  return Object.entries(labels)
+    .map(([label, value]) => `${label}=${value}`)
+    .join(',')
+}
+
+/** The program has run at least once. */
+function hasStarted(pod: KubernetesObject): boolean {
+  const { containerStatuses = [] } = (pod['status'] ?? {}) as {
+    readonly containerStatuses?: readonly {
+      readonly restartCount?: number
+      readonly state?: { readonly running?: unknown; readonly terminated?: unknown }
+    }[]
+  }
+  return containerStatuses.some(
+    ({ restartCount = 0, state }) =>
+      restartCount > 0 || state?.running !== undefined || state?.terminated !== undefined,
+  )
+}
+
+/** A pod's name; node names may have dots and may be long. */
+function cleanupName(node: string): string {
+  return `weft-${CLEANUP_COMPONENT}-${node}`.slice(0, 253).replace(/[^a-z0-9]+$/, '')
+}
+
+function failureOf(pod: KubernetesObject): string {
+  const status = (pod['status'] ?? {}) as {
+    readonly message?: string
+    readonly containerStatuses?: readonly { readonly state?: { readonly terminated?: { readonly message?: string } } }[]
+  }
+  const said = status.containerStatuses?.[0]?.state?.terminated?.message ?? status.message ?? 'it failed'
+  return said.trim().split('\n').slice(-3).join('; ')
+}

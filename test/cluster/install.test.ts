@@ -1,0 +1,302 @@
+/** Installing, upgrading and removing, on a real API server whose node and controller the test plays. */
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, afterEach, before, describe, test } from 'node:test'
+import { EXIT_FAILED, EXIT_OK } from '../../src/cli/command.ts'
+import { main } from '../../src/cli/main.ts'
+import { needsRoot } from '../support/netns.ts'
+import { type Cluster, startControlPlane } from './support/cluster.ts'
+import { PlayedNode } from './support/played-node.ts'
+
+const NAMESPACE = 'weft-system'
+
+interface Finished {
+  readonly code: number
+  readonly out: string
+  readonly err: string
+}
+
+interface ObjectName {
+  readonly metadata: { readonly name: string; readonly namespace?: string; readonly labels?: Record<string, string> }
+}
+
+describe('an installation', needsRoot, () => {
+  let cluster: Cluster
+  let node: PlayedNode
+  const directory = mkdtempSync(join(tmpdir(), 'weft-install-'))
+
+  before(async () => {
+    cluster = await startControlPlane()
+    node = await PlayedNode.start({ kubeconfig: cluster.kubeconfig, namespace: NAMESPACE })
+  })
+  after(async () => {
+    await node?.stop()
+    await cluster?.stop()
+    rmSync(directory, { recursive: true })
+  })
+  afterEach(async () => {
+    node.failing = null
+    node.isControllerPlayed = true
+    node.seen.clear()
+    await weft('uninstall', '--crds', '--namespace', NAMESPACE, '--timeout=60s')
+  })
+
+  async function weft(...args: readonly string[]): Promise<Finished> {
+    let out = ''
+    let err = ''
+    const streams = {
+      out: (text: string) => {
+        out += text
+      },
+      err: (text: string) => {
+        err += text
+      },
+      isTerminal: false,
+      rows: () => 24,
+    }
+    const isAsking = !args.includes('--kubeconfig')
+    const code = await main(isAsking ? [...args, '--kubeconfig', cluster.kubeconfig] : args, streams, {})
+    return { code, out, err }
+  }
+
+  /** Everything of every kind that an installation could touch, by kind and name. */
+  async function everything(): Promise<readonly string[]> {
+    const kinds = [
+      'namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,validatingwebhookconfigurations',
+      'serviceaccounts,roles,rolebindings,services,endpointslices,deployments,replicasets,daemonsets',
+      'controllerrevisions,poddisruptionbudgets,secrets,configmaps,leases,pods',
+    ]
+    const { items } = await cluster.get<{ items: (ObjectName & { kind: string })[] }>(kinds.join(','), '-A')
+    return items
+      .map(({ kind, metadata }) => `${kind} ${metadata.namespace ?? ''}/${metadata.name}`)
+      .filter((name) => !/Lease kube-system|Lease kube-node-lease/.test(name))
+      .sort()
+  }
+
+  test('makes everything, is ready, and leaves no trace when it is removed', async () => {
+    const earlier = await everything()
+    const { code, out, err } = await weft('install', '-o', 'json', '--timeout=60s')
+    assert.equal(code, EXIT_OK, err)
+    const report = JSON.parse(out) as { ok: boolean; objects: { object: string; action: string }[] }
+    assert.equal(report.ok, true)
+    assert.ok(report.objects.every(({ action }) => action === 'created'))
+    assert.equal(report.objects[0]!.object, 'Namespace weft-system')
+    assert.match(report.objects.at(-1)!.object, /^ValidatingWebhookConfiguration/)
+    const { metadata } = await cluster.get<ObjectName>('namespace', NAMESPACE)
+    assert.equal(metadata.labels?.['pod-security.kubernetes.io/enforce'], 'privileged')
+    const agents = await cluster.get<{ status: { numberAvailable: number } }>('-n', NAMESPACE, 'daemonset/weft-agent')
+    assert.equal(agents.status.numberAvailable, 1)
+
+    const removal = await weft('uninstall', '-o', 'json', '--timeout=60s')
+    assert.equal(removal.code, EXIT_OK, removal.err + removal.out)
+    assert.deepEqual((JSON.parse(removal.out) as { left: unknown }).left, [])
+    assert.match(removal.out, /traces on node played-1/)
+    assert.deepEqual(await everything(), earlier)
+  })
+
+  test('a second one is refused and changes nothing; an upgrade changes what the values change', async () => {
+    assert.equal((await weft('install', '--set', 'agent.logLevel=debug')).code, EXIT_OK)
+    const generation = async (): Promise<number> =>
+      (await cluster.get<{ metadata: { generation: number } }>('-n', NAMESPACE, 'daemonset/weft-agent')).metadata
+        .generation
+    const first = await generation()
+    const again = await weft('install')
+    assert.equal(again.code, EXIT_FAILED)
+    assert.match(again.err, /installed already in the namespace weft-system; use weft upgrade/)
+    assert.equal(await generation(), first)
+
+    const upgrade = await weft('upgrade', '--set', 'agent.workers=2', '--set', 'webhook.enabled=false', '-o', 'json')
+    assert.equal(upgrade.code, EXIT_OK, upgrade.err)
+    assert.match(upgrade.out, /"ValidatingWebhookConfiguration weft-controller","action":"removed"/)
+    const { spec } = await cluster.get<{ spec: { template: { spec: { containers: { args: string[] }[] } } } }>(
+      ...['-n', NAMESPACE, 'daemonset/weft-agent'],
+    )
+    const { args } = spec.template.spec.containers[0]!
+    assert.ok(args.includes('--workers=2'))
+    assert.ok(args.includes('--log-level=debug'), 'the values of the installation are remembered')
+  })
+
+  test('one that does not become ready says why, and takes everything back', async () => {
+    node.failing = { part: 'weft-agent', reason: 'ImagePullBackOff', message: 'Back-off pulling image "weft:nope"' }
+    const earlier = await everything()
+    const { code, out, err } = await weft('install', '--timeout=6s', '-o', 'json')
+    assert.equal(code, EXIT_FAILED)
+    assert.match(
+      err,
+      /DaemonSet weft-system\/weft-agent: 0 of 1 nodes ready; pod weft-agent-\w+ on played-1: ImagePullBackOff/,
+    )
+    const report = JSON.parse(out) as { ok: boolean; error: string; left: string[] }
+    assert.equal(report.ok, false)
+    assert.match(report.error, /the time is over: .*ImagePullBackOff Back-off pulling image "weft:nope"/)
+    assert.deepEqual(report.left, [])
+    assert.deepEqual(await everything(), earlier)
+    assert.ok(![...node.seen.keys()].some((name) => name.includes('cleanup')), 'no agent has run: nothing to clean up')
+  })
+
+  test('an upgrade that does not become ready gives everything its last form back, and keeps the root', async () => {
+    assert.equal((await weft('install')).code, EXIT_OK)
+    const earlier = await everything()
+    const secret = async (): Promise<unknown> =>
+      (await cluster.get<ObjectName>('-n', NAMESPACE, 'secret/weft-ca')).metadata
+    const root = await secret()
+    node.failing = { part: 'weft-agent', reason: 'CrashLoopBackOff', message: 'back-off' }
+    const { code, err } = await weft('upgrade', '--set', 'agent.workers=3', '--timeout=6s')
+    assert.equal(code, EXIT_FAILED, err)
+    assert.match(err, /restored +DaemonSet weft-system\/weft-agent/)
+    const { spec } = await cluster.get<{ spec: { template: { spec: { containers: { args: string[] }[] } } } }>(
+      ...['-n', NAMESPACE, 'daemonset/weft-agent'],
+    )
+    assert.ok(!spec.template.spec.containers[0]!.args.includes('--workers=3'))
+    assert.deepEqual(await secret(), root)
+    const names = (await everything()).filter((name) => !/^(Pod|ReplicaSet|ControllerRevision) /.test(name))
+    assert.deepEqual(
+      names,
+      earlier.filter((name) => !/^(Pod|ReplicaSet|ControllerRevision) /.test(name)),
+    )
+  })
+
+  test('CRDs of somebody else are left alone, before and after', async () => {
+    const foreign = {
+      apiVersion: 'apiextensions.k8s.io/v1',
+      kind: 'CustomResourceDefinition',
+      metadata: { name: 'virtualservices.networking.istio.io', labels: { owner: 'istio' } },
+      spec: {
+        group: 'networking.istio.io',
+        names: { kind: 'VirtualService', plural: 'virtualservices', singular: 'virtualservice' },
+        scope: 'Namespaced',
+        versions: [
+          {
+            name: 'v1',
+            served: true,
+            storage: true,
+            schema: { openAPIV3Schema: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true } },
+          },
+        ],
+      },
+    }
+    await cluster.apply(foreign)
+    const read = async (): Promise<unknown> =>
+      (await cluster.get<{ metadata: { resourceVersion: string }; spec: unknown }>('crd', foreign.metadata.name)).spec
+    const spec = await read()
+    const { code, err } = await weft('install')
+    assert.equal(code, EXIT_OK, err)
+    assert.match(err, /left +CustomResourceDefinition virtualservices.networking.istio.io: not Weft's/)
+    const removal = await weft('uninstall')
+    assert.equal(removal.code, EXIT_FAILED)
+    assert.match(removal.out, /left +CustomResourceDefinition virtualservices.* somebody else installed it/)
+    assert.deepEqual(await read(), spec)
+    await cluster.kubectl(['delete', 'crd', foreign.metadata.name])
+  })
+
+  test('a CRD of somebody else that serves no version we read is told before anything is changed', async () => {
+    const name = 'virtualservices.networking.istio.io'
+    const names = { kind: 'VirtualService', plural: 'virtualservices', singular: 'virtualservice' }
+    const schema = { openAPIV3Schema: { type: 'object' } }
+    await cluster.apply({
+      apiVersion: 'apiextensions.k8s.io/v1',
+      kind: 'CustomResourceDefinition',
+      metadata: { name },
+      spec: {
+        group: 'networking.istio.io',
+        names,
+        scope: 'Namespaced',
+        versions: [{ name: 'v9', served: true, storage: true, schema }],
+      },
+    })
+    const earlier = await everything()
+    const { code, err } = await weft('install')
+    assert.equal(code, EXIT_FAILED)
+    assert.match(err, /virtualservices.*: it serves v9, and Weft reads v1/)
+    assert.deepEqual(await everything(), earlier)
+    await cluster.kubectl(['delete', 'crd', name])
+  })
+
+  test('objects of users keep their CRD, unless --crds gives them up', async () => {
+    assert.equal((await weft('install')).code, EXIT_OK)
+    // The webhook has nobody to ask here, and Ignore lets it by.
+    await cluster.apply({
+      apiVersion: 'security.istio.io/v1',
+      kind: 'PeerAuthentication',
+      metadata: { name: 'default', namespace: 'default' },
+      spec: { mtls: { mode: 'STRICT' } },
+    })
+    const removal = await weft('uninstall', '-o', 'json')
+    assert.equal(removal.code, EXIT_FAILED)
+    const { left } = JSON.parse(removal.out) as { left: string[] }
+    assert.deepEqual(left, [
+      'CustomResourceDefinition peerauthentications.security.istio.io: 1 objects are in it: default/default; --crds removes them, too',
+    ])
+    await cluster.get('peerauthentication', '-n', 'default', 'default')
+    const rest = await weft('uninstall', '--crds', '-n', NAMESPACE)
+    assert.equal(rest.code, EXIT_OK, rest.out)
+    await assert.rejects(cluster.get('crd', 'peerauthentications.security.istio.io'), /NotFound/)
+  })
+
+  test('a root of the user keeps its namespace', async () => {
+    await cluster.apply(
+      { apiVersion: 'v1', kind: 'Namespace', metadata: { name: NAMESPACE, labels: { team: 'mesh' } } },
+      { apiVersion: 'v1', kind: 'Secret', metadata: { name: 'cacerts', namespace: NAMESPACE }, stringData: { a: 'b' } },
+    )
+    assert.equal((await weft('install')).code, EXIT_OK)
+    const { code, out } = await weft('uninstall')
+    assert.equal(code, EXIT_FAILED)
+    assert.match(out, /left +Namespace weft-system: there are objects of yours in it: Secret cacerts/)
+    await cluster.get('secret', '-n', NAMESPACE, 'cacerts')
+    await cluster.kubectl(['delete', 'namespace', NAMESPACE])
+  })
+
+  test('whoever may not do it is told every missing verb, before anything is changed', async () => {
+    const token = (await cluster.kubectl(['create', 'token', 'default', '-n', 'default'])).trim()
+    const config = JSON.parse(await cluster.kubectl(['config', 'view', '--raw', '-o', 'json'])) as {
+      users: { name: string; user: unknown }[]
+    }
+    const file = join(directory, 'weak.kubeconfig')
+    writeFileSync(
+      file,
+      JSON.stringify({ ...config, users: config.users.map(({ name }) => ({ name, user: { token } })) }),
+    )
+    const earlier = await everything()
+    const { code, err } = await weft('install', '--kubeconfig', file)
+    assert.equal(code, EXIT_FAILED)
+    assert.match(err, /may not do what the installation needs; nothing was changed\. Missing:/)
+    assert.match(err, /\n {2}create daemonsets\.apps in weft-system\n/)
+    assert.match(err, /\n {2}patch clusterroles\.rbac\.authorization\.k8s\.io\n/)
+    const removal = await weft('uninstall', '--kubeconfig', file)
+    assert.equal(removal.code, EXIT_FAILED)
+    assert.deepEqual(await everything(), earlier)
+  })
+
+  test('objects of the same names that are not ours are in the way, and stay', async () => {
+    await cluster.apply({
+      apiVersion: 'rbac.authorization.k8s.io/v1',
+      kind: 'ClusterRole',
+      metadata: { name: 'weft-controller' },
+      rules: [],
+    })
+    const { code, err } = await weft('install')
+    assert.equal(code, EXIT_FAILED)
+    assert.match(err, /not Weft's: ClusterRole weft-controller\. Nothing was changed/)
+    await cluster.get('clusterrole', 'weft-controller')
+    await cluster.kubectl(['delete', 'clusterrole', 'weft-controller'])
+  })
+
+  test('--dry-run says what would be done, and does nothing', async () => {
+    const earlier = await everything()
+    const { code, out } = await weft('install', '--dry-run')
+    assert.equal(code, EXIT_OK)
+    assert.match(out, /^would be created {2}DaemonSet weft-system\/weft-agent$/m)
+    assert.deepEqual(await everything(), earlier)
+  })
+
+  test('what the API server would refuse is told before anything is changed', async () => {
+    await cluster.apply({ apiVersion: 'v1', kind: 'Namespace', metadata: { name: NAMESPACE } })
+    const earlier = await everything()
+    const { code, err } = await weft('install', '--set', 'agent.resources={"requests":{"cpu":"many"}}')
+    assert.equal(code, EXIT_FAILED)
+    assert.match(err, /the API server refuses; nothing was changed:\n {2}DaemonSet weft-system\/weft-agent: /)
+    assert.deepEqual(await everything(), earlier)
+    await cluster.kubectl(['delete', 'namespace', NAMESPACE])
+  })
+})
