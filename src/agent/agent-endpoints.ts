@@ -14,6 +14,7 @@ import { AdminEndpoint, type Answer, jsonAnswer, type Routes, TYPE_TEXT } from '
 import type { Capture } from './capture.ts'
 import type { CaptureWatch } from './capture-watch.ts'
 import { CARRIED_RECORDER, type CarriedReports } from './carried-reports.ts'
+import type { CniNode } from './cni-node.ts'
 import type { AgentConfig } from './config.ts'
 import { describeNames } from './dns-names.ts'
 import type { KernelCarriage } from './kernel-carriage.ts'
@@ -42,7 +43,9 @@ export interface AgentEndpointsOptions {
   readonly carriage: Pick<KernelCarriage, 'isInStep'> | null
   readonly carried: CarriedReports
   readonly captureWatch: Pick<CaptureWatch, 'notCaptured' | 'repaired'>
-  readonly pods: Pick<Pods, 'enrolledCount' | 'pendingCount'>
+  readonly pods: Pick<Pods, 'enrolledCount' | 'pendingCount' | 'refusedCounts'>
+  /** Null where the CNI plugin is not installed. */
+  readonly cni: Pick<CniNode, 'counts' | 'isChained'> | null
   readonly presence: Pick<Presence, 'totals'>
   readonly registry: MetricsRegistry
   readonly udp: Pick<UdpMeter, 'read'>
@@ -149,7 +152,7 @@ export class AgentEndpoints {
   }
 
   private async metrics(): Promise<Answer> {
-    const { preparation, capture, captureWatch, carried, pods, presence, registry, udp, workers } = this.options
+    const { preparation, capture, captureWatch, carried, cni, pods, presence, registry, udp, workers } = this.options
     const openConnections = new Map<string, number>()
     for (const [, report] of await this.collect()) {
       for (const [uid, count] of report.connectionsByPod) {
@@ -175,6 +178,11 @@ export class AgentEndpoints {
       configVersion: preparation.snapshot.version,
       configRejected: preparation.subscription.status().rejectedCount,
       carried: carried.state(),
+      podNetworks: {
+        refused: pods.refusedCounts(),
+        cniRequests: cni?.counts ?? null,
+        isCniChained: cni?.isChained ?? false,
+      },
     })
     return { status: 200, type: registry.contentType, body }
   }

@@ -23,6 +23,7 @@ import type { Capture } from './capture.ts'
 import { CaptureWatch } from './capture-watch.ts'
 import { CarriedReports } from './carried-reports.ts'
 import type { Certificates } from './certificates.ts'
+import { CniNode } from './cni-node.ts'
 import type { AgentConfig } from './config.ts'
 import { Handover } from './handover.ts'
 import { REPORT_SERIES_MAX } from './handover-messages.ts'
@@ -80,6 +81,8 @@ export class Agent implements PreparationUser, OfferOwner {
   private readonly presence: Presence
   private readonly workers: Workers
   private readonly pods: Pods
+  /** Null where new pods are found when they run. */
+  private readonly cni: CniNode | null
   /** Null where the kernel carries nothing by itself. */
   private readonly carriage: KernelCarriage | null
   private readonly carried: CarriedReports
@@ -183,6 +186,18 @@ export class Agent implements PreparationUser, OfferOwner {
       credentialReady: (identity) => gate.ready(identity),
       onIdentities: (identities) => certificates.setIdentities(identities),
     })
+    this.cni =
+      addon === null || networks === null || config.cniConfDirectory === ''
+        ? null
+        : new CniNode({
+            config,
+            addon,
+            networks,
+            pods: this.pods,
+            snapshot: () => this.snapshot,
+            isReady: () => this.subscription.status().isReady,
+            log: log.child('cni'),
+          })
     this.captureWatch = new CaptureWatch({
       audit: (uid) => this.pods.audit(uid),
       wanted: () => this.pods.wanted(),
@@ -198,6 +213,7 @@ export class Agent implements PreparationUser, OfferOwner {
       carriage: this.carriage,
       carried: this.carried,
       captureWatch: this.captureWatch,
+      cni: this.cni,
       pods: this.pods,
       presence: this.presence,
       registry: this.registry,
@@ -275,6 +291,7 @@ export class Agent implements PreparationUser, OfferOwner {
       )
     }
     if (handover.predecessor !== null) await this.endpoints.listen(true)
+    await this.cni?.serve()
     handover.succeed(() => this.serve())
     // From here on nobody takes anything back.
     this.capture.settle?.()
@@ -304,6 +321,7 @@ export class Agent implements PreparationUser, OfferOwner {
     this.log.info('agent is stopping', { node: this.certificates.node })
     await this.preparation.stop()
     this.captureWatch.stop()
+    this.cni?.stop()
     await this.pods.stop()
     this.carriage?.stop()
     if (this.retirement === null) {
@@ -341,6 +359,7 @@ export class Agent implements PreparationUser, OfferOwner {
     if (this.isStopping) return
     this.carriage?.update(this.snapshot)
     this.pods.update(this.snapshot)
+    this.cni?.update(this.snapshot)
   }
 
   onComplete(): void {
@@ -370,6 +389,7 @@ export class Agent implements PreparationUser, OfferOwner {
   }
 
   async release(): Promise<void> {
+    this.cni?.stop()
     this.pods.pause()
     this.carriage?.stop()
     this.captureWatch.stop()
@@ -389,6 +409,7 @@ export class Agent implements PreparationUser, OfferOwner {
     this.subscription.resumeFile()
     this.capture.setServing?.(this.servingWorkers)
     this.pods.resume()
+    await this.cni?.serve()
   }
 
   async reports(): Promise<readonly MetricsReport[]> {

@@ -115,6 +115,24 @@ export const agentFlags = {
     'PATH',
     '/sys/fs/bpf/weft',
   ),
+  cniConfDirectory: textFlag(
+    {
+      name: 'cni-conf-directory',
+      doc: 'Where the container runtime finds CNI configurations (/etc/cni/net.d): new pods are captured before they run.',
+    },
+    'DIR',
+    '',
+  ),
+  cniBinDirectory: textFlag(
+    { name: 'cni-bin-directory', doc: 'Where the container runtime finds CNI plugins.' },
+    'DIR',
+    '/opt/cni/bin',
+  ),
+  cniSocket: textFlag(
+    { name: 'cni-socket', doc: 'Where the CNI plugin reaches the agent. Like --state, the same path on the node.' },
+    'PATH',
+    '/run/weft/cni.sock',
+  ),
   dnsCapture: choiceFlag(
     {
       name: 'dns-capture',

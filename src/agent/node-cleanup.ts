@@ -13,6 +13,8 @@ import { planDnsRoutes, removeDnsRoutes } from '../kernel/dns-capture.ts'
 import { findNetns } from '../kernel/netns-search.ts'
 import { planSteering, removeSteering } from '../kernel/steering.ts'
 import { NUMBERS_FILE } from './carried-numbers.ts'
+import { removeCni } from './cni-install.ts'
+import { CNI_NAMESPACES_FILE } from './cni-namespaces.ts'
 import { HANDOVER_SOCKET } from './handover.ts'
 import { type PodRecord, PodRecords, RECORDS_DIRECTORY } from './pod-records.ts'
 import { SNAPSHOT_FILE } from './snapshot-file.ts'
@@ -21,6 +23,8 @@ export interface CleanupOptions {
   readonly addon: Addon
   readonly pinDirectory: string
   readonly stateDirectory: string
+  /** Where the CNI plugin and its configuration are, if they are. */
+  readonly cni: { readonly confDirectory: string; readonly binDirectory: string; readonly socket: string }
   /** Also while an agent uses all of it. */
   readonly isForced: boolean
 }
@@ -60,11 +64,25 @@ class Cleanup {
     const hasRecords = existsSync(join(stateDirectory, RECORDS_DIRECTORY))
     const records = hasRecords ? new PodRecords(stateDirectory, silentLog) : null
     const pods = this.changedPods(directory, records)
+    this.removeCni()
     // Programs first: what they have steered would go nowhere without the routes.
     if (directory !== null) this.removePins(directory)
     for (const pod of pods) this.restore(pod)
     this.removeState()
     return { removed: this.removed, left: this.left }
+  }
+
+  /** Before everything else: no pod is to wait for an agent that is gone. */
+  private removeCni(): void {
+    const { confDirectory, binDirectory, socket } = this.options.cni
+    try {
+      this.removed.push(...removeCni(confDirectory, binDirectory))
+    } catch (error) {
+      this.left.push(`the CNI plugin: ${describeError(error)}`)
+    }
+    if (!existsSync(socket)) return
+    rmSync(socket)
+    this.removed.push(socket)
   }
 
   private changedPods(directory: BpfDirectory | null, records: PodRecords | null): ChangedPod[] {
@@ -122,7 +140,7 @@ class Cleanup {
 
   private removeState(): void {
     const { stateDirectory } = this.options
-    for (const name of [RECORDS_DIRECTORY, NUMBERS_FILE, SNAPSHOT_FILE, HANDOVER_SOCKET]) {
+    for (const name of [RECORDS_DIRECTORY, NUMBERS_FILE, SNAPSHOT_FILE, CNI_NAMESPACES_FILE, HANDOVER_SOCKET]) {
       const path = join(stateDirectory, name)
       if (!existsSync(path)) continue
       try {

@@ -38,7 +38,7 @@ export interface PodsOptions {
 type Located = Extract<PodSearch, { readonly kind: 'found' }>
 
 /** Why a pod that is to be captured cannot be, for metrics and the log. */
-export type Refusal = 'host-network' | 'not-running'
+export type Refusal = 'host_network' | 'not_running'
 
 interface Enrolment {
   readonly identity: string
@@ -197,7 +197,7 @@ export class Pods {
   /** The pod's network goes: it is captured no more, and nothing of it is held when this resolves. */
   async networkGone(uid: string): Promise<void> {
     if (!this.enrolments.has(uid)) return
-    this.refusals.set(uid, 'not-running')
+    this.refusals.set(uid, 'not_running')
     this.enqueue(() => this.withdraw(uid))
     await this.queue
   }
@@ -263,7 +263,7 @@ export class Pods {
   }
 
   private refuse(uid: string, workload: Workload, search: Exclude<PodSearch, Located>): void {
-    const refusal = search.kind === 'host-network' ? 'host-network' : 'not-running'
+    const refusal = search.kind === 'host-network' ? 'host_network' : 'not_running'
     const fields = { pod: `${workload.namespace}/${workload.name}` }
     if (this.refusals.get(uid) !== refusal) {
       if (search.kind === 'host-network') {

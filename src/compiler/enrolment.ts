@@ -48,6 +48,11 @@ export class Enrolments {
     return [...this.meshed].filter((name) => (this.revisions.get(name) ?? '') === this.run.settings.revision)
   }
 
+  /** True when the pods of a namespace are in the mesh unless they say otherwise. */
+  isMeshNamespace(name: string): boolean {
+    return this.meshed.has(name)
+  }
+
   /** What becomes of a pod. Reports pods that their labels want in the mesh and that cannot be. */
   of(pod: Pod): Enrolment {
     const { object } = pod

@@ -150,7 +150,11 @@ function claimAddresses({ pods, enrolments }: CoreObjects, run: Run): Pod[] {
   return newestFirst.filter((pod) => {
     if (pod.isHostNetwork) return true
     // One that is scheduled is told to its node's agent at once: who makes the pod's network asks for it.
-    if (pod.addresses.length === 0) return enrolments.of(pod).isMeshed
+    // That also holds for one that its label keeps out: whoever asks must not wait for nothing.
+    if (pod.addresses.length === 0) {
+      const { isMeshed } = enrolments.of(pod)
+      return isMeshed || (pod.node !== '' && enrolments.isMeshNamespace(pod.object.namespace))
+    }
     for (const address of pod.addresses) {
       const owner = owners.get(address)
       if (owner !== undefined) {

@@ -24,6 +24,7 @@ import {
   TCP_WIDTH,
 } from './catalogue.ts'
 import { type DnsBypassed, DnsFamilies } from './dns-families.ts'
+import { PodNetworkFamilies, type PodNetworkState } from './pod-network-families.ts'
 import {
   type MetricsReport,
   SERIES_HTTP,
@@ -74,6 +75,8 @@ export interface AgentState {
   readonly configRejected: number
   /** Left out where the kernel carries nothing. */
   readonly carried?: CarriedState
+  /** Left out where there is nothing to tell. */
+  readonly podNetworks?: PodNetworkState
 }
 
 /** What the registry says of this program. */
@@ -120,6 +123,7 @@ export class MetricsRegistry {
   private readonly workers = new Map<number, Map<number, Series>>()
   private readonly gauges: AgentGauges
   private readonly carriedGauges: CarriedGauges
+  private readonly podNetworks: PodNetworkFamilies
   private readonly roundTrips: RoundTrips | null
   private readonly udp: UdpTraffic | null
   private readonly droppedEdges: Counter
@@ -134,6 +138,7 @@ export class MetricsRegistry {
     collectDefaultMetrics({ register: this.own })
     this.gauges = new AgentGauges(this.own, settings.now)
     this.carriedGauges = new CarriedGauges(this.own)
+    this.podNetworks = new PodNetworkFamilies(this.own)
     this.roundTrips = settings.roundTrips ?? null
     this.udp = settings.udp ?? null
     const registers = [this.own]
@@ -249,6 +254,7 @@ export class MetricsRegistry {
     this.gauges.set(state)
     if (state.dnsBypassed !== undefined) this.dns.setBypassed(state.dnsBypassed)
     this.carriedGauges.set(state.carried ?? NOTHING_CARRIED)
+    if (state.podNetworks !== undefined) this.podNetworks.set(state.podNetworks)
     this.dropOrphans()
     yield `${await this.own.metrics()}\n`
     const all = [...this.series.values()]

@@ -47,6 +47,8 @@ export interface LiveMeshOptions {
   readonly rules?: Readonly<Record<string, string>>
   readonly controllerFlags?: readonly string[]
   readonly agentFlags?: readonly string[]
+  /** Further flags of one node's agent. */
+  readonly flagsOf?: (node: NodeName) => readonly string[]
   readonly workers?: number
   /** False leaves the agents out: no mesh, for comparison. */
   readonly hasAgents?: boolean
@@ -245,6 +247,7 @@ export class LiveMesh {
       ...['--pin-directory', this.pinDirectory(node), '--drain', '10s'],
       ...['--workers', String(this.options.workers ?? 1)],
       ...(this.options.agentFlags ?? []),
+      ...(this.options.flagsOf?.(node) ?? []),
       ...flags,
     ])
   }

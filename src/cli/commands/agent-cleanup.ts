@@ -31,9 +31,13 @@ export async function cleanUp(args: readonly string[], streams: Streams, environ
     pinDirectory,
     state: stateDirectory,
     force: isForced,
+    cniConfDirectory: confDirectory,
+    cniBinDirectory: binDirectory,
+    cniSocket: socket,
     output,
   } = parseSettings(FLAGS, args, environment, 'agent')
-  const report = cleanUpNode({ addon: loadAddon(), pinDirectory, stateDirectory, isForced })
+  const cni = { confDirectory, binDirectory, socket }
+  const report = cleanUpNode({ addon: loadAddon(), pinDirectory, stateDirectory, isForced, cni })
   if (output === 'json') streams.out(jsonText(report))
   else {
     for (const what of report.removed) streams.out(`removed ${what}\n`)

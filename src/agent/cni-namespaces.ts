@@ -1,0 +1,77 @@
+/**
+ * The namespaces of the mesh, written down for the CNI plugin (native/cni/namespaces.c), which has to know them while no
+ * agent answers: also after the machine was restarted. The file is replaced as a whole, and only when it changes.
+ */
+import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { isPeerAuthentication, POLICY_SCOPE_GLOBAL } from '../model/policy.ts'
+import type { Snapshot } from '../model/snapshot.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED } from '../model/workload.ts'
+
+/** In the agent's state directory. */
+export const CNI_NAMESPACES_FILE = 'cni-namespaces'
+
+const FIRST_LINE = 'weft-cni 1'
+const LAST_LINE = 'end'
+
+/** True when a namespace's pods must not start unmeshed, by name. */
+export type MeshNamespaces = ReadonlyMap<string, boolean>
+
+/**
+ * By policy a namespace is closed when plaintext is forbidden to any of its pods: which one a pod is that has just been
+ * made is not known to whoever has to decide.
+ */
+export function meshNamespaces({ namespaces, policies }: Snapshot): MeshNamespaces {
+  const strict = new Set<string>()
+  let isStrictEverywhere = false
+  for (const policy of policies.values()) {
+    if (!isPeerAuthentication(policy)) continue
+    if (policy.scope === POLICY_SCOPE_GLOBAL) isStrictEverywhere = true
+    else strict.add(policy.namespace)
+  }
+  const closed = new Map<string, boolean>()
+  for (const { name, failureMode } of namespaces.values()) {
+    const isByPolicy = failureMode === FAILURE_BY_POLICY
+    closed.set(name, isByPolicy ? isStrictEverywhere || strict.has(name) : failureMode === FAILURE_CLOSED)
+  }
+  return closed
+}
+
+/** See the head of the file. */
+export class CniNamespacesFile {
+  readonly path: string
+  private written: string | null = null
+
+  constructor(stateDirectory: string) {
+    this.path = join(stateDirectory, CNI_NAMESPACES_FILE)
+  }
+
+  /** What an earlier agent has written; nothing when that cannot be read. */
+  read(): MeshNamespaces {
+    const namespaces = new Map<string, boolean>()
+    let text: string
+    try {
+      text = readFileSync(this.path, 'utf8')
+    } catch {
+      return namespaces
+    }
+    const lines = text.split('\n')
+    if (lines[0] !== FIRST_LINE || lines.at(-2) !== LAST_LINE) return namespaces
+    for (const line of lines.slice(1, -2)) {
+      const [name = '', mode] = line.split(' ')
+      if (mode === 'open' || mode === 'closed') namespaces.set(name, mode === 'closed')
+    }
+    return namespaces
+  }
+
+  /** Throws the system call's error. */
+  write(namespaces: MeshNamespaces): void {
+    const lines = [...namespaces].map(([name, isClosed]) => `${name} ${isClosed ? 'closed' : 'open'}`).sort()
+    const text = `${[FIRST_LINE, ...lines, LAST_LINE].join('\n')}\n`
+    if (text === this.written) return
+    const staged = `${this.path}.new`
+    writeFileSync(staged, text, { mode: 0o644 })
+    renameSync(staged, this.path)
+    this.written = text
+  }
+}
