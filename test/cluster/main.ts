@@ -8,6 +8,7 @@ import { askSupervisor, Cluster, takeDown } from './support/cluster.ts'
 import { CLUSTERS_DIRECTORY, ClusterFiles, checkClusterName } from './support/cluster-files.ts'
 import { CLUSTER_LEVELS, type ClusterLevel, type ClusterState } from './support/cluster-state.ts'
 import { buildComponents, componentPath } from './support/components.ts'
+import { buildImages } from './support/images.ts'
 
 const HELP = `Usage: npm run cluster -- <command> [flags]
 
@@ -67,6 +68,7 @@ async function main(args: readonly string[]): Promise<number> {
       return status(flags)
     case 'build':
       await buildComponents(say)
+      buildImages({ hasWeft: true }, say)
       return 0
     default:
       throw new UsageError(`there is no command "${verb}"`)
@@ -106,7 +108,9 @@ function readFlags(args: readonly string[]): Flags {
 
 async function up({ level, nodeCount, name }: Flags): Promise<number> {
   const begin = performance.now()
-  const cluster = await Cluster.start({ level, nodeCount: level === 'node' ? nodeCount : 0 }, { name, say })
+  const hasNodes = level === 'node'
+  const plan = { level, nodeCount: hasNodes ? nodeCount : 0, hasWeft: hasNodes }
+  const cluster = await Cluster.start(plan, { name, say })
   await cluster.detach()
   say(`cluster ${name} is ready after ${((performance.now() - begin) / 1000).toFixed(1)} s`)
   process.stdout.write(`export KUBECONFIG=${cluster.kubeconfig}\n`)

@@ -14,13 +14,6 @@ import { Traces } from './support/traces.ts'
 const MAIN = join(import.meta.dirname, 'main.ts')
 const SUPPORT = join(import.meta.dirname, 'support/cluster.ts')
 
-/** The kernel takes a killed machine apart in the background. */
-async function assertNothingLeft(traces: Traces): Promise<void> {
-  const deadline = performance.now() + 20_000
-  while (traces.left().length > 0 && performance.now() < deadline) await delay(50)
-  assert.deepEqual(traces.left(), [])
-}
-
 describe('a cluster that ends', needsRoot, () => {
   const clusters: Cluster[] = []
   const start = async (): Promise<Cluster> => {
@@ -37,7 +30,7 @@ describe('a cluster that ends', needsRoot, () => {
     const traces = Traces.of(cluster)
     assert.notDeepEqual(traces.left(), [])
     await cluster.stop()
-    await assertNothingLeft(traces)
+    assert.deepEqual(await traces.leftForGood(), [])
     assert.match(await other.kubectl(['get', '--raw', '/readyz']), /ok/)
     await other.stop()
   })
@@ -48,7 +41,7 @@ describe('a cluster that ends', needsRoot, () => {
     process.kill(cluster.state.supervisorPid, 'SIGKILL')
     while (existsSync(`/proc/${cluster.state.machines[0]!.pid}`)) await delay(20)
     assert.equal(await takeDown(cluster.name), true)
-    await assertNothingLeft(traces)
+    assert.deepEqual(await traces.leftForGood(), [])
     assert.equal(await takeDown(cluster.name), false)
   })
 
@@ -64,7 +57,7 @@ describe('a cluster that ends', needsRoot, () => {
     assert.ok(state)
     const traces = Traces.of({ state } as Cluster)
     child.kill('SIGKILL')
-    await assertNothingLeft(traces)
+    assert.deepEqual(await traces.leftForGood(), [])
   })
 
   test('leaves nothing when the command is interrupted while it starts', async () => {
@@ -89,7 +82,7 @@ describe('a cluster that ends', needsRoot, () => {
     const traces = Traces.of({ state } as Cluster)
     assert.equal((await runMain('up', '--level', 'control-plane', '--name', name)).status, 1)
     assert.equal((await runMain('down', '--name', name)).status, 0)
-    await assertNothingLeft(traces)
+    assert.deepEqual(await traces.leftForGood(), [])
     assert.equal((await runMain('status', '--name', name)).status, 1)
   })
 })

@@ -32,6 +32,7 @@ for file in alternatives ca-certificates.conf group ld.so.cache ld.so.conf ld.so
   if [ -e "/etc/$file" ]; then (cd /etc && cp -a --parents "$file" "$root/etc/"); fi
 done
 echo "$name" >etc/hostname
+md5sum <<<"$directory" | cut -c1-32 >etc/machine-id
 printf '127.0.0.1 localhost\n::1 localhost\n' >etc/hosts
 cp "$directory/resolv.conf" etc/resolv.conf
 

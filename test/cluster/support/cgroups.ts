@@ -21,7 +21,7 @@ export function machineCgroups(clusterName: string, machineName: string): readon
 /** All groups of all machines of a cluster that exist. */
 export function cgroupsOfCluster(clusterName: string): readonly string[] {
   const prefix = `weft-cluster-${clusterName}-`
-  const machines = /^(control-plane|node[0-9]+)$/
+  const machines = /^(control-plane|image-store|node[0-9]+)$/
   return hierarchies().flatMap((path) =>
     readdirSync(path)
       .filter((name) => name.startsWith(prefix) && machines.test(name.slice(prefix.length)))
@@ -44,10 +44,15 @@ export function procsFiles(cgroups: readonly string[]): readonly string[] {
 }
 
 /** Kills all that runs in the machines of a cluster, and removes their groups. */
-export async function endCgroupsOfCluster(clusterName: string): Promise<void> {
+export function endCgroupsOfCluster(clusterName: string): Promise<void> {
+  return endCgroups(() => cgroupsOfCluster(clusterName))
+}
+
+/** `find` is asked again until it finds nothing that cannot be removed: a start that is cut short may add groups. */
+export async function endCgroups(find: () => readonly string[]): Promise<void> {
   const deadline = performance.now() + END_TIMEOUT_MS
   for (;;) {
-    const left = cgroupsOfCluster(clusterName).filter((path) => !removeCgroup(path))
+    const left = find().filter((path) => !removeCgroup(path))
     if (left.length === 0) return
     if (performance.now() > deadline) throw new Error(`processes do not end: see cgroup.procs in ${left.join(', ')}`)
     await delay(20)

@@ -40,7 +40,10 @@ export type ClusterLevel = (typeof CLUSTER_LEVELS)[number]
 export interface ClusterPlan {
   readonly name: string
   readonly level: ClusterLevel
+  /** 0 at the level `control-plane`. */
   readonly nodeCount: number
+  /** True: nodes are given the image of this checkout. */
+  readonly hasWeft: boolean
 }
 
 export type ControlRequest =

@@ -12,7 +12,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { ClusterFiles } from './cluster-files.ts'
 import type { ClusterPlan, ClusterState, ControlReply, ControlRequest, MachineState } from './cluster-state.ts'
 import { componentPath } from './components.ts'
-import { type Ended, endOf, enterCommand } from './machine.ts'
+import { ENVIRONMENT, type Ended, endOf, enterCommand } from './machine.ts'
 import { removeRemains } from './remains.ts'
 
 const SUPERVISOR = join(import.meta.dirname, 'supervisor.ts')
@@ -31,7 +31,19 @@ let clusters = 0
 
 /** API server, etcd and the controllers that need no nodes. Tests write pods and nodes as they like. */
 export function startControlPlane(options: StartOptions = {}): Promise<Cluster> {
-  return Cluster.start({ level: 'control-plane', nodeCount: 0 }, options)
+  return Cluster.start({ level: 'control-plane', nodeCount: 0, hasWeft: false }, options)
+}
+
+export interface NodeOptions extends StartOptions {
+  /** One unless told. */
+  readonly nodes?: number
+  /** False for clusters in which no mesh is installed: they start sooner. */
+  readonly hasWeft?: boolean
+}
+
+/** A cluster that runs pods, on nodes with a network each. Images: see images.ts. */
+export function startCluster({ nodes = 1, hasWeft = true, ...options }: NodeOptions = {}): Promise<Cluster> {
+  return Cluster.start({ level: 'node', nodeCount: nodes, hasWeft }, options)
 }
 
 export class Cluster {
@@ -115,7 +127,7 @@ export class Cluster {
 
   /** Runs a program of the host in a machine, as a process of that machine. */
   runIn(machineName: string, args: readonly string[], input = ''): Promise<Ended> {
-    return endOf(spawn('sh', this.commandIn(machineName, args), { stdio: 'pipe' }), input)
+    return endOf(spawn('sh', this.commandIn(machineName, args), { stdio: 'pipe', env: ENVIRONMENT }), input)
   }
 
   machine(name: string): MachineState {

@@ -270,6 +270,7 @@ function apiServerFlags(keys: ClusterKeys): Flags {
     'service-account-issuer': 'https://kubernetes.default.svc.cluster.local',
     'service-account-key-file': keys.publicKey('service-accounts'),
     'service-account-signing-key-file': keys.key('service-accounts'),
+    'kubelet-preferred-address-types': 'InternalIP',
     'kubelet-certificate-authority': keys.certificate('ca'),
     'kubelet-client-certificate': keys.certificate('kubelet-client'),
     'kubelet-client-key': keys.key('kubelet-client'),

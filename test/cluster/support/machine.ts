@@ -8,9 +8,12 @@ import { once } from 'node:events'
 import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { machineCgroups, makeCgroup, procsFiles } from './cgroups.ts'
+import { endCgroups, machineCgroups, makeCgroup, procsFiles } from './cgroups.ts'
 
 const MACHINE_SCRIPT = join(import.meta.dirname, '../machine/machine.sh')
+
+/** What is installed for administrators is found, whoever starts a cluster. */
+export const ENVIRONMENT = { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` }
 
 /** Joins the cgroups whose files stand before `--`, then becomes the program after it. */
 const JOIN_SCRIPT = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit 1; shift; done; shift; exec "$@"'
@@ -71,7 +74,7 @@ export class Machine {
         ...namespaces,
         ...script,
       ],
-      { stdio: ['ignore', 'pipe', 'pipe'] },
+      { stdio: ['ignore', 'pipe', 'pipe'], env: ENVIRONMENT },
     )
     let complaint = ''
     starter.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -91,20 +94,25 @@ export class Machine {
   /** Starts a program inside, with its output in a file of that name; it ends with its starter. */
   spawn(logPath: string, args: readonly string[]): ChildProcess {
     const log = openSync(logPath, 'a')
-    const child = spawn('sh', this.command(args), { stdio: ['ignore', log, log] })
+    const child = spawn('sh', this.command(args), { stdio: ['ignore', log, log], env: ENVIRONMENT })
     closeSync(log)
     return child
   }
 
   /** Runs a program inside until it ends. */
   async run(args: readonly string[], input = ''): Promise<Ended> {
-    return endOf(spawn('sh', this.command(args), { stdio: 'pipe' }), input)
+    return endOf(spawn('sh', this.command(args), { stdio: 'pipe', env: ENVIRONMENT }), input)
   }
 
   /** Lines for `ip -batch`, in its network. */
   async ip(lines: readonly string[]): Promise<void> {
     const { status, stderr } = await this.run(['ip', '-batch', '-'], lines.join('\n'))
     if (status !== 0) throw new Error(`the network of machine ${this.name}: ${stderr.trim()}`)
+  }
+
+  /** Kills all that runs there; its directory stays. */
+  async stop(): Promise<void> {
+    await endCgroups(() => this.cgroups)
   }
 
   /** Sets a kernel setting, of its network for instance. */

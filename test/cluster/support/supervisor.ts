@@ -7,12 +7,16 @@
 import { mkdirSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { createInterface } from 'node:readline'
-import { CONTROL_PLANE_ADDRESS, hostLink } from './addresses.ts'
+import { CONTROL_PLANE_ADDRESS, type DualAddress, hostLink } from './addresses.ts'
 import { ClusterFiles } from './cluster-files.ts'
-import type { ClusterPlan, ClusterState, ControlReply, ControlRequest } from './cluster-state.ts'
+import type { ClusterPlan, ClusterState, ControlReply, ControlRequest, MachineState } from './cluster-state.ts'
 import type { Component } from './component.ts'
 import { buildComponents, KUBERNETES_VERSION } from './components.ts'
 import { ControlPlane } from './control-plane.ts'
+import { imageStore } from './image-store.ts'
+import { buildImages } from './images.ts'
+import type { Machine } from './machine.ts'
+import { ClusterNode } from './node.ts'
 import { removeRemains } from './remains.ts'
 
 class Supervisor {
@@ -20,6 +24,7 @@ class Supervisor {
   private readonly files: ClusterFiles
   private readonly server: Server
   private controlPlane: ControlPlane | null = null
+  private nodes: readonly ClusterNode[] = []
   private isEnding = false
 
   constructor(plan: ClusterPlan) {
@@ -45,11 +50,27 @@ class Supervisor {
     const { plan, files } = this
     tell({ kind: 'progress', line: 'starting the control plane' })
     this.controlPlane = await ControlPlane.start({ files, hasNodes: plan.level === 'node' })
+    await this.startNodes(this.controlPlane)
     await new Promise<void>((resolve, reject) => {
       this.server.once('error', reject)
       this.server.listen(files.socket, resolve)
     })
     tell({ kind: 'state', state: this.state() })
+  }
+
+  /** All at once: they do not wait for each other. */
+  private async startNodes(controlPlane: ControlPlane): Promise<void> {
+    const { files, plan } = this
+    if (plan.nodeCount === 0) return
+    const images = buildImages({ hasWeft: plan.hasWeft }, (line) => tell({ kind: 'progress', line }))
+    const store = await imageStore(files, images)
+    tell({ kind: 'progress', line: plan.nodeCount === 1 ? 'starting a node' : `starting ${plan.nodeCount} nodes` })
+    const numbers = Array.from({ length: plan.nodeCount }, (_, index) => index + 1)
+    this.nodes = await Promise.all(
+      numbers.map((number) =>
+        ClusterNode.start({ files, controlPlane, number, nodeCount: plan.nodeCount, imageStore: store }),
+      ),
+    )
   }
 
   end(): void {
@@ -106,7 +127,8 @@ class Supervisor {
   }
 
   private components(): readonly (readonly [string, Component])[] {
-    return this.controlPlane!.components.map((component) => ['control-plane', component])
+    const machines = [this.controlPlane!, ...this.nodes]
+    return machines.flatMap(({ machine, components }) => components.map((one) => [machine.name, one] as const))
   }
 
   private state(): ClusterState {
@@ -119,10 +141,17 @@ class Supervisor {
       kubeconfig: this.files.adminKubeconfig,
       supervisorPid: process.pid,
       host: hostLink(linkNumber).host,
-      machines: [{ name: machine.name, pid: machine.pid, cgroups: machine.cgroups, address: CONTROL_PLANE_ADDRESS }],
+      machines: [
+        stateOf(machine, CONTROL_PLANE_ADDRESS),
+        ...this.nodes.map((node) => stateOf(node.machine, node.address)),
+      ],
       components: this.components().map(([machine, { name, pid, logPath }]) => ({ machine, name, pid, logPath })),
     }
   }
+}
+
+function stateOf({ name, pid, cgroups }: Machine, address: DualAddress): MachineState {
+  return { name, pid, cgroups, address }
 }
 
 function tell(reply: ControlReply): void {

@@ -1,8 +1,12 @@
 /** What a cluster has on this machine: taken while it runs, looked for again after it ended. */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
 import { cgroupsOfCluster } from './cgroups.ts'
 import type { Cluster } from './cluster.ts'
 import { CLUSTERS_DIRECTORY } from './cluster-files.ts'
+
+/** Killed processes of a busy machine are reaped much sooner. */
+const GONE_TIMEOUT_MS = 20_000
 
 export class Traces {
   private readonly name: string
@@ -18,6 +22,13 @@ export class Traces {
   static of({ state }: Cluster): Traces {
     const interfaceName = `weftc${state.host.ipv4.split('.')[2]}`
     return new Traces(state.name, state.directory, interfaceName)
+  }
+
+  /** What stays; empty when all is gone. The kernel takes a killed machine apart in the background. */
+  async leftForGood(): Promise<readonly string[]> {
+    const deadline = performance.now() + GONE_TIMEOUT_MS
+    while (this.left().length > 0 && performance.now() < deadline) await delay(50)
+    return this.left()
   }
 
   /** What is there now, one line each. */
