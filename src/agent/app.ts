@@ -32,7 +32,7 @@ import { KernelCarriage } from './kernel-carriage.ts'
 import { KubernetesPods } from './kubernetes-pods.ts'
 import { canAnswerDns, openCapture } from './open-capture.ts'
 import { PodFinding } from './pod-finding.ts'
-import { ownNetnsCookie } from './pod-netns.ts'
+import { nodeNetnsCookie } from './pod-netns.ts'
 import { Pods } from './pods.ts'
 import type { Predecessor } from './predecessor.ts'
 import { Preparation, type PreparationUser, wholeState } from './preparation.ts'
@@ -175,7 +175,8 @@ export class Agent implements PreparationUser, OfferOwner {
         if (this.isServing) capture.setServing?.(workers)
       },
     })
-    const networks = addon === null ? null : new KubernetesPods(addon, new PodFinding(addon, ownNetnsCookie(addon)))
+    const networks =
+      addon === null ? null : new KubernetesPods(addon, new PodFinding(addon, nodeNetnsCookie(addon, config.nodeNetns)))
     this.pods = new Pods({
       capture,
       networks,

@@ -37,7 +37,7 @@ import { KernelUnserved } from './kernel-unserved.ts'
 import { LingeringPods } from './lingering-pods.ts'
 import { auditPod } from './pod-audit.ts'
 import { type EnrolledPod, PodEnrolling } from './pod-enrolling.ts'
-import { ownNetnsCookie } from './pod-netns.ts'
+import { nodeNetnsCookie } from './pod-netns.ts'
 import { PodRecords } from './pod-records.ts'
 import { UdpMeterPods } from './udp-meter-pods.ts'
 
@@ -55,6 +55,8 @@ export interface EbpfCaptureOptions {
   readonly slotBase?: number
   /** True when the agent that has released the pins still serves: it goes on until `dismissPredecessor`. */
   readonly isPredecessorServing?: boolean
+  /** The node's own netns, when it is not this process's. */
+  readonly nodeNetns?: string
   /** For tests: an addon that is loaded already. */
   readonly addon?: Addon
 }
@@ -120,7 +122,7 @@ export class EbpfCapture implements Capture {
    */
   static open(options: EbpfCaptureOptions): EbpfCapture {
     const addon = options.addon ?? loadAddon()
-    const hostNetnsCookie = ownNetnsCookie(addon)
+    const hostNetnsCookie = nodeNetnsCookie(addon, options.nodeNetns)
     const programs = CapturePrograms.open(addon, options)
     try {
       const capture = new EbpfCapture(addon, programs, hostNetnsCookie, options)

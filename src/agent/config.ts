@@ -32,7 +32,7 @@ const CERTIFICATE_MS_MIN = 10_000
 /** The controller's Service, as the chart makes it. */
 const KUBERNETES_CONTROLLER = 'weft-controller.weft-system.svc:15012'
 /** Below the state directory: where an agent on Kubernetes keeps the credential that it got with its token. */
-const CREDENTIAL_DIRECTORY = 'credential'
+export const CREDENTIAL_DIRECTORY = 'credential'
 
 /** The rows; `weft agent --help` shows them. */
 export const agentFlags = {
@@ -114,6 +114,14 @@ export const agentFlags = {
     { name: 'pin-directory', doc: 'Directory below a bpf file system for pins.' },
     'PATH',
     '/sys/fs/bpf/weft',
+  ),
+  nodeNetns: textFlag(
+    {
+      name: 'node-netns',
+      doc: "Network namespace of the node, in which its kubelet runs. In a pod with the node's processes: /proc/1/ns/net.",
+    },
+    'PATH',
+    '/proc/thread-self/ns/net',
   ),
   cniConfDirectory: textFlag(
     {

@@ -51,11 +51,12 @@ function openNow(config: AgentConfig, log: Logger, version: string, handover: Ha
     throw new WeftError('WEFT_UNSUPPORTED', 'no cgroup2 hierarchy is mounted; see weft check')
   }
   try {
-    const { pinDirectory, state: stateDirectory } = config
+    const { pinDirectory, state: stateDirectory, nodeNetns } = config
     return EbpfCapture.open({
       cgroupPath,
       pinDirectory,
       stateDirectory,
+      nodeNetns,
       version,
       slotBase: handover.slotBase,
       isPredecessorServing: handover.isPredecessorServing,

@@ -76,16 +76,23 @@ export function openListeners(
   })
 }
 
-/** The cookie of the netns that this process is in. Throws WeftError WEFT_UNSUPPORTED. */
-export function ownNetnsCookie(addon: Addon): bigint {
+/** Of this process. */
+const OWN_NETNS = '/proc/thread-self/ns/net'
+
+/**
+ * The cookie of the node's own netns, which is no pod's: this process's unless `path` says otherwise. Throws WeftError
+ * WEFT_UNSUPPORTED.
+ */
+export function nodeNetnsCookie(addon: Addon, path: string = OWN_NETNS): bigint {
   try {
-    const fd = addon.openNetns('/proc/thread-self/ns/net')
+    const fd = addon.openNetns(path)
     try {
       return addon.netnsCookie(fd)
     } finally {
       closeSync(fd)
     }
   } catch (error) {
-    throw kernelError('WEFT_UNSUPPORTED', 'the kernel has no netns cookies (Linux 5.17 or newer is needed)', error)
+    const what = `the node's network namespace ${path} cannot be looked at; Linux 5.17 or newer is needed, and in a pod hostPID`
+    throw kernelError('WEFT_UNSUPPORTED', what, error)
   }
 }

@@ -24,6 +24,10 @@ import { filled, type InstallPlan, imageOf, pullSecretsOf, scrapeAnnotations } f
 
 const COMPONENT = 'agent'
 
+/** Where the agent finds the directories of the node's container runtime. */
+const CNI_BINARIES = '/host/cni/bin'
+const CNI_CONFIGURATION = '/host/cni/net.d'
+
 /** What an agent needs beyond the longest drain: to write its state down and to end. */
 const END_SECONDS = 30
 
@@ -120,8 +124,12 @@ function podSpec(plan: InstallPlan): Readonly<Record<string, unknown>> {
           { name: 'bpf', mountPath: '/sys/fs/bpf' },
           { name: 'cgroup', mountPath: '/sys/fs/cgroup', readOnly: true },
           { name: 'netns', mountPath: '/run/netns', mountPropagation: 'HostToContainer' },
-          { name: 'cni-binaries', mountPath: '/host/cni/bin' },
-          { name: 'cni-configuration', mountPath: '/host/cni/net.d' },
+          ...(agent.cni
+            ? [
+                { name: 'cni-binaries', mountPath: CNI_BINARIES },
+                { name: 'cni-configuration', mountPath: CNI_CONFIGURATION },
+              ]
+            : []),
           { name: 'tmp', mountPath: '/tmp' },
         ],
       },
@@ -142,8 +150,12 @@ function podSpec(plan: InstallPlan): Readonly<Record<string, unknown>> {
       hostPath('bpf', '/sys/fs/bpf', 'Directory'),
       hostPath('cgroup', '/sys/fs/cgroup', 'Directory'),
       hostPath('netns', '/run/netns', 'DirectoryOrCreate'),
-      hostPath('cni-binaries', paths.cniBinaries, 'DirectoryOrCreate'),
-      hostPath('cni-configuration', paths.cniConfiguration, 'DirectoryOrCreate'),
+      ...(agent.cni
+        ? [
+            hostPath('cni-binaries', paths.cniBinaries, 'DirectoryOrCreate'),
+            hostPath('cni-configuration', paths.cniConfiguration, 'DirectoryOrCreate'),
+          ]
+        : []),
       { name: 'tmp', emptyDir: {} },
     ],
   }
@@ -163,6 +175,15 @@ function agentArgs(plan: InstallPlan): readonly string[] {
     `--state=${agent.paths.state}`,
     `--metrics=[::]:${PORT_AGENT_METRICS}`,
     `--readiness=[::]:${PORT_AGENT_READINESS}`,
+    // Of the node's first process: the pod has a network of its own.
+    '--node-netns=/proc/1/ns/net',
+    ...(agent.cni
+      ? [
+          `--cni-conf-directory=${CNI_CONFIGURATION}`,
+          `--cni-bin-directory=${CNI_BINARIES}`,
+          `--cni-socket=${agent.paths.run}/cni.sock`,
+        ]
+      : []),
     `--dns-capture=${agent.dnsCapture ? 'on' : 'off'}`,
     `--drain=${agent.drainSeconds}s`,
     `--handover-drain=${agent.handoverDrainSeconds}s`,

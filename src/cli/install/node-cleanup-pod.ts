@@ -20,17 +20,23 @@ interface Container {
   readonly [field: string]: unknown
 }
 
+interface Volume {
+  readonly name: string
+  readonly hostPath?: { readonly path: string }
+  readonly [field: string]: unknown
+}
+
 interface PodSpec {
   readonly containers: readonly Container[]
-  readonly volumes?: readonly { readonly name: string; readonly [field: string]: unknown }[]
+  readonly volumes?: readonly Volume[]
   readonly [field: string]: unknown
 }
 
 /** Volumes of the agent that its traces are in, or by which it reaches the kernel's. */
 const KERNEL_VOLUMES: ReadonlySet<string> = new Set(['bpf', 'cgroup', 'netns', 'tmp'])
 
-/** Flags of the agent that name paths on the node; in the pod they lie below HOST. */
-const PATH_FLAGS = ['state', 'cni-directory', 'cni-config-directory', 'run-directory']
+/** Flags of the agent that name directories and files in which its traces are. */
+const PATH_FLAGS: ReadonlySet<string> = new Set(['state', 'cni-conf-directory', 'cni-bin-directory', 'cni-socket'])
 
 /** For one node, by the DaemonSet as it is in the cluster: its image, its permissions, its paths. */
 export function nodeCleanupPod(agents: KubernetesObject, node: string, name: string): KubernetesObject {
@@ -69,7 +75,7 @@ export function nodeCleanupPod(agents: KubernetesObject, node: string, name: str
           name: 'cleanup',
           image: container.image,
           imagePullPolicy: container['imagePullPolicy'],
-          args: cleanupArgs(container.args ?? []),
+          args: cleanupArgs(container, template.volumes ?? []),
           env: container['env'],
           // What was removed, and what could not be, for whoever waits.
           terminationMessagePolicy: 'FallbackToLogsOnError',
@@ -88,11 +94,17 @@ export function nodeCleanupPod(agents: KubernetesObject, node: string, name: str
   }
 }
 
-/** The agent's own flags, as far as they say where its traces are. */
-function cleanupArgs(args: readonly string[]): readonly string[] {
-  const paths = args.flatMap((arg) => {
-    const [, flag, path] = /^--([a-z-]+)=(\/.*)$/.exec(arg) ?? []
-    return flag !== undefined && PATH_FLAGS.includes(flag) ? [`--${flag}=${HOST}${path}`] : []
+/** The agent's own flags, as far as they say where its traces are, with the node's root directory before them. */
+function cleanupArgs({ args = [], volumeMounts = [] }: Container, volumes: readonly Volume[]): readonly string[] {
+  const directories = volumeMounts.flatMap(({ name, mountPath }) => {
+    const path = volumes.find((volume) => volume.name === name)?.hostPath?.path
+    return path === undefined ? [] : [[mountPath, path] as const]
   })
-  return ['agent', '--cleanup', ...paths]
+  const paths = args.flatMap((arg) => {
+    const [, flag = '', path = ''] = /^--([a-z-]+)=(\/.*)$/.exec(arg) ?? []
+    if (!PATH_FLAGS.has(flag)) return []
+    const found = directories.find(([inside]) => path === inside || path.startsWith(`${inside}/`))
+    return found === undefined ? [] : [`--${flag}=${HOST}${found[1]}${path.slice(found[0].length)}`]
+  })
+  return ['agent', '--cleanup', '--kubernetes', ...paths]
 }

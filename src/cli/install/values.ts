@@ -78,6 +78,10 @@ export const INSTALL_VALUES = {
   agent: valueGroup('The agent: one per node; captures, proxies, measures.', {
     workers: numberValue(0, 0, 64, 'Data workers (threads). 0: by the cores of the node, at most four.'),
     dnsCapture: switchValue(true, 'Answer what pods ask DNS resolvers, unless weft.dev/dns-capture says otherwise.'),
+    cni: switchValue(
+      true,
+      'Install a CNI plugin at the end of the chain of the node, so that a new pod is captured before its first process runs. Without it new pods are captured a moment after they have started.',
+    ),
     accessLog: switchValue(false, 'Write one JSON line per request and connection to standard output.'),
     logLevel,
     drainSeconds: numberValue(
