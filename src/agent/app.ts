@@ -95,6 +95,7 @@ export class Agent implements PreparationUser, OfferOwner {
   /** The data workers that can take connections, by number. */
   private servingWorkers: readonly number[] = []
   private isServing = false
+  private isStopAsked = false
   private isStopping = false
   /** A successor serves; resolves when what was open here has ended. */
   private retirement: Promise<void> | null = null
@@ -314,10 +315,13 @@ export class Agent implements PreparationUser, OfferOwner {
 
   /**
    * Ends in order; open connections have `--drain` to finish. Safe to call twice. With `--when-retired wait` an agent that
-   * is retired drains to its end, and can still be asked whether it lives until `close`.
+   * is retired drains to its end, and can still be asked whether it lives until `close`. With a successor that is about to
+   * take over it goes on until that serves: ending meanwhile would leave connections to nobody.
    */
   async stop(): Promise<void> {
-    if (this.isStopping) return
+    if (this.isStopAsked) return
+    this.isStopAsked = true
+    await settledWithin(this.handover.decided(), this.config.drain)
     this.isStopping = true
     this.log.info('agent is stopping', { node: this.certificates.node })
     await this.preparation.stop()

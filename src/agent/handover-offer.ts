@@ -74,6 +74,7 @@ export class HandoverOffer {
   // What a successor asks for happens one after the other, whatever comes in between.
   private queue: Promise<void> = Promise.resolve()
   private isPublished = false
+  private readonly undecided: (() => void)[] = []
 
   private constructor(path: string, party: Omit<HandoverParty, 'format'>, log: Logger, limits: OfferLimits) {
     this.path = path
@@ -146,6 +147,18 @@ export class HandoverOffer {
     return this.state !== SERVING
   }
 
+  /** Resolves when nobody is about to take over (any more): it serves, or has gone and everything is ours again. */
+  async decided(): Promise<void> {
+    const isUndecided = (): boolean =>
+      this.state !== RETIRED && (this.successor !== null || [...this.candidates].some(({ isWelcome }) => isWelcome))
+    while (isUndecided()) await new Promise<void>((resolve) => this.undecided.push(resolve))
+    await this.queue
+  }
+
+  private tellDecided(): void {
+    for (const resolve of this.undecided.splice(0)) resolve()
+  }
+
   /** Closes the socket; a successor is told the last counts and that this was all. Calling it again does nothing. */
   async end(): Promise<void> {
     this.clearStep()
@@ -202,6 +215,7 @@ export class HandoverOffer {
       this.log.info('an agent that was to be the successor has gone', { pid: candidate.pid, reason })
     }
     if (candidate === this.successor) this.enqueue(() => this.onSuccessorLost(reason))
+    this.tellDecided()
   }
 
   private onHello(candidate: Candidate, { format, version, pid, node }: HandoverParty): void {
@@ -233,6 +247,7 @@ export class HandoverOffer {
     this.candidates.delete(candidate)
     candidate.channel.send({ kind: 'refused', reason })
     candidate.channel.end()
+    this.tellDecided()
   }
 
   // --- steps ---
@@ -274,12 +289,14 @@ export class HandoverOffer {
     this.log.info('the successor serves; this agent drains and ends', { pid: candidate.pid })
     this.reportTimer = setInterval(() => this.enqueue(() => this.sendReports()), this.limits.reportMs).unref()
     this.owner!.retire()
+    this.tellDecided()
   }
 
   private async onSuccessorLost(reason: string): Promise<void> {
     const pid = this.successor?.pid
     this.successor = null
     this.clearStep()
+    this.tellDecided()
     if (this.state === RETIRED) {
       this.log.warn('the successor has gone while this agent drains', { pid, reason })
       return

@@ -109,6 +109,11 @@ export class Handover {
     this.offer.serve(owner)
   }
 
+  /** Resolves when no successor is about to take over (any more). */
+  async decided(): Promise<void> {
+    await this.offer.decided()
+  }
+
   /** Tells a successor the last counts, and that this was all. */
   async end(): Promise<void> {
     this.predecessor?.close()

@@ -410,6 +410,8 @@ function addressesOf({ addresses }: Workload, located: Located | null): readonly
  */
 export function isStrict(snapshot: Snapshot, { failureMode }: LocalPod, workload: Workload): boolean {
   if (failureMode !== FAILURE_BY_POLICY) return failureMode === FAILURE_CLOSED
+  // One that it refers to and that was refused, or has not come, may be the one that forbids it.
+  if (workload.policies.some((key) => !snapshot.policies.has(key))) return true
   return snapshot.policiesOf(workload).some(isPeerAuthentication)
 }
 

@@ -194,6 +194,18 @@ test('STRICT reaches a pod that is not enrolled (yet), which an earlier agent ma
   assert.deepEqual(found, [[A.uid, true]])
 })
 
+test('with half a snapshot no pod that an earlier agent has captured is opened', async () => {
+  const found: (readonly [string, boolean])[] = []
+  Object.assign(capture, { setFoundStrict: (uid: string, isStrict: boolean) => found.push([uid, isStrict]) })
+  isCredentialThere = false
+  await apply({ pods: [POD_A] })
+  assert.deepEqual(found, [], 'a pod without its workload stays as it is')
+  await apply({ workloads: [{ ...A, policies: ['shop/missing'] }] })
+  assert.deepEqual(found, [[A.uid, true]], 'it may be the one that forbids plaintext')
+  await apply({ workloads: [A] })
+  assert.deepEqual(found.at(-1), [A.uid, false])
+})
+
 test('a failure mode of its own overrules STRICT, also of a pod that is enrolled already', async () => {
   await apply({ workloads: [A], pods: [POD_A] })
   take()

@@ -77,10 +77,11 @@ describe('a capture that somebody damages', needsRoot, () => {
   })
 
   after(async () => {
-    for (const pod of [inA, inB]) pod?.close()
-    await capture?.close()
-    rmSync(stateDirectory, { recursive: true, force: true })
-    await network.close()
+    await network?.close(
+      ...[inA, inB].map((pod) => () => pod?.close()),
+      () => capture?.close(),
+      () => rmSync(stateDirectory, { recursive: true, force: true }),
+    )
   })
 
   async function isCaptured(family: '4' | '6'): Promise<boolean> {

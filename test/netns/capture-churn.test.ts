@@ -41,9 +41,8 @@ describe('pods that come and go', needsRoot, () => {
   })
 
   after(async () => {
-    await capture.close()
-    await network.close()
-    rmSync(directory, { recursive: true })
+    await network?.close(() => capture?.close())
+    rmSync(directory, { recursive: true, force: true })
   })
 
   /** Everything that there may be of a pod, outside of its netns. */

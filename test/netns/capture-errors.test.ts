@@ -9,10 +9,11 @@ import { closeSync, existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, unlin
 import { afterEach, beforeEach, describe, it } from 'node:test'
 import { EbpfCapture, type EbpfCaptureOptions } from '../../src/agent/capture-ebpf.ts'
 import { Logger } from '../../src/base/log.ts'
-import { type Addon, loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { type Addon, loadAddon } from '../../src/kernel/addon.ts'
 import type { CapturePrograms } from '../../src/kernel/capture-programs.ts'
 import { LISTENERS_MAX, OWN_ADDRESSES_MAX, PODS_MAX } from '../../src/kernel/layout.generated.ts'
 import { AnsweringPod, answerIn, podToCapture, runClient, startApp, TestClient } from '../support/answering-pod.ts'
+import { nativeProgram } from '../support/native-build.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
 const APP_PORT = 8080
@@ -44,10 +45,8 @@ describe('a capture that cannot have everything', needsRoot, () => {
   })
 
   afterEach(async () => {
-    for (const pod of answering) pod.close()
-    for (const capture of captures) await capture.close()
-    await network.close()
-    rmSync(directory, { recursive: true })
+    await network?.close(...[...answering, ...captures].map((opened) => () => opened.close()))
+    rmSync(directory, { recursive: true, force: true })
   })
 
   function options(more: Partial<EbpfCaptureOptions> = {}): EbpfCaptureOptions {
@@ -224,7 +223,7 @@ describe('a capture that cannot have everything', needsRoot, () => {
   // --- the cgroup ---
 
   it('is refused by a program of somebody else that allows no others, which it names', async () => {
-    const loner = network.start(a, [`${NATIVE_BUILD_DIRECTORY}attach-alone`, network.cgroupPath])
+    const loner = network.start(a, [nativeProgram('attach-alone'), network.cgroupPath])
     await once(loner.stdout!, 'data')
     assert.throws(() => open(), {
       code: 'WEFT_CONFIG',

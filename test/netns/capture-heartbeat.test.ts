@@ -35,7 +35,7 @@ describe('heartbeats of data workers', needsRoot, () => {
   })
 
   after(async () => {
-    await network.close()
+    await network?.close()
   })
 
   /** What a client in pod a reads from b's port; its error otherwise. */

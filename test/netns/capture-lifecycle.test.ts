@@ -39,9 +39,7 @@ describe('life of an eBPF capture', needsRoot, () => {
   })
 
   afterEach(async () => {
-    for (const pod of answering) pod.close()
-    for (const capture of captures) await capture.close()
-    await network.close()
+    await network?.close(...[...answering, ...captures].map((opened) => () => opened.close()))
   })
 
   function pinDirectory(name: string): string {

@@ -36,9 +36,10 @@ describe('eBPF capture', needsRoot, () => {
   })
 
   after(async () => {
-    answering?.close()
-    await capture?.close()
-    await network?.close()
+    await network?.close(
+      () => answering?.close(),
+      () => capture?.close(),
+    )
   })
 
   /** Runs a client in pod a; its lines after `connect`. */

@@ -89,10 +89,11 @@ describe('what is counted of carried connections', needsRoot, () => {
   })
 
   after(async () => {
-    events?.close()
-    for (const pod of pods ?? []) pod.close()
-    await capture?.close()
-    await network.close()
+    await network?.close(
+      () => events?.close(),
+      ...(pods ?? []).map((pod) => () => pod.close()),
+      () => capture?.close(),
+    )
   })
 
   function readAll(): CarriedEvent[] {

@@ -134,7 +134,7 @@ describe('thousands of TCP connections on one node', needsRoot, () => {
   })
 
   after(async () => {
-    for (const server of servers.values()) await server.kill()
+    await Promise.allSettled([...servers.values()].map((server) => server.kill()))
     await mesh?.close()
   })
 

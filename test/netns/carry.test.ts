@@ -49,9 +49,7 @@ describe('connections that the kernel carries', needsRoot, () => {
   })
 
   after(async () => {
-    for (const pod of pods) pod.close()
-    await capture.close()
-    await network.close()
+    await network?.close(...(pods ?? []).map((pod) => () => pod.close()), () => capture?.close())
   })
 
   for (const [family, vip, address] of [

@@ -35,8 +35,8 @@ describe('weft agent --cleanup', needsRoot, () => {
   })
 
   afterEach(async () => {
-    await network.close()
-    rmSync(directory, { recursive: true })
+    await network?.close()
+    rmSync(directory, { recursive: true, force: true })
   })
 
   /** An agent that has ended, and left two pods captured: b is strict. */

@@ -42,9 +42,10 @@ describe('DNS capture', needsRoot, () => {
   })
 
   after(async () => {
-    dns?.close()
-    await capture?.close()
-    await network?.close()
+    await network?.close(
+      () => dns?.close(),
+      () => capture?.close(),
+    )
   })
 
   const fromA = (steps: readonly string[]): Promise<string[]> => runDatagrams(network, a, steps)

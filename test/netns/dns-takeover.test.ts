@@ -28,9 +28,10 @@ describe('DNS capture over takeovers', needsRoot, () => {
   })
 
   afterEach(async () => {
-    dns.close()
-    await capture.close()
-    await network.close()
+    await network?.close(
+      () => dns?.close(),
+      () => capture?.close(),
+    )
   })
 
   function open(): void {

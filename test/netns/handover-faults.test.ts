@@ -111,6 +111,86 @@ describe('a handover', needsRoot, () => {
     await serves()
   })
 
+  for (const step of ['take', 'released', 'commit', 'committed', 'serving']) {
+    it(`from an agent that is told to end (SIGTERM) at "${step}", and can still speak, loses nothing`, async () => {
+      const load = await traffics()
+      const tap = await HandoverTap.open(mesh.stateDirectory(NODE), step, (passOn) => {
+        process.kill(old.pid, 'SIGTERM')
+        passOn()
+      })
+      const old = mesh.child(AGENT)
+      await mesh.upgradeAgent(NODE)
+      assert.equal(await old.ended, 'exit code 0', tap.seen.join(' '))
+      tap.close(false)
+      await serves()
+      for (const traffic of load) {
+        const { outcomes, requests } = await traffic.stop()
+        assert.deepEqual(outcomes, { 200: requests })
+      }
+    })
+  }
+
+  it('to an agent that is told to end (SIGTERM) as soon as it serves is complete: the next one finds everything', async () => {
+    const tap = await HandoverTap.open(mesh.stateDirectory(NODE), 'serving', (passOn) => {
+      passOn()
+      process.kill(doomed.pid, 'SIGTERM')
+    })
+    const old = mesh.spawnSuccessor(NODE)
+    const doomed = mesh.child(AGENT)
+    mesh.rename(doomed, 'doomed')
+    await doomed.ended
+    assert.equal(await old.ended, 'exit code 0', tap.seen.join(' '))
+    tap.close(false)
+    await mesh.startAgent(NODE)
+    await serves()
+  })
+
+  it('is followed by the next one at once: a third agent takes over from the second before the first knows of that', async () => {
+    const load = await traffics()
+    const first = mesh.child(AGENT)
+    let publish: () => void = () => {}
+    const published = new Promise<void>((resolve) => {
+      publish = resolve
+    })
+    let passOn: () => void = () => {}
+    const tap = await HandoverTap.open(mesh.stateDirectory(NODE), 'serving', (pass) => {
+      passOn = pass
+      publish()
+    })
+    mesh.spawnSuccessor(NODE)
+    await published
+    const second = mesh.child(AGENT)
+    await mesh.upgradeAgent(NODE)
+    passOn()
+    for (const old of [first, second]) assert.equal(await old.ended, 'exit code 0', tap.seen.join(' '))
+    tap.close(false)
+    await serves()
+    for (const traffic of load) {
+      const { outcomes, requests } = await traffic.stop()
+      assert.deepEqual(outcomes, { 200: requests })
+    }
+  })
+
+  it('has one successor: of three that start at once one takes over, or one after the other', async () => {
+    const load = await traffics()
+    const old = mesh.child(AGENT)
+    const rivals = [mesh.spawnDoomed(NODE), mesh.spawnDoomed(NODE)]
+    mesh.spawnSuccessor(NODE)
+    const all = [old, ...rivals, mesh.child(AGENT)]
+    mesh.rename(mesh.child(AGENT), 'rival')
+    // Everybody has taken over and given way, or was refused; one is left.
+    await mesh.eventually('one is left', () => all.filter(({ isRunning }) => isRunning).length === 1)
+    const [left] = all.filter(({ isRunning }) => isRunning)
+    await mesh.eventually('it serves', () => left!.lastLines().includes('agent started'))
+    assert.equal(await old.ended, 'exit code 0')
+    await serves()
+    for (const traffic of load) {
+      const { outcomes, requests } = await traffic.stop()
+      assert.deepEqual(outcomes, { 200: requests })
+    }
+    mesh.rename(left!, AGENT)
+  })
+
   it('to an agent whose port is taken is taken back, and nothing is lost', async () => {
     const load = await traffics()
     // The controller's.

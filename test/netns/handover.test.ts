@@ -1,12 +1,15 @@
 /** Upgrades of an agent under load, with real processes: what clients see of them is nothing. */
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import type { Child } from '../../src/cli/demo/children.ts'
 import { LiveMesh, NODES } from '../support/live-mesh.ts'
 import { Talker } from '../support/live-talker.ts'
 import { MixedLoad } from '../support/mixed-load.ts'
 import { needsRoot } from '../support/netns.ts'
 import { OtherBuild } from '../support/other-build.ts'
+
+const DEBUGGER = fileURLToPath(new URL('../support/live-debugger.ts', import.meta.url))
 
 describe('an agent that is started beside a running one', needsRoot, () => {
   let mesh: LiveMesh
@@ -55,6 +58,26 @@ describe('an agent that is started beside a running one', needsRoot, () => {
     for (const old of olds.slice(0, 2)) assert.ok(old.isRunning)
     for (const talker of talkers) await talker.close()
     for (const old of olds) assert.equal(await old.ended, 'exit code 0')
+  })
+
+  it('goes on alone when a data worker of the one before it crashes in its drain: nothing else is reset', async () => {
+    const traffics = ['near', 'far'].map((server) =>
+      mesh.traffic('client', { url: `http://${server}:8080/`, isFresh: true, pauseMs: 1 }),
+    )
+    const proxied = new Talker(mesh, 'client', 'far')
+    assert.equal(await proxied.say('first'), 'hello first')
+    const old = await mesh.upgradeAgent('node1')
+    const after = new Talker(mesh, 'client', 'far')
+    assert.equal(await after.say('first'), 'hello first')
+    assert.equal(await mesh.onNode('node1', [process.execPath, DEBUGGER, String(old.pid), 'end']), 'done\n')
+    assert.match(await proxied.ended, /ECONNRESET|end/)
+    assert.equal(await old.ended, 'exit code 0')
+    assert.equal(await after.say('still'), 'hello still')
+    for (const traffic of traffics) {
+      const { outcomes, requests } = await traffic.stop()
+      assert.deepEqual(outcomes, { 200: requests })
+    }
+    await after.close()
   })
 
   it('may be of another version: up and down again, and no request is lost', async () => {

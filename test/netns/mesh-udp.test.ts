@@ -1,12 +1,12 @@
 /** UDP between pods of a live mesh: it passes unchanged, and both nodes tell what they saw of it. */
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
-import { NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
 import { LiveMesh } from '../support/live-mesh.ts'
 import type { NodeName } from '../support/live-plan.ts'
+import { nativeProgram } from '../support/native-build.ts'
 import { finished, needsRoot } from '../support/netns.ts'
 
-const UDP_TALK = `${NATIVE_BUILD_DIRECTORY}udp-talk`
+const UDP_TALK = nativeProgram('udp-talk')
 const PORT = '4000'
 const FROM_CLIENT = { source_workload: 'client', request_protocol: 'udp' }
 
@@ -26,7 +26,7 @@ describe('UDP of a mesh', needsRoot, () => {
   })
 
   after(async () => {
-    await mesh.close()
+    await mesh?.close()
   })
 
   /** Sends datagrams from one pod to another; what that one's program got. */

@@ -9,10 +9,11 @@ import { NETLINK_ROUTE } from '../../src/kernel/netlink.ts'
 import { replaceFilter, TC_INGRESS } from '../../src/kernel/traffic-control.ts'
 import { readUnmetered, UdpEdgeMap, type UdpTotals } from '../../src/kernel/udp-edge-map.ts'
 import { detachUdpMeter, UdpMeterPrograms } from '../../src/kernel/udp-meter-programs.ts'
+import { nativeProgram } from '../support/native-build.ts'
 import { finished, needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
 const OBJECT = `${NATIVE_BUILD_DIRECTORY}meter.bpf.o`
-const UDP_TALK = `${NATIVE_BUILD_DIRECTORY}udp-talk`
+const UDP_TALK = nativeProgram('udp-talk')
 const PORT = 4000
 const [POD_A, POD_B] = [7, 8]
 
@@ -40,9 +41,10 @@ describe('UDP that is metered', needsRoot, () => {
   })
 
   after(async () => {
-    programs.close()
-    for (const fd of [...netnsFds, ...Object.values(mapFds)]) closeSync(fd)
-    await network.close()
+    await network?.close(
+      () => programs?.close(),
+      ...[...netnsFds, ...Object.values(mapFds)].map((fd) => () => closeSync(fd)),
+    )
   })
 
   beforeEach(() => {

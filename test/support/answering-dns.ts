@@ -5,7 +5,7 @@
 import { closeSync } from 'node:fs'
 import { type Capture, type CapturedPod, ROLE_DNS } from '../../src/agent/capture.ts'
 import { formatHostPort } from '../../src/base/address.ts'
-import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { loadAddon } from '../../src/kernel/addon.ts'
 import { resolverAddress, resolverIndexOf } from '../../src/kernel/dns-maps.ts'
 import { HEARTBEAT_INTERVAL_MS } from '../../src/kernel/layout.generated.ts'
 import { HeartbeatMap, KernelMap } from '../../src/kernel/maps.ts'
@@ -14,10 +14,11 @@ import { copyEnds, type DatagramHandler, type DatagramSocket, localAddressOf } f
 import { asReactorAddon } from '../../src/transport/reactor-addon.ts'
 import { ReactorTransport } from '../../src/transport/reactor-transport.ts'
 import { podToCapture } from './answering-pod.ts'
+import { nativeProgram } from './native-build.ts'
 import type { Finished, TestNetwork, TestPod } from './netns.ts'
 
 /** Built by `make -C native tests` from native/test/datagram-client.c. */
-export const DATAGRAM_CLIENT = `${NATIVE_BUILD_DIRECTORY}datagram-client`
+export const DATAGRAM_CLIENT = nativeProgram('datagram-client')
 
 /** The transport of this process; it lives as long as the process. */
 let transport: ReactorTransport | null = null

@@ -9,14 +9,15 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import type { Capture, CapturedPod, PodToCapture } from '../../src/agent/capture.ts'
 import { canonicalAddress, formatHostPort } from '../../src/base/address.ts'
-import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { loadAddon } from '../../src/kernel/addon.ts'
 import { HEARTBEAT_INTERVAL_MS } from '../../src/kernel/layout.generated.ts'
 import { HeartbeatMap, KernelMap } from '../../src/kernel/maps.ts'
 import { FAILURE_BY_POLICY } from '../../src/model/workload.ts'
+import { nativeProgram } from './native-build.ts'
 import type { TestNetwork, TestPod } from './netns.ts'
 
 /** Built by `make -C native tests` from native/test/client.c. */
-export const CLIENT_PROGRAM = `${NATIVE_BUILD_DIRECTORY}test-client`
+export const CLIENT_PROGRAM = nativeProgram('test-client')
 
 /** What the listener that got a connection knows of it. */
 export interface Answer {

@@ -17,21 +17,26 @@ import { type Addon, loadAddon, NATIVE_BUILD_DIRECTORY, type Ring } from '../../
 import { EVENT, POD } from '../../src/kernel/layout.generated.ts'
 import { encodeCookie } from '../../src/kernel/maps.ts'
 import { type Answer, AnsweringPod } from './answering-pod.ts'
+import { dieAtStep } from './dying.ts'
 import type { TestPod } from './netns.ts'
 import { openPodSocket } from './open-pod-socket.ts'
 
-interface Request {
+export interface AgentRequest {
   readonly mode: 'stay' | 'exercise'
   readonly addonPath: string
   readonly cgroupPath: string
   readonly pinDirectory: string
   readonly stateDirectory?: string
   readonly version?: string
+  readonly slotBase?: number
+  readonly isPredecessorServing?: boolean
   readonly pods: readonly (TestPod & { readonly isStrict: boolean })[]
+  /** Kills itself before that step: see `dieAtStep`. 0 and less for never. */
+  readonly deathStep?: number
 }
 
-const request = JSON.parse(process.argv[2]!) as Request
-const addon = loadAddon(request.addonPath)
+const request = JSON.parse(process.argv[2]!) as AgentRequest
+const addon = dieAtStep(loadAddon(request.addonPath), request.deathStep ?? 0)
 const capture = EbpfCapture.open({ ...request, log: silentLog, addon })
 const answering: AnsweringPod[] = []
 for (const pod of request.pods) answering.push(await AnsweringPod.enrol(capture, pod, 2, pod.isStrict))

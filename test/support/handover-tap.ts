@@ -18,7 +18,7 @@ export class HandoverTap {
   private isOpen = true
   private inode = 0
 
-  private constructor(state: string, kind: string, onKind: () => void) {
+  private constructor(state: string, kind: string, onKind: (passOn: () => void) => void) {
     this.path = join(state, HANDOVER_SOCKET)
     this.realPath = `${this.path}-real`
     this.server = createServer((successor) => {
@@ -28,8 +28,11 @@ export class HandoverTap {
     })
   }
 
-  /** `onKind` is called in place of passing the first message of that kind on: it is to kill somebody, then to `close`. */
-  static async open(state: string, kind: string, onKind: () => void): Promise<HandoverTap> {
+  /**
+   * `onKind` is called in place of passing the first message of that kind on: it is to kill somebody, then to `close`; or
+   * to pass the message on itself, by its argument, and everything goes on.
+   */
+  static async open(state: string, kind: string, onKind: (passOn: () => void) => void): Promise<HandoverTap> {
     const tap = new HandoverTap(state, kind, onKind)
     renameSync(tap.path, tap.realPath)
     // Not made under the name it gets: Node would remove that with the server, also if it is another's by then.
@@ -45,22 +48,26 @@ export class HandoverTap {
     if (!this.isOpen) return
     this.isOpen = false
     this.server.close()
-    if (statSync(this.path).ino === this.inode) rmSync(this.path)
+    if (statSync(this.path, { throwIfNoEntry: false })?.ino === this.inode) rmSync(this.path)
     if (isAgentAlive) renameSync(this.realPath, this.path)
-    else rmSync(this.realPath)
+    else rmSync(this.realPath, { force: true })
     for (const socket of this.sockets) socket.destroy()
   }
 
-  private pass(from: Socket, to: Socket, kind: string, onKind: () => void): void {
+  private pass(from: Socket, to: Socket, kind: string, onKind: (passOn: () => void) => void): void {
     this.sockets.push(from)
     from.on('error', () => {})
     from.on('close', () => to.destroy())
     createInterface({ input: from }).on('line', (line) => {
       if (!this.isOpen) return
       const message = JSON.parse(line) as { kind: string }
+      const isFirst = !this.seen.includes(message.kind)
       this.seen.push(message.kind)
-      if (message.kind === kind) onKind()
-      else to.write(`${line}\n`)
+      const passOn = (): void => {
+        to.write(`${line}\n`)
+      }
+      if (message.kind === kind && isFirst) onKind(passOn)
+      else passOn()
     })
   }
 }

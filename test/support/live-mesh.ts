@@ -64,6 +64,8 @@ export class LiveMesh {
   private readonly options: LiveMeshOptions
   private readonly children = new Map<string, Child>()
   private readonly unasked: string[] = []
+  /** Programs with pipes to the test: one that lives on keeps the test from ending. */
+  private readonly piped = new Set<ChildProcessWithoutNullStreams>()
   private places!: DemoPlaces
   private wire: WireWatch | null = null
   private startedCount = 0
@@ -108,6 +110,7 @@ export class LiveMesh {
 
   /** Ends every process and removes everything. Rejects when something stayed, or a process had ended unasked. */
   async close(): Promise<void> {
+    for (const child of this.piped) child.kill('SIGKILL')
     const names = [...this.children.keys()].reverse()
     const isControl = (name: string) => name.startsWith('agent-') || name === 'controller'
     await Promise.all(names.filter((name) => !isControl(name)).map((name) => this.end(name)))
@@ -238,6 +241,12 @@ export class LiveMesh {
     return doomed
   }
 
+  /** A process is known by that name from now on; what had it before has ended. */
+  rename(child: Child, name: string): void {
+    for (const [other, found] of this.children) if (found === child) this.children.delete(other)
+    this.children.set(name, child)
+  }
+
   /** Starts a node's agent without waiting for anything. */
   spawnAgent(node: NodeName, flags: readonly string[] = []): void {
     this.startWeft(`agent-${node}`, node, [
@@ -342,6 +351,8 @@ export class LiveMesh {
       env: { PATH: SEARCH_PATH },
     })
     child.stdin.on('error', () => {})
+    this.piped.add(child)
+    child.on('close', () => this.piped.delete(child))
     return child
   }
 

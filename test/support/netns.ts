@@ -143,11 +143,26 @@ export class TestNetwork {
     return finished(this.start(pod, command))
   }
 
-  /** Kills what still runs, removes namespaces and cgroup. */
-  async close(): Promise<void> {
+  /**
+   * Kills what still runs, takes the steps of the test's own, removes namespaces and cgroup. All of it, also when a part
+   * fails, because a process that lives on would keep the test from ending; rejects with the first failure then.
+   */
+  async close(...steps: readonly (() => unknown)[]): Promise<void> {
     const running = [...this.children]
     for (const child of running) child.kill('SIGKILL')
     await Promise.all(running.map((child) => (child.exitCode === null ? onceExited(child) : null)))
+    const failures: unknown[] = []
+    for (const step of [...steps, () => this.remove()]) {
+      try {
+        await step()
+      } catch (error) {
+        failures.push(error)
+      }
+    }
+    if (failures.length > 0) throw failures[0]
+  }
+
+  private async remove(): Promise<void> {
     if (this.ownCgroup !== null) writeFileSync(`${this.ownCgroup}/cgroup.procs`, String(process.pid))
     for (const name of [...this.pods.keys()]) this.deletePod(name)
     this.ip(`netns del ${this.nodeNetns}`)

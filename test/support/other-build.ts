@@ -1,6 +1,6 @@
 /** Another build of Weft beside this one, for tests of upgrades and downgrades: the same sources under another version. */
 import { execFileSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -48,10 +48,9 @@ export class OtherBuild {
   private changeLayout(): void {
     const native = join(this.directory, 'native')
     for (const part of ['bpf', 'Makefile']) cpSync(join(ROOT, 'native', part), join(native, part), { recursive: true })
-    // The addons do not depend on it; all else is built anew.
+    // What depends on it is built anew; addons and programs of tests do not.
     const build = join(native, 'build')
-    for (const name of readdirSync(build)) if (!name.endsWith('.node')) rmSync(join(build, name), { recursive: true })
-    mkdirSync(build, { recursive: true })
+    for (const name of readdirSync(build)) if (/layout|\.bpf\./.test(name)) rmSync(join(build, name))
     const maps = join(native, 'bpf/include/weft/maps.h')
     const [flags, scope] = ['  __u32 flags;\n', '  __u32 scope;\n']
     const text = readFileSync(maps, 'utf8').replace(`struct pod {\n${flags}`, 'struct pod {\n')

@@ -8,12 +8,11 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { describe, test } from 'node:test'
 
-import { NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
-import { needsNativeBuild } from '../support/native-build.ts'
+import { nativeProgram, needsNativeBuild } from '../support/native-build.ts'
 import type { TransportKind } from '../support/transports.ts'
 
 /** native/test/with-socket.c: Node.js itself cannot make an unconnected socket, except in some versions. */
-const LAUNCHER = `${NATIVE_BUILD_DIRECTORY}with-socket`
+const LAUNCHER = nativeProgram('with-socket')
 
 /** Tests of inherited descriptors. */
 export function testDescriptors(kind: TransportKind): void {

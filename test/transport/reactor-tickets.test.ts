@@ -8,6 +8,7 @@ import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { after, describe, test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import type { TlsMaterial, TlsOptions } from '../../src/transport/conn.ts'
@@ -179,6 +180,25 @@ describe('session tickets', TEST, () => {
     await new Promise((resolve) => setTimeout(resolve, nowMs + 11 * SECOND_MS - Date.now()))
     assert.equal(await visit(first.port, { sessionIn: short }), null)
     assert.match(await first.next(), /was refused: it showed none/)
+  })
+
+  test('of another process, as after an upgrade, are not taken: a client that shows its certificate makes a whole handshake', async () => {
+    const program = `
+      const { Worker } = require('node:worker_threads')
+      const worker = new Worker(process.argv[1], { eval: true, workerData: JSON.parse(process.argv[2]) })
+      worker.on('message', (message) => console.log(message))`
+    const values = JSON.stringify({ material: server, options: RESUMABLE })
+    const successor = spawn(process.execPath, ['-e', program, SCRIPT, values], { stdio: ['ignore', 'pipe', 'inherit'] })
+    try {
+      const lines = createInterface({ input: successor.stdout })[Symbol.asyncIterator]()
+      const port = Number((await lines.next()).value)
+      assert.equal(await visit(port, { material: client, sessionIn: session }), false)
+      assert.equal((await lines.next()).value, 'spiffe://cluster.local/ns/shop/sa/client')
+      assert.equal(await visit(port, { sessionIn: session }), null)
+      assert.match((await lines.next()).value!, /was refused: it showed none/)
+    } finally {
+      successor.kill('SIGKILL')
+    }
   })
 
   test('are not given by the listeners of tunnels, and not taken', async () => {
