@@ -28,6 +28,7 @@ import { buildPeerPolicies, readPeerAuthentication } from './peer-authentication
 import { readPod } from './pod.ts'
 import { dnsExemptNamespaces, failureModeOf, failureModes, isDnsExempt, netnsOf } from './pod-settings.ts'
 import { probePortsOf } from './probe-ports.ts'
+import { type Reader, ReadMemo } from './read-memo.ts'
 import { buildScopes } from './scopes.ts'
 import { selects } from './selector.ts'
 import { readServiceEntry } from './service-entry.ts'
@@ -60,18 +61,25 @@ export interface CompileResult {
   readonly messages: readonly Message[]
 }
 
-/** Compiles everything. Never throws on any input that `parseObject` accepted. */
-export function compile(objects: readonly MeshObject[], settings: CompileSettings): CompileResult {
+/**
+ * Compiles everything. Never throws on any input that `parseObject` accepted. Who compiles again and again with the same
+ * settings passes the same `memo`, which changes nothing but the time it takes.
+ */
+export function compile(
+  objects: readonly MeshObject[],
+  settings: CompileSettings,
+  memo: ReadMemo = new ReadMemo(),
+): CompileResult {
   const log = new MessageLog()
   const run: Run = { settings, log }
   const kinds = sortByKind(objects, run)
   const enrolments = new Enrolments(kinds.get('Namespace') ?? [], run)
-  const inventory = readInventory(kinds, enrolments, run)
+  const inventory = readInventory(kinds, enrolments, run, memo)
 
-  const virtualServices = readAll(kinds, 'VirtualService', readVirtualService, run)
-  const destinationRules = readAll(kinds, 'DestinationRule', readDestinationRule, run)
-  const peers = readAll(kinds, 'PeerAuthentication', readPeerAuthentication, run)
-  const authorizations = readAll(kinds, 'AuthorizationPolicy', readAuthorizationPolicy, run)
+  const virtualServices = readAll(kinds, 'VirtualService', readVirtualService, run, memo)
+  const destinationRules = readAll(kinds, 'DestinationRule', readDestinationRule, run, memo)
+  const peers = readAll(kinds, 'PeerAuthentication', readPeerAuthentication, run, memo)
+  const authorizations = readAll(kinds, 'AuthorizationPolicy', readAuthorizationPolicy, run, memo)
 
   const merged = mergeRules(destinationRules, run)
   virtualServices.sort((a, b) => compareAge(a.object, b.object))
@@ -136,29 +144,24 @@ function placeOf(object: MeshObject): string {
 }
 
 /** The normal forms of one kind, without those that have errors. */
-function readAll<T>(
-  kinds: ObjectsByKind,
-  kind: string,
-  read: (object: MeshObject, run: Run) => T | null,
-  run: Run,
-): T[] {
+function readAll<T>(kinds: ObjectsByKind, kind: string, read: Reader<T>, run: Run, memo: ReadMemo): T[] {
   const result: T[] = []
   for (const object of kinds.get(kind) ?? []) {
-    const one = read(object, run)
+    const one = memo.read(object, read, run)
     if (one !== null) result.push(one)
   }
   return result
 }
 
-function readInventory(kinds: ObjectsByKind, enrolments: Enrolments, run: Run): Inventory {
+function readInventory(kinds: ObjectsByKind, enrolments: Enrolments, run: Run, memo: ReadMemo): Inventory {
   return buildInventory(
     {
       enrolments,
       localities: new Map((kinds.get('Node') ?? []).map((node) => [node.name, localityOf(node)])),
-      pods: readAll(kinds, 'Pod', readPod, run),
-      services: readAll(kinds, 'Service', readService, run),
-      slices: readAll(kinds, 'EndpointSlice', readEndpointSlice, run),
-      entries: readAll(kinds, 'ServiceEntry', readServiceEntry, run),
+      pods: readAll(kinds, 'Pod', readPod, run, memo),
+      services: readAll(kinds, 'Service', readService, run, memo),
+      slices: readAll(kinds, 'EndpointSlice', readEndpointSlice, run, memo),
+      entries: readAll(kinds, 'ServiceEntry', readServiceEntry, run, memo),
     },
     run,
   )

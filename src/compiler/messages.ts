@@ -62,6 +62,18 @@ export class MessageLog {
     this.byKey.set(key, { code, severity, text, fix, object: object.key, field, position: locate(object, path) })
   }
 
+  /** True when anything was said about the object. */
+  has({ key }: Pick<Subject, 'key'>): boolean {
+    return this.counts.has(key) || this.errors.has(key)
+  }
+
+  /** Takes over all that another log has about objects of which this one has nothing. */
+  take(other: MessageLog): void {
+    for (const [key, message] of other.byKey) this.byKey.set(key, message)
+    for (const [key, count] of other.counts) this.counts.set(key, count)
+    for (const [key, count] of other.errors) this.errors.set(key, count)
+  }
+
   /** True when the object has an error. */
   hasError(object: Pick<Subject, 'key'>): boolean {
     return this.errors.has(object.key)

@@ -37,6 +37,8 @@ export class RuleView {
   /** Longest first; of equal ones the first that was listed. */
   private readonly wildcards: { readonly host: string; readonly rule: VirtualService }[] = []
   private readonly rulesByNamespace = new Map<string, MergedRule[]>()
+  /** Those of them that the client may see; of the client's own namespace those that are private to it, by `=name`. */
+  private readonly indexes = new Map<string, RuleIndex>()
 
   constructor(rules: RuleSet, client: Client, run: Run) {
     this.client = client
@@ -72,12 +74,10 @@ export class RuleView {
   /** The DestinationRule for a service: of the client's namespace, else the service's, else the root namespace. */
   destinationRuleOf(service: Service): MergedRule | null {
     const { namespace } = this.client
-    const isRoot = namespace === this.rootNamespace
-    const own = this.visibleRules(namespace).filter((rule) => !isRoot || isPrivate(rule.visibility, namespace))
     return (
-      this.mostSpecific(own, service.hostname) ??
-      this.mostSpecific(this.visibleRules(service.namespace), service.hostname) ??
-      this.mostSpecific(this.visibleRules(this.rootNamespace), service.hostname)
+      this.indexOf(namespace, namespace === this.rootNamespace).find(service.hostname) ??
+      this.indexOf(service.namespace, false).find(service.hostname) ??
+      this.indexOf(this.rootNamespace, false).find(service.hostname)
     )
   }
 
@@ -87,21 +87,42 @@ export class RuleView {
     return condition.labels.text === '' || this.client.matching.has(condition.labels.text)
   }
 
-  private visibleRules(namespace: string): readonly MergedRule[] {
-    const rules = this.rulesByNamespace.get(namespace) ?? []
-    return rules.filter((rule) => {
-      if (!isVisible(rule.visibility, this.client.namespace)) return false
-      if (rule.clients.text === '') return true
-      return rule.namespace === this.client.namespace && this.client.matching.has(rule.clients.text)
-    })
+  private indexOf(namespace: string, isPrivateOnly: boolean): RuleIndex {
+    const key = isPrivateOnly ? `=${namespace}` : namespace
+    const known = this.indexes.get(key)
+    if (known !== undefined) return known
+    const rules = (this.rulesByNamespace.get(namespace) ?? []).filter((rule) => this.isVisible(rule))
+    const index = new RuleIndex(rules.filter(({ visibility }) => !isPrivateOnly || isPrivate(visibility, namespace)))
+    this.indexes.set(key, index)
+    return index
+  }
+
+  private isVisible(rule: MergedRule): boolean {
+    if (!isVisible(rule.visibility, this.client.namespace)) return false
+    if (rule.clients.text === '') return true
+    return rule.namespace === this.client.namespace && this.client.matching.has(rule.clients.text)
+  }
+}
+
+/** Rules of one namespace by host. */
+class RuleIndex {
+  private readonly byHost = new Map<string, MergedRule>()
+  private readonly wildcards: readonly MergedRule[]
+
+  constructor(rules: readonly MergedRule[]) {
+    for (const rule of rules) {
+      const known = this.byHost.get(rule.host)
+      if (known === undefined || isMoreSpecific(rule, known)) this.byHost.set(rule.host, rule)
+    }
+    this.wildcards = [...this.byHost.values()].filter(({ host }) => isWildcard(host))
   }
 
   /** Exact host, else the longest wildcard; of rules for one host, one that selects its clients, else the oldest. */
-  private mostSpecific(rules: readonly MergedRule[], hostname: string): MergedRule | null {
-    let best: MergedRule | null = null
-    for (const rule of rules) {
-      if (rule.host !== hostname && !(isWildcard(rule.host) && wildcardCovers(rule.host, hostname))) continue
-      if (best === null || isMoreSpecific(rule, best)) best = rule
+  find(hostname: string): MergedRule | null {
+    let best = this.byHost.get(hostname) ?? null
+    if (best !== null) return best
+    for (const rule of this.wildcards) {
+      if (wildcardCovers(rule.host, hostname) && (best === null || isMoreSpecific(rule, best))) best = rule
     }
     return best
   }

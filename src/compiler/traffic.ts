@@ -15,6 +15,7 @@ import {
   type Subset,
   settingsOf,
 } from './destination-rule.ts'
+import { isWildcard, wildcardCovers } from './hosts.ts'
 import type { Inventory } from './inventory.ts'
 import { findings } from './messages.ts'
 import type { MeshObject } from './object.ts'
@@ -68,11 +69,14 @@ export class TrafficBuilder {
   private readonly idByContent = new Map<string, number>([['[]', 0]])
   private readonly dependences = new Map<VirtualService, Dependence>()
   private readonly ruleIds: ReadonlyMap<VirtualService | MergedRule | null, number>
+  /** Services that a rule names, whoever may see it; most have none. */
+  private readonly ruled: readonly Service[]
 
   constructor(inventory: Inventory, rules: RuleSet, run: Run) {
     this.inventory = inventory
     this.rules = rules
     this.run = run
+    this.ruled = ruledServices(inventory.services, rules)
     this.ruleIds = new Map([null, ...rules.virtualServices, ...rules.destinationRules].map((rule, i) => [rule, i]))
   }
 
@@ -80,7 +84,7 @@ export class TrafficBuilder {
   build(view: RuleView): BuiltTraffic {
     const traffic: UnscopedTraffic[] = []
     const ids: number[] = []
-    for (const service of this.inventory.services) {
+    for (const service of this.ruled) {
       const built = this.buildService(view, service)
       if (built.id === 0) continue
       traffic.push(...built.traffic)
@@ -210,6 +214,17 @@ export class TrafficBuilder {
   report(object: MeshObject, destination: Destination, finding: Parameters<Run['log']['add']>[2]): void {
     this.run.log.add(object, [...destination.path, 'port'], finding)
   }
+}
+
+/** Services for whose host there is a rule, in their order. */
+function ruledServices(services: readonly Service[], rules: RuleSet): readonly Service[] {
+  const hosts = new Set<string>()
+  for (const rule of rules.virtualServices) for (const host of rule.hosts) hosts.add(host)
+  for (const rule of rules.destinationRules) hosts.add(rule.host)
+  const wildcards = [...hosts].filter(isWildcard)
+  return services.filter(
+    ({ hostname }) => hosts.has(hostname) || wildcards.some((wildcard) => wildcardCovers(wildcard, hostname)),
+  )
 }
 
 /** Resolves the destinations of one VirtualService for one port and kind of client. */

@@ -19,6 +19,7 @@ import { CertificateAuthority } from './authority.ts'
 import { CertificateServer } from './ca-server.ts'
 import type { ControllerConfig } from './config.ts'
 import { DirectorySource } from './directory-source.ts'
+import { isFact } from './kubernetes-objects.ts'
 import { KubernetesSource } from './kubernetes-source.ts'
 import { LastGood } from './last-good.ts'
 import { readLastGood, writeLastGood } from './last-good-file.ts'
@@ -96,6 +97,8 @@ class App implements Controller {
   private compileMessages: readonly Message[] = []
   private reported: ReadonlySet<string> = new Set()
   private isReady = false
+  /** As on disk; null when that is not known. */
+  private remembered: readonly MeshObject[] | null = null
   private writing: Promise<void> = Promise.resolve()
 
   constructor({ config, api, authority, remembered, log, clock }: AppParts) {
@@ -189,13 +192,21 @@ class App implements Controller {
     this.report()
   }
 
-  /** Keeps what is in force on disk; one write at a time, the newest state last. */
+  /**
+   * Keeps what is in force on disk; one write at a time, the newest state last. What an API server says of pods and the like
+   * is true or not there: it has no last good version.
+   */
   private remember(): void {
-    const objects = this.lastGood.objects
+    const { objects } = this.lastGood
+    const kept = this.config.source.kind === 'kubernetes' ? objects.filter(({ kind }) => !isFact(kind)) : objects
+    const before = this.remembered
+    if (before !== null && kept.length === before.length && kept.every((object, i) => object === before[i])) return
+    this.remembered = kept
     this.writing = this.writing.then(async () => {
       try {
-        await writeLastGood(lastGoodPath(this.config), objects)
+        await writeLastGood(lastGoodPath(this.config), kept)
       } catch (error) {
+        this.remembered = null
         this.log.warn('the last good objects could not be written to disk', { error: describeError(error) })
       }
     })

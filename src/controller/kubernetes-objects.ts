@@ -4,6 +4,7 @@
  *
  * What is dropped is listed, not what is kept, so that a field which the compiler comes to read is there.
  */
+import { isSameData } from '../base/same-data.ts'
 import { isTree } from '../compiler/object.ts'
 
 /** Fields that are dropped, by where they are. */
@@ -143,8 +144,8 @@ export function shrink(object: Tree): Tree {
  * the status ourselves.
  */
 export function isSameObject(a: Tree, b: Tree): boolean {
-  if (isFact(String(a['kind']))) return isSame(a, b)
-  return isSame(
+  if (isFact(String(a['kind']))) return isSameData(a, b)
+  return isSameData(
     { ...a, status: null, metadata: plain(a['metadata']) },
     { ...b, status: null, metadata: plain(b['metadata']) },
   )
@@ -204,16 +205,4 @@ function shrinkStatus(status: unknown, names: Dropped['status']): unknown {
 
 function plain(metadata: unknown): unknown {
   return isTree(metadata) ? without(metadata, VERSIONS) : metadata
-}
-
-/** Deep equality of JSON; the order of keys does not count. */
-function isSame(a: unknown, b: unknown): boolean {
-  if (a === b) return true
-  if (Array.isArray(a)) {
-    return Array.isArray(b) && a.length === b.length && a.every((value, i) => isSame(value, b[i]))
-  }
-  if (!isTree(a) || !isTree(b)) return false
-  const keys = Object.keys(a)
-  if (keys.length !== Object.keys(b).length) return false
-  return keys.every((key) => Object.hasOwn(b, key) && isSame(a[key], b[key]))
 }

@@ -26,7 +26,7 @@ export async function writeLastGood(path: string, objects: readonly MeshObject[]
   await writeFileAtomically(path, JSON.stringify({ format: FORMAT, objects: stored }), 0o600)
 }
 
-/** What the file holds; nothing when it is absent or not usable. Positions say the file, and no line. */
+/** What the file holds; nothing when it is absent or not usable. Positions say the file, if any, and no line. */
 export async function readLastGood(path: string, log: Logger): Promise<MeshObject[]> {
   let stored: readonly StoredObject[]
   try {
@@ -41,7 +41,7 @@ export async function readLastGood(path: string, log: Logger): Promise<MeshObjec
     return []
   }
   return stored.flatMap(({ file, raw }) => {
-    const object = parseObject(raw, () => ({ file, line: 0, column: 0 }))
+    const object = parseObject(raw, () => (file === '' ? null : { file, line: 0, column: 0 }))
     return Array.isArray(object) ? [] : [object as MeshObject]
   })
 }

