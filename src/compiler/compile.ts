@@ -108,7 +108,7 @@ function sortByKind(objects: readonly MeshObject[], run: Run): ObjectsByKind {
   const byKind = new Map<string, MeshObject[]>()
   const known = new Map<string, MeshObject>()
   for (const object of [...objects].sort(compareObjects)) {
-    if (!checkKind(object, run) || !(isCore(object) || isOfRevision(object, run))) continue
+    if (!checkKind(object, run) || !(isCore(object) || isOfRevision(object, run.settings))) continue
     const twin = known.get(object.key)
     if (twin !== undefined) {
       run.log.add(object, [], findings.duplicateObject(placeOf(twin)))

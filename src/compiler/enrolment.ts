@@ -8,7 +8,7 @@
 import { findings } from './messages.ts'
 import type { MeshObject } from './object.ts'
 import type { Pod } from './pod.ts'
-import type { Run } from './settings.ts'
+import type { CompileSettings, Run } from './settings.ts'
 
 /** Label of namespaces and pods. */
 const MESH_LABEL = 'weft.dev/mesh'
@@ -74,9 +74,9 @@ export class Enrolments {
 }
 
 /** True for a rule that is this control plane's to follow: it has no revision, or ours. */
-export function isOfRevision(object: MeshObject, run: Run): boolean {
+export function isOfRevision(object: MeshObject, settings: Pick<CompileSettings, 'revision'>): boolean {
   const revision = object.labels[REVISION_LABEL]
-  return revision === undefined || revision === run.settings.revision
+  return revision === undefined || revision === settings.revision
 }
 
 /** True for in the mesh, false for out, null when the labels say nothing, or something unknown (reported). */

@@ -41,6 +41,9 @@ export const OBJECT_MESSAGES_MAX = 50
 /** Longest piece of a user's text that a message repeats, characters. */
 const QUOTE_CHARACTERS_MAX = 80
 
+/** Digits of the largest list index. */
+const INDEX_DIGITS = 6
+
 /** Collects messages; drops repeated ones and those beyond the limit of an object. */
 export class MessageLog {
   private readonly byKey = new Map<string, Message>()
@@ -132,10 +135,19 @@ function compareMessages(a: Message, b: Message): number {
     compareText(a.position?.file ?? '', b.position?.file ?? '') ||
     (a.position?.line ?? 0) - (b.position?.line ?? 0) ||
     (a.position?.column ?? 0) - (b.position?.column ?? 0) ||
-    compareText(a.field, b.field) ||
+    compareFields(a.field, b.field) ||
     compareText(a.code, b.code) ||
     compareText(a.text, b.text)
   )
+}
+
+/** `http[2]` comes before `http[10]`. */
+function compareFields(a: string, b: string): number {
+  return a === b ? 0 : compareText(padNumbers(a), padNumbers(b))
+}
+
+function padNumbers(field: string): string {
+  return field.replaceAll(/[0-9]+/g, (digits) => digits.padStart(INDEX_DIGITS, '0'))
 }
 
 /** Order by code unit, the same on every machine. */
