@@ -75,30 +75,11 @@ struct resolver_index_key {
 };
 
 /* Captured pods by netns cookie. */
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, PODS_MAX);
-  __type(key, __u64);
-  __type(value, struct dns_pod);
-} dns_pods SEC(".maps");
+HASH_MAP(dns_pods, PODS_MAX, __u64, struct dns_pod);
 
 /* Index of a pod's resolver by its address, and back. An address is there before its index is. */
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, RESOLVERS_MAX);
-  __type(key, struct resolver_key);
-  __type(value, __u32);
-} resolvers SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, RESOLVERS_MAX);
-  __type(key, struct resolver_index_key);
-  __type(value, struct address);
-} resolver_addresses SEC(".maps");
+HASH_MAP(resolvers, RESOLVERS_MAX, struct resolver_key, __u32);
+HASH_MAP(resolver_addresses, RESOLVERS_MAX, struct resolver_index_key, struct address);
 
 struct {
   __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -279,23 +279,21 @@ struct steered_socket {
   __u32 previous_mark;
 };
 
+/* A hash map that takes no memory before it has entries. */
+#define HASH_MAP(name, entries, key_type, value_type) \
+  struct {                                            \
+    __uint(type, BPF_MAP_TYPE_HASH);                  \
+    __uint(map_flags, BPF_F_NO_PREALLOC);             \
+    __uint(max_entries, entries);                     \
+    __type(key, key_type);                            \
+    __type(value, value_type);                        \
+  } name SEC(".maps")
+
 /* Enrolled pods by netns cookie. Inserting and deleting switches both directions at once. */
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, PODS_MAX);
-  __type(key, __u64);
-  __type(value, struct pod);
-} pods SEC(".maps");
+HASH_MAP(pods, PODS_MAX, __u64, struct pod);
 
 /* Addresses that are local in a pod's netns. The value only says that the key is there. */
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, OWN_ADDRESSES_MAX);
-  __type(key, struct own_address_key);
-  __type(value, __u32);
-} own_addresses SEC(".maps");
+HASH_MAP(own_addresses, OWN_ADDRESSES_MAX, struct own_address_key, __u32);
 
 /*
  * The agent's listeners, one per pod, role and data worker: who takes a connection is decided here, not by
@@ -354,29 +352,9 @@ struct {
 
 /* --- what the kernel carries without the agent --- */
 
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, FRONTENDS_MAX);
-  __type(key, struct frontend_key);
-  __type(value, struct frontend);
-} frontends SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, BACKENDS_MAX);
-  __type(key, struct backend_key);
-  __type(value, struct backend);
-} backends SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, VERDICTS_MAX);
-  __type(key, struct verdict_key);
-  __type(value, struct verdict_value);
-} verdicts SEC(".maps");
+HASH_MAP(frontends, FRONTENDS_MAX, struct frontend_key, struct frontend);
+HASH_MAP(backends, BACKENDS_MAX, struct backend_key, struct backend);
+HASH_MAP(verdicts, VERDICTS_MAX, struct verdict_key, struct verdict_value);
 
 /* Connections that are being made, for the destination's sk_lookup: it lets these by and no others. */
 struct {
@@ -395,26 +373,14 @@ struct {
   __type(value, struct flow);
 } carried_sockets SEC(".maps");
 
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, EDGES_MAX);
-  __type(key, struct edge_key);
-  __type(value, struct edge);
-} edges SEC(".maps");
+HASH_MAP(edges, EDGES_MAX, struct edge_key, struct edge);
 
 /*
  * What agents have put into their metrics of each edge; written by agents only. The next agent begins here,
  * so that what happened while there was none is counted once. Of bytes it may be ahead of `edges`: agents
  * count those of open connections, too.
  */
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, EDGES_MAX);
-  __type(key, struct edge_key);
-  __type(value, struct edge);
-} edges_accounted SEC(".maps");
+HASH_MAP(edges_accounted, EDGES_MAX, struct edge_key, struct edge);
 
 /* Connections that have ended, and denials: lines of the access log. Counters do not depend on it. */
 struct {

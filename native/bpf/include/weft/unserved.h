@@ -26,13 +26,7 @@ struct absence_journal {
 
 /* By netns cookie. When it is full (pods that are gone leave an entry until the next account), the totals
  * still count. */
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(map_flags, BPF_F_NO_PREALLOC);
-  __uint(max_entries, PODS_MAX);
-  __type(key, __u64);
-  __type(value, struct unserved);
-} unserved SEC(".maps");
+HASH_MAP(unserved, PODS_MAX, __u64, struct unserved);
 
 /* One entry. Only agents read and write it. */
 struct {
