@@ -3,14 +3,13 @@
  * native part, and the shared libraries that it needs beside glibc. No compiler, no npm, no shell script.
  *
  *      /opt/weft/bin/weft -> ../dist/cli/main.js     the entry point
- *      /opt/weft/bin/{node,weft-cni}
+ *      /opt/weft/bin/node
  *      /opt/weft/{dist,native,node_modules,lib,package.json}
  */
 import { execFileSync } from 'node:child_process'
 import {
   chmodSync,
   cpSync,
-  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -27,6 +26,9 @@ const NODE_PACKAGE = /^node_modules\/node(\/|$)/
 
 /** Types, maps and documents, which no program loads. */
 const NOT_LOADED = /\.(d\.[cm]?ts|map|md|markdown|ts|flow|yml|yaml)$|\/(test|tests|docs|examples?|\.github)$/i
+
+/** Of native/build: the addons, the eBPF programs (but that of tests) and the CNI plugin, which the agent installs. */
+const BUILT = /^(?!rejected).*\.(node|bpf\.o)$|^weft-cni$/
 
 /** The base brings these, as part of glibc. */
 const GLIBC = /^(ld-linux|libc\.|libm\.|libdl\.|libpthread\.|librt\.|libresolv\.)/
@@ -86,14 +88,11 @@ function copyNative(home: string): readonly string[] {
   mkdirSync(target, { recursive: true })
   const linked: string[] = []
   for (const name of readdirSync(build)) {
-    // rejected.bpf.o is the tests'.
-    if (!/\.(node|bpf\.o)$/.test(name) || name.startsWith('rejected')) continue
+    if (!BUILT.test(name)) continue
     cpSync(join(build, name), join(target, name))
     if (name.endsWith('.node')) linked.push(join(target, name))
   }
   if (linked.length === 0) throw new Error('the native part is not built. Run: make -C native')
-  const plugin = join(build, 'weft-cni')
-  if (existsSync(plugin)) cpSync(plugin, join(home, 'bin/weft-cni'))
   return linked
 }
 

@@ -137,7 +137,8 @@ function stateText(state: ClusterState): string {
     pid === null ? 'stopped' : `pid ${pid}`,
     logPath,
   ])
-  return `cluster ${state.name}: Kubernetes ${state.version}, level ${state.level}\nkubeconfig ${state.kubeconfig}\n\n${tableText(components)}`
+  const condition = state.isReady ? '' : ', starting'
+  return `cluster ${state.name}: Kubernetes ${state.version}, level ${state.level}${condition}\nkubeconfig ${state.kubeconfig}\n\n${tableText(components)}`
 }
 
 function othersText(name: string): string {

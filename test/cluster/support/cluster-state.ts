@@ -21,13 +21,15 @@ export interface ClusterState {
   readonly name: string
   readonly directory: string
   readonly level: ClusterLevel
+  /** False while it is being built and started. */
+  readonly isReady: boolean
   /** Kubernetes', as `v1.34.0`. */
   readonly version: string
   /** Of the cluster's administrator. */
   readonly kubeconfig: string
   readonly supervisorPid: number
-  /** The host's own addresses, as the cluster reaches them. */
-  readonly host: DualAddress
+  /** The host's own addresses, as the control plane reaches them; null while it starts. */
+  readonly host: DualAddress | null
   readonly machines: readonly MachineState[]
   readonly components: readonly ComponentState[]
 }

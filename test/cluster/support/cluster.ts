@@ -5,7 +5,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -63,7 +63,7 @@ export class Cluster {
 
   static async start(plan: Omit<ClusterPlan, 'name'>, { name, say = () => {} }: StartOptions = {}): Promise<Cluster> {
     const chosenName = name ?? `t${process.pid}-${++clusters}`
-    if (await askSupervisor(chosenName, { verb: 'status' })) throw new Error(`the cluster ${chosenName} runs already`)
+    if (await askSupervisor(chosenName, { verb: 'status' })) throw new Error(`there is a cluster ${chosenName} already`)
     await removeRemains(chosenName)
     const supervisor = spawn(process.execPath, [SUPERVISOR, JSON.stringify({ ...plan, name: chosenName })], {
       // The supervisor ends when this process does, because its standard input ends then.
@@ -73,9 +73,13 @@ export class Cluster {
     for await (const line of createInterface({ input: supervisor.stdout! })) {
       const reply = JSON.parse(line) as ControlReply
       if (reply.kind === 'progress') say(reply.line)
-      if (reply.kind === 'failed') throw new Error(`the cluster ${chosenName} could not be started: ${reply.reason}`)
+      if (reply.kind === 'failed') {
+        // It takes down what it made.
+        if (supervisor.exitCode === null) await once(supervisor, 'exit')
+        throw new Error(`the cluster ${chosenName} could not be started: ${reply.reason}`)
+      }
       if (reply.kind === 'state') {
-        supervisor.unref()
+        letEnd(supervisor)
         return new Cluster(reply.state, supervisor)
       }
     }
@@ -93,6 +97,7 @@ export class Cluster {
   async stop(): Promise<void> {
     const { supervisor } = this
     if (supervisor.exitCode === null && supervisor.signalCode === null) {
+      supervisor.ref()
       const ended = once(supervisor, 'exit')
       supervisor.stdin!.end()
       await ended
@@ -165,6 +170,12 @@ export class Cluster {
     if (state === null) throw new Error(`the cluster ${this.name} does not run`)
     return state
   }
+}
+
+/** A process that forgot to stop its cluster ends all the same, and the cluster with it. */
+function letEnd(supervisor: ChildProcess): void {
+  supervisor.unref()
+  for (const pipe of [supervisor.stdin, supervisor.stdout]) (pipe as Socket).unref()
 }
 
 /** What the supervisor of a cluster says; null when there is none. */

@@ -77,7 +77,7 @@ function buildPauseImage(say: Say): Image {
 }
 
 /** Its files are those of the machine that compiled the native part, so the glibc is new enough. */
-function buildBaseImage(say: Say): Image {
+export function buildBaseImage(say: Say): Image {
   return build({
     kind: 'base',
     name: 'weft.test/base:1',

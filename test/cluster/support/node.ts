@@ -56,7 +56,7 @@ export class ClusterNode {
   /** Resolves when pods can run there. */
   static async start(options: NodeOptions): Promise<ClusterNode> {
     const { files, controlPlane, number, nodeCount } = options
-    requirePrograms()
+    requireHost()
     const name = `node${number}`
     const machine = await Machine.start({
       clusterName: files.name,
@@ -96,8 +96,11 @@ export class ClusterNode {
   }
 }
 
-/** Names the packages of what is missing. */
-function requirePrograms(): void {
+/** Throws with what is missing on this host, packages by name. */
+function requireHost(): void {
+  if (existsSync('/sys/fs/cgroup/cgroup.controllers')) {
+    throw new Error('this host has cgroup v2 alone; nodes have only been made to run with cgroup v1, or both')
+  }
   const packages = { containerd: 'containerd', ctr: 'containerd', runc: 'runc', nft: 'nftables' }
   const missing = new Set<string>()
   for (const [program, name] of Object.entries(packages)) {

@@ -25,6 +25,7 @@ class Supervisor {
   private readonly server: Server
   private controlPlane: ControlPlane | null = null
   private nodes: readonly ClusterNode[] = []
+  private isReady = false
   private isEnding = false
 
   constructor(plan: ClusterPlan) {
@@ -45,16 +46,18 @@ class Supervisor {
     input.on('close', () => {
       if (!isDetached) this.end()
     })
+    const { plan, files, server } = this
+    mkdirSync(files.directory, { recursive: true })
+    // From here on nobody else starts a cluster of this name.
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject)
+      server.listen(files.socket, resolve)
+    })
     await buildComponents((line) => tell({ kind: 'progress', line }))
-    mkdirSync(this.files.directory, { recursive: true })
-    const { plan, files } = this
     tell({ kind: 'progress', line: 'starting the control plane' })
     this.controlPlane = await ControlPlane.start({ files, hasNodes: plan.level === 'node' })
     await this.startNodes(this.controlPlane)
-    await new Promise<void>((resolve, reject) => {
-      this.server.once('error', reject)
-      this.server.listen(files.socket, resolve)
-    })
+    this.isReady = true
     tell({ kind: 'state', state: this.state() })
   }
 
@@ -127,24 +130,24 @@ class Supervisor {
   }
 
   private components(): readonly (readonly [string, Component])[] {
-    const machines = [this.controlPlane!, ...this.nodes]
+    const machines = this.controlPlane === null ? [] : [this.controlPlane, ...this.nodes]
     return machines.flatMap(({ machine, components }) => components.map((one) => [machine.name, one] as const))
   }
 
   private state(): ClusterState {
-    const { machine, linkNumber } = this.controlPlane!
+    const { plan, files, controlPlane } = this
+    const machines = this.nodes.map((node) => stateOf(node.machine, node.address))
+    if (controlPlane !== null) machines.unshift(stateOf(controlPlane.machine, CONTROL_PLANE_ADDRESS))
     return {
-      name: this.plan.name,
-      directory: this.files.directory,
-      level: this.plan.level,
+      name: plan.name,
+      directory: files.directory,
+      level: plan.level,
+      isReady: this.isReady,
       version: KUBERNETES_VERSION,
-      kubeconfig: this.files.adminKubeconfig,
+      kubeconfig: files.adminKubeconfig,
       supervisorPid: process.pid,
-      host: hostLink(linkNumber).host,
-      machines: [
-        stateOf(machine, CONTROL_PLANE_ADDRESS),
-        ...this.nodes.map((node) => stateOf(node.machine, node.address)),
-      ],
+      host: controlPlane === null ? null : hostLink(controlPlane.linkNumber).host,
+      machines,
       components: this.components().map(([machine, { name, pid, logPath }]) => ({ machine, name, pid, logPath })),
     }
   }

@@ -20,7 +20,7 @@ export class Traces {
   }
 
   static of({ state }: Cluster): Traces {
-    const interfaceName = `weftc${state.host.ipv4.split('.')[2]}`
+    const interfaceName = `weftc${state.host!.ipv4.split('.')[2]}`
     return new Traces(state.name, state.directory, interfaceName)
   }
 
