@@ -21,6 +21,9 @@
 /* bpf_set_retval is of 5.18, younger than our oldest kernel; the agent has tried it (set_retval.bpf.c). */
 const volatile __u32 has_set_retval = 0;
 
+/* The node's own netns, in which its kubelet runs. No netns has the cookie 0. */
+const volatile __u64 node_netns_cookie = 0;
+
 /* Denied by policy: apps know what to do with a connection that is refused, and hardly any knows EPERM. */
 static __always_inline int deny(void) {
   if (has_set_retval) bpf_set_retval(-ECONNREFUSED);
@@ -102,6 +105,22 @@ static __always_inline int on_connect_unserved(struct bpf_sock_addr* ctx, __u64 
 }
 
 /*
+ * A process of the node connects to a port of a pod that the kubelet probes. Remembered with the socket,
+ * until the source port is known and the flow can be recorded (sockops.bpf.c): nobody else's connection is
+ * let by for it, and no address has to be believed.
+ */
+static __always_inline void note_probe(struct bpf_sock_addr* ctx, const struct address* destination) {
+  struct probed_key key = {.address = *destination, .port = bpf_ntohs((__u16)ctx->user_port)};
+  __u32* pod = bpf_map_lookup_elem(&probed, &key);
+  struct bpf_sock* sk = ctx->sk;
+  if (!pod || !sk) return;
+  struct probe* probe = bpf_sk_storage_get(&probing_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+  if (!probe) return;
+  probe->destination = key;
+  probe->pod = *pod;
+}
+
+/*
  * `flow` says where the connection goes when the result is REWRITE.
  */
 static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct address* destination,
@@ -110,7 +129,10 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, const struct ad
   if (ctx->protocol == WEFT_IPPROTO_UDP && ctx->user_port != bpf_htons(PORT_DOMAIN)) return PROCEED;
   __u64 netns_cookie = bpf_get_netns_cookie(ctx);
   struct pod* pod = bpf_map_lookup_elem(&pods, &netns_cookie);
-  if (!pod) return pass(ctx);
+  if (!pod) {
+    if (netns_cookie == node_netns_cookie && ctx->protocol == WEFT_IPPROTO_TCP) note_probe(ctx, destination);
+    return pass(ctx);
+  }
 
   struct bpf_sock* sk = ctx->sk;
   if (ctx->protocol == WEFT_IPPROTO_UDP) return on_connect_datagram(ctx, netns_cookie, destination, flow);

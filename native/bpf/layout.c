@@ -30,6 +30,8 @@ struct layout {
   struct verdict_value verdict_value;
   struct flow_key flow_key;
   struct flow flow;
+  struct probed_key probed_key;
+  struct probe probe;
   struct edge_key edge_key;
   struct edge edge;
   struct event event;

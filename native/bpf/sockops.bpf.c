@@ -6,6 +6,8 @@
  *      connect()      SYN sent        handshake        app closes          TCP_CLOSE
  *      storage made   flow, attempt   opened           look out for FINs   outcome, bytes; storage deleted
  *
+ * Sockets of the node that probe a pod have their flow recorded likewise, and are not counted.
+ *
  * The socket at the destination is looked at only when it is broken off: it tells the source's side who did
  * it.
  */
@@ -189,6 +191,28 @@ static __always_inline void on_header(struct bpf_sock_ops* ops, struct flow* flo
   flow->has_fin = 1;
 }
 
+/* --- a socket of the node that probes a pod --- */
+
+/* The flow stays until the end: the last packet of the handshake may be looked up once more (SYN cookies). */
+static __always_inline void on_probe(struct bpf_sock_ops* ops, struct bpf_sock* sk, struct probe* probe) {
+  __u32 op = ops->op;
+  if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && !(op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == TCP_CLOSE))
+    return;
+  struct flow_key key = {};
+  flow_key_of(ops, &key);
+  /* Left over from a connect() that failed before its first packet, on a socket that now dials elsewhere. */
+  int is_same = address_equal(&key.destination, &probe->destination.address) &&
+                key.destination_port == probe->destination.port;
+  if (is_same && op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+    __u32 pod = probe->pod;
+    bpf_map_update_elem(&flows, &key, &pod, BPF_ANY);
+    ask_for(ops, BPF_SOCK_OPS_STATE_CB_FLAG);
+    return;
+  }
+  if (is_same) bpf_map_delete_elem(&flows, &key);
+  bpf_sk_storage_delete(&probing_sockets, sk);
+}
+
 /* --- the destination's socket --- */
 
 static __always_inline void accepted(struct bpf_sock_ops* ops) {
@@ -221,7 +245,11 @@ int weft_sockops(struct bpf_sock_ops* ops) {
   if (!sk) return 1;
   struct flow* flow = bpf_sk_storage_get(&carried_sockets, sk, 0, 0);
   if (!flow) {
-    if (op == BPF_SOCK_OPS_STATE_CB) on_destination_state(ops);
+    struct probe* probe = bpf_sk_storage_get(&probing_sockets, sk, 0, 0);
+    if (probe)
+      on_probe(ops, sk, probe);
+    else if (op == BPF_SOCK_OPS_STATE_CB)
+      on_destination_state(ops);
     return 1;
   }
   /* Let by while nobody served: it has the record for getpeername() only. */

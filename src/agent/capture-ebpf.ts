@@ -123,7 +123,7 @@ export class EbpfCapture implements Capture {
   static open(options: EbpfCaptureOptions): EbpfCapture {
     const addon = options.addon ?? loadAddon()
     const hostNetnsCookie = nodeNetnsCookie(addon, options.nodeNetns)
-    const programs = CapturePrograms.open(addon, options)
+    const programs = CapturePrograms.open(addon, { ...options, nodeNetnsCookie: hostNetnsCookie })
     try {
       const capture = new EbpfCapture(addon, programs, hostNetnsCookie, options)
       capture.begun(options.isPredecessorServing ?? false)
@@ -175,6 +175,7 @@ export class EbpfCapture implements Capture {
     pod.isCaptured = true
     if (this.isReleased) return
     try {
+      this.enrolling.switchProbes(pod)
       this.enrolling.switchOn(pod)
     } catch (error) {
       throw fullMapError(`pod ${pod.record.displayName}`, error) ?? error
@@ -189,6 +190,13 @@ export class EbpfCapture implements Capture {
     pod.record = { ...pod.record, isStrict }
     this.records.put(pod.record)
     if (pod.isCaptured) this.enrolling.switchOn(pod)
+  }
+
+  setProbePorts(uid: string, ports: readonly number[]): void {
+    const pod = this.enrolled.get(uid)
+    if (pod === undefined || this.isReleased || isSameList(pod.probePorts, ports)) return
+    pod.probePorts = ports
+    if (pod.isCaptured) this.enrolling.switchProbes(pod)
   }
 
   setFoundStrict(uid: string, isStrict: boolean): void {
@@ -270,6 +278,7 @@ export class EbpfCapture implements Capture {
 
   private switchOn(pod: EnrolledPod): void {
     if (!pod.isCaptured) return
+    this.enrolling.switchProbes(pod)
     this.enrolling.switchOn(pod)
     this.dns.begin(pod.record.netnsCookie)
   }
@@ -412,4 +421,8 @@ export class EbpfCapture implements Capture {
     closeSync(pod.link.fd)
     closeSync(pod.netnsFd)
   }
+}
+
+function isSameList(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((port, i) => port === b[i])
 }

@@ -125,6 +125,8 @@ export interface Capture {
   setStrict?(uid: string, isStrict: boolean): void
   /** The same of a pod that an earlier agent has captured, until it is enrolled again. Unknown uids are ignored. */
   setFoundStrict?(uid: string, isStrict: boolean): void
+  /** Changes to which ports of an enrolled pod processes of its node may connect, whatever policy says. */
+  setProbePorts?(uid: string, ports: readonly number[]): void
   /** Looks at a captured pod in the kernel and repairs it; null when it is not captured. Loopback cannot look. */
   audit?(uid: string): AuditedPod | null
   /** Descriptor of the map in which data workers show that they are alive. Loopback has none. */

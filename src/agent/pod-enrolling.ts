@@ -5,12 +5,14 @@
  * A pod that an earlier agent has captured is replaced in place, and stays captured as it was when a step fails.
  */
 import { closeSync } from 'node:fs'
+import { canonicalAddress } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import { WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import { type Addon, fullMapError, kernelError } from '../kernel/addon.ts'
 import type { CapturePrograms, PodLink } from '../kernel/capture-programs.ts'
 import type { LocalRoute } from '../kernel/netlink.ts'
+import type { ProbedPort } from '../kernel/probed-map.ts'
 import { removeSteering, type SteeringPlan } from '../kernel/steering.ts'
 import type { CapturedPod, PodDialing, PodToCapture } from './capture.ts'
 import type { DnsEnrolments } from './dns-enrolment.ts'
@@ -30,6 +32,9 @@ export interface EnrolledPod {
   readonly workerCount: number
   readonly link: PodLink
   isCaptured: boolean
+  /** At which the kubelet reaches it: canonical. */
+  readonly addresses: readonly string[]
+  probePorts: readonly number[]
 }
 
 /** Every step that enrolling has done, to be undone in reverse when a later one fails. */
@@ -162,7 +167,11 @@ export class PodEnrolling {
       appAddress: null,
     }
     return {
-      record: { id, record, scope: 1, netnsFd, workerCount, link, isCaptured: found !== null },
+      record: {
+        ...{ id, record, scope: 1, netnsFd, workerCount, link, isCaptured: found !== null },
+        addresses: pod.addresses.map((address) => canonicalAddress(address)!),
+        probePorts: pod.pod.probePorts ?? [],
+      },
       captured: { uid: pod.pod.uid, listeners, dialing },
     }
   }
@@ -204,9 +213,28 @@ export class PodEnrolling {
   // --- switching ---
 
   /** Captures nothing new of the pod. */
-  switchOff({ record }: EnrolledPod): void {
+  switchOff({ record, id }: EnrolledPod): void {
     this.programs.pods.delete(record.netnsCookie)
     this.dns.end(record.netnsCookie)
+    this.letProbesBy(id, [])
+  }
+
+  /** Connections of the node itself to the pod's probe ports, and to no others, are let by from now on. */
+  switchProbes({ id, addresses, probePorts }: EnrolledPod): void {
+    if (this.isWaiting) return
+    this.letProbesBy(
+      id,
+      addresses.flatMap((address) => probePorts.map((port) => ({ address, port }))),
+    )
+  }
+
+  private letProbesBy(id: number, wanted: readonly ProbedPort[]): void {
+    const { probed } = this.programs
+    for (const { port, pod } of [...probed.entries()]) {
+      const isWanted = wanted.some((one) => one.address === port.address && one.port === port.port)
+      if (pod === id && !isWanted) probed.delete(port)
+    }
+    for (const port of wanted) probed.insert(port, id)
   }
 
   /** Captures the pod as it is now known; `isUnserved` as if no data worker were alive. */

@@ -135,7 +135,10 @@ export class Pods {
       else if (this.isPaused) continue
       else if (this.isOther(this.enrolments.get(uid)!, pod, workload)) {
         this.enqueue(() => this.withdraw(uid))
-      } else this.options.capture.setStrict?.(uid, isStrict(snapshot, pod, workload))
+      } else {
+        this.options.capture.setStrict?.(uid, isStrict(snapshot, pod, workload))
+        this.options.capture.setProbePorts?.(uid, pod.probePorts ?? [])
+      }
     }
     for (const uid of this.refusals.keys()) if (!snapshot.pods.has(uid)) this.refusals.delete(uid)
     for (const pod of snapshot.pods.values()) {

@@ -34,6 +34,8 @@ export const SHARED_MAPS = [
   'verdicts',
   'flows',
   'carried_sockets',
+  'probed',
+  'probing_sockets',
   'edges',
   'edges_accounted',
   'events',

@@ -9,7 +9,7 @@ import { type Addon, type DescribedMap, kernelError, NATIVE_BUILD_DIRECTORY } fr
 import { Attachments } from './attachments.ts'
 import type { BpfDirectory } from './bpf-directory.ts'
 import { CONNECT_OBJECT, type Hook, OBJECTS, PASSED_MAPS, SHARED_MAPS } from './capture-hooks.ts'
-import { denialConstants, whyErrorsCannotBeChosen } from './denial.ts'
+import { connectConstants, whyErrorsCannotBeChosen } from './denial.ts'
 import { type LayoutStamp, writeStamp } from './layout-stamp.ts'
 import { openMapSet, openPassedMaps, pinMapSet, STAMP_MAP } from './map-set.ts'
 import { type AbsentPiece, FALLBACKS, PIECE_SET_RETVAL } from './optional-pieces.ts'
@@ -25,6 +25,8 @@ export interface CaptureProgramsOptions {
   /** Of this program, for people who look at its pins. */
   readonly version?: string
   readonly buildDirectory?: string
+  /** Of the node's own netns, whose processes probe pods. None does when it is left out. */
+  readonly nodeNetnsCookie?: bigint
 }
 
 /** What opening has come to. */
@@ -146,7 +148,7 @@ export class CaptureOpening {
   private connectConstants(): Uint8Array {
     const failure = whyErrorsCannotBeChosen(this.addon, this.build)
     if (failure !== null) this.miss(PIECE_SET_RETVAL, failure)
-    return denialConstants(failure === null)
+    return connectConstants(failure === null, this.options.nodeNetnsCookie ?? 0n)
   }
 
   private attach(programs: Readonly<Record<string, number>>, hooks: readonly Hook[], cgroupFd: number): void {

@@ -32,6 +32,7 @@ import {
   PIECE_UPDATE,
 } from './optional-pieces.ts'
 import type { InspectedMaps } from './pod-inspection.ts'
+import { ProbedMap } from './probed-map.ts'
 import { AbsenceJournalMap, lastBeatNs, UnservedMap } from './unserved.ts'
 
 /** Of `enum bpf_attach_type` in linux/bpf.h. */
@@ -52,6 +53,7 @@ export class CapturePrograms {
   readonly frontends: FrontendMap
   readonly backends: BackendMap
   readonly verdicts: VerdictMap
+  readonly probed: ProbedMap
   readonly edges: EdgeMap
   readonly accountedEdges: EdgeMap
   readonly stats: StatsMap
@@ -106,6 +108,7 @@ export class CapturePrograms {
     this.frontends = new FrontendMap(new KernelMap(addon, mapFds['frontends']!))
     this.backends = new BackendMap(new KernelMap(addon, mapFds['backends']!))
     this.verdicts = new VerdictMap(new KernelMap(addon, mapFds['verdicts']!))
+    this.probed = new ProbedMap(new KernelMap(addon, mapFds['probed']!))
     this.edges = new EdgeMap(new KernelMap(addon, mapFds['edges']!))
     this.accountedEdges = new EdgeMap(new KernelMap(addon, mapFds['edges_accounted']!))
     this.stats = new StatsMap(new KernelMap(addon, mapFds['stats']!))
@@ -246,6 +249,7 @@ export class CapturePrograms {
 
   /** Removes what the maps say of pods that `isGone` says are: nobody is carried to them any more. Counters stay. */
   forgetPods(isGone: (id: number) => boolean): void {
+    for (const { port, pod } of this.probed.entries()) if (isGone(pod)) this.probed.delete(port)
     for (const { pair } of this.verdicts.entries()) {
       if (isGone(pair.source) || isGone(pair.destination)) this.verdicts.delete(pair)
     }

@@ -15,9 +15,11 @@ export function whyErrorsCannotBeChosen(addon: Addon, buildDirectory: string): u
   }
 }
 
-/** The constants of the connect programs: `has_set_retval`. */
-export function denialConstants(canChooseError: boolean): Uint8Array {
-  const bytes = new Uint8Array(4)
-  new DataView(bytes.buffer).setUint32(0, canChooseError ? 1 : 0, IS_LITTLE_ENDIAN)
+/** The constants of the connect programs: `has_set_retval`, and `node_netns_cookie` after four bytes of padding. */
+export function connectConstants(canChooseError: boolean, nodeNetnsCookie: bigint): Uint8Array {
+  const bytes = new Uint8Array(16)
+  const view = new DataView(bytes.buffer)
+  view.setUint32(0, canChooseError ? 1 : 0, IS_LITTLE_ENDIAN)
+  view.setBigUint64(8, nodeNetnsCookie, IS_LITTLE_ENDIAN)
   return bytes
 }

@@ -24,6 +24,7 @@ export const EVENTS_BYTES = 4194304
 export const ROUND_TRIP_FIRST_US = 16
 export const ROUND_TRIP_BOUNDS = 16
 export const ROUND_TRIP_BUCKETS = 17
+export const PROBED_MAX = 16384
 export const POD_INTERFACES_MAX = 4
 
 export const ROLE_OUTBOUND = 0
@@ -177,6 +178,20 @@ export const FLOW = {
   fin_end: 72,
 } as const
 
+/** struct probed_key */
+export const PROBED_KEY = {
+  bytes: 20,
+  address: 0,
+  port: 16,
+} as const
+
+/** struct probe */
+export const PROBE = {
+  bytes: 24,
+  destination: 0,
+  pod: 20,
+} as const
+
 /** struct edge_key */
 export const EDGE_KEY = {
   bytes: 12,
@@ -303,7 +318,7 @@ export const LAYOUT_STAMP = {
 } as const
 
 /** Of everything above and of every map's definition. */
-export const LAYOUT_HASH = 0x839a454c47e2b924n
+export const LAYOUT_HASH = 0xa0c841cc18c83cf4n
 
 /** Of what is in the maps that agents pass on: see `struct passed` in native/bpf/layout.c. */
 export const PASSED_HASH = 0x1f9c238abf7b4eacn

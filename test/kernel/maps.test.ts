@@ -160,6 +160,8 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     verdicts: [layout.VERDICT_KEY.bytes, layout.VERDICT_VALUE.bytes],
     flows: [layout.FLOW_KEY.bytes, 4],
     carried_sockets: [4, layout.FLOW.bytes],
+    probed: [layout.PROBED_KEY.bytes, 4],
+    probing_sockets: [4, layout.PROBE.bytes],
     edges: [layout.EDGE_KEY.bytes, layout.EDGE.bytes],
     edges_accounted: [layout.EDGE_KEY.bytes, layout.EDGE.bytes],
     events: [0, 0],

@@ -335,6 +335,14 @@ export class LiveMesh {
     return await run('nsenter', [`--net=/run/netns/${this.plan.name}-${node}`, ...command])
   }
 
+  /** Runs a program of a node's own, as a kubelet is one: in its network, and where the agents' programs see it. */
+  runOnNode(node: NodeName, command: readonly string[]): Promise<Finished> {
+    const netns = `${this.plan.name}-${node}`
+    const script = 'echo $$ >"$0/cgroup.procs" && exec setpriv --pdeathsig KILL -- ip netns exec "$@"'
+    const args = ['-c', script, this.places.cgroup, netns, ...command]
+    return finished(spawn('sh', args, { stdio: ['ignore', 'pipe', 'pipe'], env: { PATH: SEARCH_PATH } }))
+  }
+
   /** Runs a program inside a pod to its end; `input` is its standard input. */
   run(pod: string, command: readonly string[], input = ''): Promise<Finished> {
     const child = this.spawnIn(pod, command)

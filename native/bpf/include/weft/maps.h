@@ -62,6 +62,8 @@ enum capture_constants {
   ROUND_TRIP_FIRST_US = 16,
   ROUND_TRIP_BOUNDS = 16,
   ROUND_TRIP_BUCKETS = 17,
+  /* Ports of pods that their kubelet probes: sixteen a pod, addresses of two families counted. */
+  PROBED_MAX = 16384,
   /* Interfaces per pod to which a socket may be bound (SO_BINDTODEVICE) and still be steered. */
   POD_INTERFACES_MAX = 4,
 };
@@ -274,6 +276,18 @@ struct event {
   __u32 original_port;
 };
 
+/* An address and a port of a pod to which the node's kubelet connects. */
+struct probed_key {
+  struct address address;
+  __u32 port;
+};
+
+/* Where a socket of the node connects to, when that is one of those. */
+struct probe {
+  struct probed_key destination;
+  __u32 pod;
+};
+
 /* What a steered socket had before, so that its next connect() can undo the steering. */
 struct steered_socket {
   __u32 previous_mark;
@@ -372,6 +386,18 @@ struct {
   __type(key, int);
   __type(value, struct flow);
 } carried_sockets SEC(".maps");
+
+/* The pod by its number. Connections of the node itself to these are let by, whatever policy says of others.
+ */
+HASH_MAP(probed, PROBED_MAX, struct probed_key, __u32);
+
+/* The sockets of the node that make such a connection. */
+struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, struct probe);
+} probing_sockets SEC(".maps");
 
 HASH_MAP(edges, EDGES_MAX, struct edge_key, struct edge);
 
