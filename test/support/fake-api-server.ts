@@ -227,7 +227,14 @@ export class FakeApiServer {
       return
     }
     const object = found.collection.objects.get(found.key)
-    if (object === undefined) {
+    if (method === 'PATCH' && query.get('force') === 'true') {
+      // Server-side apply, as far as it makes an object or sets fields of two levels.
+      const applied = JSON.parse(body) as KubernetesObject
+      const metadata = { ...object?.metadata, ...applied.metadata }
+      const data = { ...(object?.['data'] as object), ...(applied['data'] as object) }
+      this.put(found.collection.type, { ...object, ...applied, metadata, data })
+      answerJson(response, object === undefined ? 201 : 200, found.collection.objects.get(found.key))
+    } else if (object === undefined) {
       answerStatus(response, 404, 'NotFound', `${nameOfType(found.collection.type)} "${found.key}" not found`)
     } else if (method === 'DELETE') {
       this.remove(found.collection.type, object.metadata.namespace ?? null, object.metadata.name)
