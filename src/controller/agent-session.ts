@@ -8,9 +8,17 @@
  */
 import type { Logger } from '../base/log.ts'
 import { CallError, STATUS_INVALID_ARGUMENT, STATUS_UNAVAILABLE } from '../wire/channel.ts'
-import { formatGeneration, isResourceType, RESOURCE_TYPES, type ResourceType } from '../wire/discovery.ts'
+import {
+  formatGeneration,
+  isResourceType,
+  RESOURCE_TYPES,
+  type ResourceType,
+  TYPE_ADDRESS,
+  TYPE_AUTHORIZATION,
+} from '../wire/discovery.ts'
 import type { DeltaRequest, DeltaResponse, ResourceMessage } from '../wire/messages.ts'
 import type { DiscoverySession, DiscoveryStream } from '../wire/server.ts'
+import type { PublishObserver } from './publisher.ts'
 import type { Difference, ResourceMap, SentMap, VersionedResource } from './resource-set.ts'
 
 /** Resource bytes of one response, beyond which the next one begins. 1 MiB: far below the limit of a message. */
@@ -26,6 +34,9 @@ export interface SessionSource {
   wanted(typeUrl: ResourceType, node: string): ResourceMap
   difference(sent: SentMap, wanted: ResourceMap): Difference
   forget(session: AgentSession): void
+  /** The agent has everything of a generation that was sent to it on this stream. */
+  onConverged?(generation: number): void
+  readonly observer?: PublishObserver | null
 }
 
 /** What a session needs of the publisher. */
@@ -128,6 +139,7 @@ export class AgentSession implements DiscoverySession {
       const nonce = String(++this.nonce)
       this.outstanding.add(nonce)
       this.resourcesSent += response.resources.length
+      this.source.observer?.pushed(typeLabel(response.typeUrl), sizeOf(response))
       this.stream.send({ ...response, nonce, systemVersionInfo })
     })
     if (responses.length === 0) this.ackedGeneration = generation
@@ -166,6 +178,7 @@ export class AgentSession implements DiscoverySession {
       this.acks++
     } else {
       this.nacks++
+      this.source.observer?.rejected(typeLabel(typeUrl))
       this.lastError = request.errorDetail.message.slice(0, NACK_LENGTH_MAX)
       this.log.warn('an agent refused a resource; its last good version stays in force there', {
         node: this.node,
@@ -173,7 +186,9 @@ export class AgentSession implements DiscoverySession {
         error: this.lastError,
       })
     }
-    if (this.outstanding.size === 0) this.ackedGeneration = this.sentGeneration
+    if (this.outstanding.size > 0) return
+    this.ackedGeneration = this.sentGeneration
+    this.source.onConverged?.(this.ackedGeneration)
   }
 
   private pendingResponses(): DeltaResponse[] {
@@ -197,6 +212,21 @@ export class AgentSession implements DiscoverySession {
     this.stream.fail(new CallError(STATUS_INVALID_ARGUMENT, reason))
     this.onClose()
   }
+}
+
+/** How metrics call a type of resource: Istio's short names for those that it has, ours for the rest. */
+function typeLabel(typeUrl: string): string {
+  return TYPE_LABELS.get(typeUrl) ?? typeUrl.slice(typeUrl.lastIndexOf('.') + 1).toLowerCase()
+}
+
+const TYPE_LABELS: ReadonlyMap<string, string> = new Map([
+  [TYPE_ADDRESS, 'wds'],
+  [TYPE_AUTHORIZATION, 'wads'],
+])
+
+/** Bytes of the resources in a response; what is around them is small. */
+function sizeOf({ resources }: DeltaResponse): number {
+  return resources.reduce((bytes, { resource }) => bytes + (resource?.value.length ?? 0), 0)
 }
 
 /** One response at least; nonce and generation are filled in later. */

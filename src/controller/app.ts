@@ -10,25 +10,20 @@ import type { Logger } from '../base/log.ts'
 import { formatMessage, type Message } from '../compiler/messages.ts'
 import type { MeshObject } from '../compiler/object.ts'
 import { KubernetesApi } from '../kubernetes/api.ts'
-import { formatControllerIdentity } from '../model/identity.ts'
-import type { Credential } from '../security/credential.ts'
-import type { Credential as ServerCredential } from '../wire/channel.ts'
-import { ControlServer } from '../wire/server.ts'
+import { ControllerMetrics, type ControllerState } from '../telemetry/controller-metrics.ts'
 import { AdminServer } from './admin.ts'
 import { CertificateAuthority } from './authority.ts'
-import { CertificateServer } from './ca-server.ts'
 import type { ControllerConfig } from './config.ts'
+import { ControlService } from './control-service.ts'
 import { DirectorySource } from './directory-source.ts'
+import { KubernetesControl, serviceNames } from './kubernetes-control.ts'
 import { isFact } from './kubernetes-objects.ts'
 import { KubernetesSource } from './kubernetes-source.ts'
 import { LastGood } from './last-good.ts'
 import { readLastGood, writeLastGood } from './last-good-file.ts'
-import { nodeOf } from './peer-node.ts'
 import { Publisher } from './publisher.ts'
+import { scheduledPods } from './scheduled-pods.ts'
 import type { Source } from './source.ts'
-
-/** Lifetime of the controller's own certificate, which it renews by itself. */
-const CREDENTIAL_LIFETIME_MS = 86_400_000
 
 /** A controller that serves. */
 export interface Controller {
@@ -42,20 +37,33 @@ export interface Controller {
   stop(): Promise<void>
 }
 
-/** Starts a controller; when it cannot start, nothing of it is left behind. Rejects with WeftError. */
+/** What the program around the controller gives it. */
+export interface ControllerHost {
+  /** Of this program, as metrics show it. */
+  readonly version?: string
+  /** Ends a start that is still waiting, which then rejects. */
+  readonly signal?: AbortSignal
+}
+
+/**
+ * Starts a controller; when it cannot start, nothing of it is left behind. With an API server that takes as long as there
+ * is no root, and nobody who may make one. Rejects with WeftError.
+ */
 export async function startController(
   config: ControllerConfig,
   log: Logger,
   clock: Clock = systemClock,
+  host: ControllerHost = {},
 ): Promise<Controller> {
   const { stateDirectory, givenRoot, trustDomain, source } = config
   const api = source.kind === 'kubernetes' ? await KubernetesApi.open(source, clock) : null
   const settings = { stateDirectory, given: givenRoot, trustDomain }
-  const authority = await CertificateAuthority.open(settings, log, () => clock.now())
+  const hasSecrets = api !== null && givenRoot === null
+  const authority = hasSecrets ? null : await CertificateAuthority.open(settings, log, () => clock.now())
   const remembered = await readLastGood(lastGoodPath(config), log)
-  const app = new App({ config, api, authority, remembered, log, clock })
+  const app = new App({ config, api, authority, remembered, log, clock, version: host.version ?? '' })
   try {
-    await app.start()
+    await unlessAborted(app.start(), host.signal)
   } catch (error) {
     await app.stop()
     throw error
@@ -68,10 +76,12 @@ interface AppParts {
   readonly config: ControllerConfig
   /** Null with a source that is no API server. */
   readonly api: KubernetesApi | null
-  readonly authority: CertificateAuthority
+  /** Null where the cluster has it. */
+  readonly authority: CertificateAuthority | null
   readonly remembered: readonly MeshObject[]
   readonly log: Logger
   readonly clock: Clock
+  readonly version: string
 }
 
 function lastGoodPath(config: ControllerConfig): string {
@@ -83,68 +93,72 @@ class App implements Controller {
   adminPort = 0
   private readonly config: ControllerConfig
   private readonly api: KubernetesApi | null
-  private readonly authority: CertificateAuthority
   private readonly log: Logger
   private readonly clock: Clock
   private readonly source: Source
   private readonly lastGood: LastGood
+  private readonly metrics: ControllerMetrics
   private readonly publisher: Publisher
-  private readonly certificates: CertificateServer
-  private readonly server: ControlServer
   private readonly admin: AdminServer
-  private credential: Credential
-  private cancelRenewal: (() => void) | null = null
+  /** Null without an API server. */
+  private readonly control: KubernetesControl | null
+  /** Null before there is one. */
+  private authority: CertificateAuthority | null
+  private service: ControlService | null = null
   private compileMessages: readonly Message[] = []
   private reported: ReadonlySet<string> = new Set()
+  private workloadCount = 0
   private isReady = false
   /** As on disk; null when that is not known. */
   private remembered: readonly MeshObject[] | null = null
+  private isStopped = false
   private writing: Promise<void> = Promise.resolve()
 
-  constructor({ config, api, authority, remembered, log, clock }: AppParts) {
-    const { trustDomain } = config
+  constructor({ config, api, authority, remembered, log, clock, version }: AppParts) {
     this.config = config
     this.api = api
     this.authority = authority
     this.log = log
     this.clock = clock
     this.lastGood = new LastGood(config, remembered)
-    this.publisher = new Publisher(log.child('publisher'), () => clock.now())
-    this.certificates = new CertificateServer({
-      authority,
-      tokens: null,
-      trustDomain,
-      workloadLifetimeMs: config.certificateLifetimeMs,
-      nodeLifetimeMs: config.nodeLifetimeMs,
-      log: log.child('certificates'),
-      now: () => clock.now(),
-    })
+    this.metrics = new ControllerMetrics({ version, now: () => clock.now(), state: () => this.state() })
+    this.publisher = new Publisher(log.child('publisher'), () => clock.now(), this.metrics)
+    this.control = api === null ? null : new KubernetesControl({ api, config, authority, clock, log })
     this.source = this.openSource(remembered)
-    this.credential = this.issueCredential()
-    this.server = new ControlServer(this.serverCredential(), {
-      onStream: (stream) => this.publisher.accept(stream, nodeOf(stream.peer, trustDomain, clock.now())),
-      onSigningRequest: (request, peer) => this.certificates.sign(request, peer),
+    this.admin = new AdminServer({
+      isReady: () => this.isReady,
+      status: () => this.status(),
+      metrics: () => this.metrics.render(),
+      metricsType: this.metrics.contentType,
     })
-    this.admin = new AdminServer({ isReady: () => this.isReady, status: () => this.status() })
   }
 
   async start(): Promise<void> {
-    const { listen, admin } = this.config
+    const { config, control, clock, log, metrics, publisher } = this
     // First of all, so that probes get an answer while the source is still reading.
-    this.adminPort = await this.admin.listen(admin)
+    this.adminPort = await this.admin.listen(config.admin)
+    const rooted = control === null ? Promise.resolve(this.authority!) : control.start()
     await this.source.start()
+    const authority = await rooted
+    if (this.isStopped) return
+    this.authority = authority
+    const tokens = control?.tokens ?? null
+    const dnsNames = control === null ? [] : serviceNames(config)
+    this.service = new ControlService({
+      ...{ config, authority, tokens, dnsNames, publisher, observer: metrics, log, clock },
+    })
     this.update()
-    this.port = await this.server.listen(listen.address, listen.port)
-    this.renewLater()
+    this.port = await this.service.listen()
     this.isReady = true
-    this.log.info('listening', { address: listen.address, port: this.port, adminPort: this.adminPort })
+    log.info('listening', { address: config.listen.address, port: this.port, adminPort: this.adminPort })
   }
 
   async stop(): Promise<void> {
     this.isReady = false
-    this.cancelRenewal?.()
+    this.isStopped = true
     await this.source.stop()
-    this.server.stop()
+    this.service?.stop()
+    await this.control?.stop()
     await this.admin.stop()
     await this.writing
     this.api?.close()
@@ -158,10 +172,11 @@ class App implements Controller {
     return {
       generation: this.publisher.generation,
       agents: this.publisher.status(),
-      certificates: this.certificates.status(),
+      certificates: this.service?.certificates.status() ?? null,
       messages: this.messages(),
       unpublished: this.publisher.problems,
       source: this.source.status(),
+      kubernetes: this.control?.status() ?? null,
     }
   }
 
@@ -172,18 +187,27 @@ class App implements Controller {
     if (config.source.kind === 'directory') {
       return new DirectorySource({ directory: config.source.directory, clock, log, remembered, onChange })
     }
-    return new KubernetesSource({ api: api!, clock, log, onChange })
+    const onEvent = (kind: string, event: 'add' | 'update' | 'delete'): void => this.metrics.changed(kind, event)
+    return new KubernetesSource({ api: api!, clock, log, onChange, onEvent })
   }
 
   /** Compiles what the source has now and publishes it. */
   private update(): void {
+    // Nobody is served yet: the start does it once.
+    if (this.service === null) return
+    const startedAtMs = this.clock.now()
     try {
-      const { state, messages } = this.lastGood.compile(this.source.objects)
+      const { objects } = this.source
+      const { state, messages } = this.lastGood.compile(objects)
       this.compileMessages = messages
-      this.certificates.setWorkloads(state.workloads)
-      this.publisher.publish(state)
+      this.workloadCount = state.workloads.length
+      this.service.certificates.setWorkloads(state.workloads, this.control === null ? null : scheduledPods(objects))
+      this.publisher.publish(state, startedAtMs)
+      this.control?.setState(state)
       this.remember()
+      this.metrics.compiled(this.clock.now() - startedAtMs)
     } catch (error) {
+      this.metrics.failed()
       this.log.error('compiling failed, the last state stays in force; please report this', {
         error: describeError(error),
         stack: error instanceof Error ? error.stack : undefined,
@@ -226,22 +250,44 @@ class App implements Controller {
     this.reported = current
   }
 
-  // --- the controller's own certificate ---
-
-  private issueCredential(): Credential {
-    return this.authority.issue(formatControllerIdentity(this.config.trustDomain), CREDENTIAL_LIFETIME_MS)
+  /** For metrics. */
+  private state(): ControllerState {
+    const { authority, control, publisher } = this
+    const objects = this.isReady ? this.source.objects : []
+    const rejected = this.messages().filter(({ severity }) => severity === 'error')
+    return {
+      connectedAgents: publisher.sessionCount,
+      generation: publisher.generation,
+      services: count(objects, 'Service', ''),
+      virtualServices: count(objects, 'VirtualService', 'networking.istio.io'),
+      workloads: this.workloadCount,
+      rejectedObjects: new Set(rejected.map(({ object }) => object)).size,
+      unpublishedResources: publisher.problems.length,
+      isLeading: control?.isLeading ?? null,
+      rootNotAfterMs: authority?.rootNotAfterMs ?? null,
+      signerNotAfterMs: authority?.notAfterMs ?? null,
+    }
   }
+}
 
-  private serverCredential(): ServerCredential {
-    const { chain, bundle } = this.credential
-    return { certificateChain: chain, key: this.credential.keyPem(), bundle }
-  }
+function count(objects: readonly MeshObject[], kind: string, group: string): number {
+  return objects.reduce((sum, object) => sum + Number(object.kind === kind && object.group === group), 0)
+}
 
-  private renewLater(): void {
-    this.cancelRenewal = this.clock.after(this.credential.renewAtMs - this.clock.now(), () => {
-      this.credential = this.issueCredential()
-      this.server.replaceCredential(this.serverCredential())
-      this.renewLater()
-    })
+/** The promise, unless the signal comes first; then it rejects. */
+async function unlessAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (signal === undefined) return await promise
+  signal.throwIfAborted()
+  let onAbort = (): void => {}
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal.reason)
+    signal.addEventListener('abort', onAbort)
+  })
+  try {
+    await Promise.race([promise, aborted])
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+    // It fails when the parts are stopped that it waits for.
+    promise.catch(() => {})
   }
 }

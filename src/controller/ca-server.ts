@@ -11,10 +11,16 @@ import type { Logger } from '../base/log.ts'
 import { formatIdentity, formatNodeIdentity } from '../model/identity.ts'
 import type { Workload } from '../model/workload.ts'
 import { parseCertificates } from '../security/certificate.ts'
-import { CallError, STATUS_INVALID_ARGUMENT, STATUS_PERMISSION_DENIED } from '../wire/channel.ts'
+import {
+  CallError,
+  STATUS_INVALID_ARGUMENT,
+  STATUS_PERMISSION_DENIED,
+  STATUS_UNAUTHENTICATED,
+} from '../wire/channel.ts'
 import type { SigningPeer, SigningRequest } from '../wire/server.ts'
 import type { CertificateAuthority } from './authority.ts'
 import { nodeOf } from './peer-node.ts'
+import type { ScheduledPod } from './scheduled-pods.ts'
 
 /** What the service needs of the controller. */
 export interface CertificateServerOptions {
@@ -26,8 +32,16 @@ export interface CertificateServerOptions {
   readonly workloadLifetimeMs: number
   /** The same of a node's own. */
   readonly nodeLifetimeMs: number
+  /** Counts; nobody unless given. */
+  readonly observer?: CertificateObserver
   readonly log: Logger
   readonly now: () => number
+}
+
+/** Told of every request. */
+export interface CertificateObserver {
+  certificateIssued(kind: 'node' | 'workload'): void
+  certificateRefused(why: 'authentication' | 'request' | 'denied' | 'failed'): void
 }
 
 /** Says whose a token is. */
@@ -53,11 +67,18 @@ export class CertificateServer {
     this.options = options
   }
 
-  /** From now on these workloads decide who may have what. */
-  setWorkloads(workloads: readonly Workload[]): void {
+  /**
+   * From now on these workloads decide who may have what. With `pods` only those that are scheduled as the workload says;
+   * null where there is nothing that knows it better.
+   */
+  setWorkloads(workloads: readonly Workload[], pods: ReadonlyMap<string, ScheduledPod> | null = null): void {
     const identitiesByNode = new Map<string, Set<string>>()
-    for (const { node, trustDomain, namespace, serviceAccount } of workloads) {
+    for (const { name, node, trustDomain, namespace, serviceAccount } of workloads) {
       if (node === '') continue
+      if (pods !== null) {
+        const pod = pods.get(`${namespace}/${name}`)
+        if (pod?.node !== node || pod.serviceAccount !== serviceAccount) continue
+      }
       const identity = formatIdentity(trustDomain, namespace, serviceAccount)
       const identities = identitiesByNode.get(node)
       if (identities === undefined) identitiesByNode.set(node, new Set([identity]))
@@ -88,10 +109,12 @@ export class CertificateServer {
       const lifetimeMs = request.validitySeconds === 0 ? longestMs : Math.min(longestMs, request.validitySeconds * 1000)
       const chain = invalidArgument(() => authority.sign(request.csr, identity, lifetimeMs))
       this.issued++
+      this.options.observer?.certificateIssued(isOwn ? 'node' : 'workload')
       log.debug('certificate issued', { node, identity, lifetimeMs })
       return [...parseCertificates(chain, 'the issued chain').map((certificate) => certificate.pem), authority.bundle]
     } catch (error) {
       this.denied++
+      this.options.observer?.certificateRefused(refusalOf(error))
       log.warn('certificate refused', { node, peer: peer.address, reason: describeError(error) })
       throw error
     }
@@ -117,6 +140,13 @@ export class CertificateServer {
     }
     return identity
   }
+}
+
+function refusalOf(error: unknown): Parameters<CertificateObserver['certificateRefused']>[0] {
+  if (!(error instanceof CallError)) return 'failed'
+  if (error.status === STATUS_UNAUTHENTICATED) return 'authentication'
+  if (error.status === STATUS_INVALID_ARGUMENT) return 'request'
+  return error.status === STATUS_PERMISSION_DENIED ? 'denied' : 'failed'
 }
 
 /** What the request itself brought about is the caller's mistake, not ours. */

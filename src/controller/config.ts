@@ -2,14 +2,14 @@
  * Settings of the controller: one table row each. A setting comes from a flag (`--state`) or from the variable of the
  * same name (`WEFT_STATE`); the flag wins.
  */
-import { choiceFlag, switchFlag, UsageError } from '../base/flags.ts'
+import { isLoopback } from '../base/address.ts'
+import { choiceFlag, durationFlag, switchFlag, UsageError } from '../base/flags.ts'
 import type { LogLevel } from '../base/log.ts'
 import {
   type Environment,
   type ListenAddress,
   listenFlag,
   logLevelFlag,
-  loopbackFlag,
   optionalFlag,
   parseSettings,
   parseText,
@@ -38,6 +38,10 @@ export interface ControllerConfig {
   readonly clusterDomain: string
   readonly clusterId: string
   readonly rootNamespace: string
+  /** With an API server: namespace of controller and agents. */
+  readonly systemNamespace: string
+  /** With an API server: ServiceAccount of the agents. */
+  readonly agentServiceAccount: string
   readonly virtualIpBlocks: VirtualIpBlocks
   /** Name of this control plane among several; empty for the only one. */
   readonly revision: string
@@ -53,6 +57,8 @@ const DAY_MS = 86_400_000
 const YEAR_MS = 365 * DAY_MS
 /** Shorter ones could not be renewed in time when a single request fails. */
 const LIFETIME_MS_MIN = 10_000
+
+const DEFAULT_NAMESPACE = 'weft-system'
 
 /** Rows that `weft controller issue` takes as well: where the authority is and whose it is. */
 export const authorityFlags = {
@@ -122,6 +128,21 @@ export const controllerFlags = {
     'istio-system',
     parseName,
   ),
+  namespace: textFlag(
+    {
+      name: 'namespace',
+      doc: 'With --source kubernetes: namespace of controller and agents. The variable POD_NAMESPACE says it as well.',
+    },
+    'NAME',
+    DEFAULT_NAMESPACE,
+    parseName,
+  ),
+  agentServiceAccount: textFlag(
+    { name: 'agent-service-account', doc: 'With --source kubernetes: whose tokens prove an agent.' },
+    'NAME',
+    'weft-agent',
+    parseName,
+  ),
   virtualIpsIpv4: textFlag(
     { name: 'virtual-ips-ipv4', doc: 'Block from which hosts without addresses get virtual IPs.' },
     'CIDR',
@@ -152,13 +173,21 @@ export const controllerFlags = {
     LIFETIME_MS_MIN,
     YEAR_MS,
   ),
-  nodeCertificateLifetime: periodFlag(
-    { name: 'node-certificate-lifetime', doc: "Longest and default lifetime of a node's certificate." },
-    NODE_LIFETIME_MS,
+  nodeCertificateLifetime: durationFlag(
+    {
+      name: 'node-certificate-lifetime',
+      doc: "Longest and default lifetime of a node's certificate. Default: 720h, with --source kubernetes 24h.",
+    },
     LIFETIME_MS_MIN,
     YEAR_MS,
   ),
-  admin: loopbackFlag({ name: 'admin', doc: 'Readiness and status, on a loopback address only.' }, '127.0.0.1:15014'),
+  admin: listenFlag(
+    {
+      name: 'admin',
+      doc: 'Readiness, metrics and status. With --source directory on a loopback address only; status always is.',
+    },
+    '127.0.0.1:15014',
+  ),
   logLevel: logLevelFlag,
 }
 
@@ -174,14 +203,35 @@ export function parseControllerConfig(args: readonly string[], environment: Envi
     clusterDomain: values.clusterDomain,
     clusterId: values.clusterId,
     rootNamespace: values.rootNamespace,
+    systemNamespace: systemNamespace(values.namespace, environment),
+    agentServiceAccount: values.agentServiceAccount,
     virtualIpBlocks: { ipv4: values.virtualIpsIpv4, ipv6: values.virtualIpsIpv6 },
     revision: values.revision ?? '',
     isReadingIstioLabels: values.istioLabels,
     certificateLifetimeMs: values.certificateLifetime,
-    nodeLifetimeMs: values.nodeCertificateLifetime,
-    admin: values.admin,
+    nodeLifetimeMs: values.nodeCertificateLifetime ?? nodeLifetimeMs(values.source),
+    admin: adminAddress(values.source, values.admin),
     logLevel: values.logLevel,
   }
+}
+
+/** On Kubernetes agents get another one with their token whenever they need it. */
+function nodeLifetimeMs(source: SourceConfig['kind']): number {
+  return source === 'kubernetes' ? DAY_MS : NODE_LIFETIME_MS
+}
+
+/** In a pod, probes and Prometheus come from outside; elsewhere the endpoint is the operator's own. */
+function adminAddress(source: SourceConfig['kind'], listen: ListenAddress): ListenAddress {
+  if (source === 'directory' && !isLoopback(listen.address)) {
+    throw new UsageError('flag --admin: must be a loopback address: the endpoint has no password')
+  }
+  return listen
+}
+
+/** What was given, or where the pod is. Throws UsageError. */
+function systemNamespace(given: string, environment: Environment): string {
+  const own = environment['POD_NAMESPACE']
+  return given === DEFAULT_NAMESPACE && own !== undefined && own !== '' ? parseName(own) : given
 }
 
 /** The flags of the chosen source, and none of the other. Throws UsageError. */

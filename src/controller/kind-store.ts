@@ -24,6 +24,8 @@ export interface KindStoreOptions {
   readonly random: () => number
   /** An object came, changed or went. */
   onObjects(): void
+  /** What happened to one object. */
+  onEvent(event: 'add' | 'update' | 'delete'): void
   /** `isSettled`, `isServed`, `isLost` or `problem` may have changed. */
   onState(): void
 }
@@ -136,9 +138,11 @@ export class KindStore {
         convert: (object) => read(object, this.kind),
         onReplaced: (items) => this.replace(items),
         onPut: (item) => {
+          this.options.onEvent(this.objects.has(item.name) || this.broken.has(item.name) ? 'update' : 'add')
           if (this.put(item)) this.options.onObjects()
         },
         onDeleted: ({ name }) => {
+          this.options.onEvent('delete')
           const isKnown = this.objects.delete(name)
           if (this.broken.delete(name) || isKnown) this.options.onObjects()
         },

@@ -44,6 +44,8 @@ export interface KubernetesSourceOptions {
   readonly log: Logger
   /** The objects or the messages changed. Not called before `start` has resolved. */
   readonly onChange: () => void
+  /** An object of a kind came, changed or went after the first list. For metrics. */
+  readonly onEvent?: (kind: string, event: 'add' | 'update' | 'delete') => void
   /** [0, 1), for jitter. */
   readonly random?: () => number
 }
@@ -66,7 +68,7 @@ export class KubernetesSource implements Source {
   private restUntilMs = 0
 
   constructor(options: KubernetesSourceOptions) {
-    const { api, clock, log, random = Math.random } = options
+    const { api, clock, log, onEvent, random = Math.random } = options
     this.options = options
     this.backoff = new Backoff(DISCOVERY_BACKOFF, random)
     this.stores = [...COMPILED].map(([kind, apiVersions]) => {
@@ -80,6 +82,7 @@ export class KubernetesSource implements Source {
         log,
         random,
         onObjects: () => this.tellSoon(),
+        onEvent: (event) => onEvent?.(kind, event),
         onState: () => this.onState(),
       })
     })

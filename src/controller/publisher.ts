@@ -15,6 +15,17 @@ import { type Difference, differenceOf, type ResourceMap, ResourceSet, type Sent
 /** Streams of one node at one time. An agent has one, two while it is replaced; more are left over or hostile. */
 const NODE_SESSIONS_MAX = 4
 
+/** Told what goes to agents, and how it is taken. */
+export interface PublishObserver {
+  /** A response was sent; `type` as metrics call it. */
+  pushed(type: string, bytes: number): void
+  rejected(type: string): void
+  /** An agent has everything of the newest generation, so long after its change. */
+  converged(ms: number): void
+  /** Something of the controller itself went wrong. */
+  failed(): void
+}
+
 /** All agents' sessions, and the state they are brought to. */
 export class Publisher {
   private readonly log: Logger
@@ -23,9 +34,18 @@ export class Publisher {
   private set = ResourceSet.empty
   private readonly differences = new WeakMap<SentMap, WeakMap<ResourceMap, Difference>>()
 
-  constructor(log: Logger, now: () => number = Date.now) {
+  /** Of the newest generation; convergence is counted from there. */
+  private changedAtMs = 0
+  readonly observer: PublishObserver | null
+
+  constructor(log: Logger, now: () => number = Date.now, observer: PublishObserver | null = null) {
     this.log = log
     this.now = now
+    this.observer = observer
+  }
+
+  get sessionCount(): number {
+    return this.sessions.size
   }
 
   get generation(): number {
@@ -37,8 +57,9 @@ export class Publisher {
     return this.set.problems
   }
 
-  /** Makes `state` the newest generation and tells every agent what changed for it. */
-  publish(state: MeshState): void {
+  /** Makes `state` the newest generation and tells every agent what changed for it. It changed at `changedAtMs`. */
+  publish(state: MeshState, changedAtMs = this.now()): void {
+    this.changedAtMs = changedAtMs
     this.set = this.set.next(state)
     for (const problem of this.set.problems) {
       this.log.error(`a resource cannot be published, its last good version stays in force: ${problem}`)
@@ -54,6 +75,12 @@ export class Publisher {
     this.sessions.add(session)
     this.log.info('agent connected', { node, peer: stream.peer.address })
     return session
+  }
+
+  /** Called by a session whose agent has everything of `generation`, which it had not before. */
+  onConverged(generation: number): void {
+    // Of an older one it is not known any more when it changed; the agent gets the newest next.
+    if (generation === this.set.generation) this.observer?.converged(this.now() - this.changedAtMs)
   }
 
   /** Called by a session whose stream has ended. */
@@ -91,6 +118,7 @@ export class Publisher {
       session.push()
     } catch (error) {
       // One agent's session must not keep the others from their update.
+      this.observer?.failed()
       this.log.error('publishing to an agent failed', { node: session.node, error: describeError(error) })
     }
   }

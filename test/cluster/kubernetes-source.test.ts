@@ -11,7 +11,7 @@ import type { MeshObject } from '../../src/compiler/object.ts'
 import { KubernetesSource } from '../../src/controller/kubernetes-source.ts'
 import { KubernetesApi, KubernetesError, type KubernetesObject, type ResourceType } from '../../src/kubernetes/api.ts'
 import { Reflector } from '../../src/kubernetes/reflector.ts'
-import { TestAgent, TestController } from '../support/control-plane.ts'
+import { makeRootFiles, TestAgent, TestController } from '../support/control-plane.ts'
 import { needsRoot } from '../support/netns.ts'
 import { type Cluster, startControlPlane } from './support/cluster.ts'
 
@@ -299,7 +299,10 @@ describe('the Kubernetes API of a real control plane', needsRoot, () => {
     const status = { phase: 'Running', podIP: '10.9.9.9', podIPs: [{ ip: '10.9.9.9' }] }
     await api.replaceStatus({ ...pod, status }, PODS)
 
-    const config = { source: { kind: 'kubernetes', kubeconfig: cluster.kubeconfig, context: null } } as const
+    const config = {
+      source: { kind: 'kubernetes', kubeconfig: cluster.kubeconfig, context: null },
+      givenRoot: await makeRootFiles(t),
+    } as const
     const mesh = await TestController.start(t, {}, { config })
     const link = await mesh.link(t, 'made-up')
     const agent = new TestAgent(t, { connect: () => link.connect(), node: 'made-up' })

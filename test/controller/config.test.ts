@@ -16,6 +16,8 @@ test('defaults are those of the documentation', () => {
     clusterDomain: 'cluster.local',
     clusterId: 'Kubernetes',
     rootNamespace: 'istio-system',
+    systemNamespace: 'weft-system',
+    agentServiceAccount: 'weft-agent',
     revision: '',
     isReadingIstioLabels: false,
     virtualIpBlocks: { ipv4: '240.240.0.0/16', ipv6: '2001:2::/48' },
@@ -43,6 +45,15 @@ test('an API server needs no flag but its own', () => {
     kubeconfig: '/k',
     context: 'c',
   })
+})
+
+test('in a pod the endpoint is for the cluster, certificates of nodes live a day, and the namespace is its own', () => {
+  const args = ['--source', 'kubernetes', '--admin', '[::]:15014']
+  const config = parseControllerConfig(args, { POD_NAMESPACE: 'mesh' })
+  assert.deepEqual(config.admin, { address: '::', port: 15014 })
+  assert.equal(config.nodeLifetimeMs, 86_400_000)
+  assert.equal(config.systemNamespace, 'mesh')
+  assert.equal(parseControllerConfig([...args, '--namespace', 'x'], { POD_NAMESPACE: 'mesh' }).systemNamespace, 'x')
 })
 
 test('lifetimes are read with their unit', () => {

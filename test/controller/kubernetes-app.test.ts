@@ -7,7 +7,7 @@ import { WeftError } from '../../src/base/errors.ts'
 import { COMPILED } from '../../src/compiler/kinds.ts'
 import { groupOf } from '../../src/compiler/object.ts'
 import type { ResourceType } from '../../src/kubernetes/api.ts'
-import { TestAgent, TestController } from '../support/control-plane.ts'
+import { makeRootFiles, TestAgent, TestController } from '../support/control-plane.ts'
 import { FakeApiServer } from '../support/fake-api-server.ts'
 
 let server: FakeApiServer
@@ -42,7 +42,7 @@ afterEach(() => server.stop())
 
 async function start(t: TestContext): Promise<TestController> {
   const source = { kind: 'kubernetes', kubeconfig: server.kubeconfig, context: null } as const
-  return await TestController.start(t, {}, { config: { source } })
+  return await TestController.start(t, {}, { config: { source, givenRoot: await makeRootFiles(t) } })
 }
 
 async function agentOf(t: TestContext, mesh: TestController): Promise<TestAgent> {

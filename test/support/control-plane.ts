@@ -8,6 +8,7 @@ import { Subscription, type SubscriptionOptions } from '../../src/agent/subscrip
 import { type Clock, systemClock } from '../../src/base/clock.ts'
 import { type Logger, silentLog } from '../../src/base/log.ts'
 import { type Controller, startController } from '../../src/controller/app.ts'
+import { CertificateAuthority } from '../../src/controller/authority.ts'
 import type { ControllerConfig } from '../../src/controller/config.ts'
 import { issueNodeCredential } from '../../src/controller/node-credential.ts'
 import type { Delta } from '../../src/model/delta.ts'
@@ -20,6 +21,13 @@ export async function temporaryDirectory(t: TestContext): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), 'weft-test-'))
   t.after(() => rm(directory, { recursive: true, force: true }))
   return directory
+}
+
+/** Files of a root of a test's own, for a controller that is to take none from elsewhere. */
+export async function makeRootFiles(t: TestContext): Promise<{ rootFile: string; keyFile: string }> {
+  const stateDirectory = await temporaryDirectory(t)
+  await CertificateAuthority.open({ stateDirectory, given: null, trustDomain: TRUST_DOMAIN }, silentLog)
+  return { rootFile: join(stateDirectory, 'ca', 'root.pem'), keyFile: join(stateDirectory, 'ca', 'key.pem') }
 }
 
 /** Things that happen, to be awaited one by one. */
@@ -75,6 +83,8 @@ export class TestController {
       clusterDomain: 'cluster.local',
       clusterId: 'Kubernetes',
       rootNamespace: 'istio-system',
+      systemNamespace: 'weft-system',
+      agentServiceAccount: 'weft-agent',
       revision: '',
       isReadingIstioLabels: false,
       virtualIpBlocks: { ipv4: '198.19.240.0/20', ipv6: 'fd00:240::/48' },

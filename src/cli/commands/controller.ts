@@ -1,13 +1,15 @@
 /** `weft controller`: compiles and publishes the mesh's configuration; `weft controller issue`: a node's credential. */
 
+import { systemClock } from '../../base/clock.ts'
 import { describeFlags, didYouMean, parseFlags, requiredFlag, UsageError } from '../../base/flags.ts'
 import { Logger } from '../../base/log.ts'
 import { parseText } from '../../base/settings.ts'
-import { startController } from '../../controller/app.ts'
+import { type Controller, startController } from '../../controller/app.ts'
 import { authorityFlags, controllerFlags, givenRoot, parseControllerConfig } from '../../controller/config.ts'
 import { issueNodeCredential } from '../../controller/node-credential.ts'
 import { type Command, EXIT_OK, helpText, type Streams } from '../command.ts'
 import { endSignal } from '../signals.ts'
+import { weftVersion } from './version.ts'
 
 const ISSUE_FLAGS = {
   node: requiredFlag({ name: 'node', doc: 'Name of the node, as pods name it in spec.nodeName.' }, 'NAME', parseText),
@@ -46,8 +48,18 @@ export const controllerCommand: Command = {
     }
     const config = parseControllerConfig(args, environment)
     const log = new Logger('controller', config.logLevel, (line) => streams.err(`${line}\n`))
-    const controller = await startController(config, log)
-    await endSignal()
+    // Before there is a root in the cluster, a start can last as long as anything else.
+    const abort = new AbortController()
+    const ended = endSignal().then(() => abort.abort(new Error('told to end')))
+    let controller: Controller
+    try {
+      const host = { version: weftVersion(), signal: abort.signal }
+      controller = await startController(config, log, systemClock, host)
+    } catch (error) {
+      if (abort.signal.aborted) return EXIT_OK
+      throw error
+    }
+    await ended
     await controller.stop()
     return EXIT_OK
   },
