@@ -7,7 +7,7 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { Message } from '../compiler/messages.ts'
-import { isTree, type MeshObject, own, parseObject } from '../compiler/object.ts'
+import { groupOf, isTree, type MeshObject, own, parseObject } from '../compiler/object.ts'
 import type { CandidateFindings } from './candidate-analysis.ts'
 
 /** Longest warning, and most of them: what is longer the API server cuts, at 4,096 characters for all. */
@@ -26,7 +26,16 @@ export interface AdmissionAnswer {
   readonly isAllowed: boolean
   readonly warnings: readonly string[]
   /** Null when allowed. */
-  readonly refusal: readonly Message[] | null
+  readonly refusal: Refusal | null
+}
+
+/** Why an object may not be written. */
+export interface Refusal {
+  readonly errors: readonly Message[]
+  /** The object, as users call it. */
+  readonly group: string
+  readonly kind: string
+  readonly name: string
 }
 
 /** The parts of a request that count. */
@@ -55,7 +64,7 @@ export function answerReview(
   const errors = findings.own.filter(({ severity }) => severity === 'error')
   const isUnchanged = isTree(oldObject) && isDeepStrictEqual(own(oldObject, 'spec'), own(object, 'spec'))
   if (errors.length > 0 && !isUnchanged) {
-    return { uid, isAllowed: false, warnings: [], refusal: errors.slice(0, ERRORS_MAX) }
+    return { uid, isAllowed: false, warnings: [], refusal: refusalOf(object, errors.slice(0, ERRORS_MAX)) }
   }
   const notes = findings.own.filter(({ severity }) => severity !== 'info')
   return allowed(uid, [
@@ -84,16 +93,31 @@ export function wordsOf({ field, text, fix, code }: Message): string {
   return `${where}${text}${fix === '' ? '' : ` ${fix}`} (${code})`
 }
 
-function statusOf(errors: readonly Message[]): object {
+function refusalOf(object: Readonly<Record<string, unknown>>, errors: readonly Message[]): Refusal {
+  const metadata = own(object, 'metadata')
+  const [apiVersion, kind] = [own(object, 'apiVersion'), own(object, 'kind')]
+  const name = isTree(metadata) ? (own(metadata, 'name') ?? own(metadata, 'generateName')) : undefined
+  return { errors, group: groupOf(textOf(apiVersion)), kind: textOf(kind), name: textOf(name) }
+}
+
+function textOf(value: unknown): string {
+  return typeof value === 'string' ? value : ''
+}
+
+/** As the API server itself answers to what its schemas refuse: kubectl then lists the causes line by line. */
+function statusOf({ errors, group, kind, name }: Refusal): object {
   return {
     code: 422,
     reason: 'Invalid',
     message: errors.map((message) => wordsOf(message)).join('\n'),
     details: {
+      group,
+      kind,
+      name,
       causes: errors.map(({ field, text, fix, code }) => ({
         reason: code,
         field,
-        message: fix === '' ? text : `${text} ${fix}`,
+        message: `${text}${fix === '' ? '' : ` ${fix}`} (${code})`,
       })),
     },
   }

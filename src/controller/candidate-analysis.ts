@@ -5,6 +5,7 @@
 import { compile } from '../compiler/compile.ts'
 import { compareText, formatMessage, type Message } from '../compiler/messages.ts'
 import type { MeshObject } from '../compiler/object.ts'
+import { ReadMemo } from '../compiler/read-memo.ts'
 import type { CompileSettings } from '../compiler/settings.ts'
 
 /** The mesh as it is. */
@@ -22,14 +23,15 @@ export interface CandidateFindings {
   readonly others: readonly Message[]
 }
 
-/** Analyses `candidate` in the place of the object with its key, if there is one. */
+/** Analyses `candidate` in the place of the object with its key, if there is one. `memo` is the compiler's of the same mesh. */
 export function analyseCandidate(
   candidate: MeshObject,
   present: PresentMesh,
   settings: CompileSettings,
+  memo: ReadMemo = new ReadMemo(),
 ): CandidateFindings {
   const others = present.objects.filter(({ key }) => key !== candidate.key)
-  const { messages } = compile([...others, candidate], settings)
+  const { messages } = compile([...others, candidate], settings, memo)
   const known = new Set(present.messages.map(formatMessage))
   const own: Message[] = []
   const fresh: Message[] = []

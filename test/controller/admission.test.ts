@@ -59,8 +59,10 @@ describe('an admission review', () => {
       'spec.http[0].rote: There is no field "rote" here. Did you mean route? (IST0106)',
       'spec.http[0].timeout: The value "5" is of the wrong type or out of range. Write a duration like "1.5s" or "100ms". (IST0106)',
     ])
+    const { causes, ...about } = response.status.details
+    assert.deepEqual(about, { group: 'networking.istio.io', kind: 'VirtualService', name: 'cart' })
     assert.deepEqual(
-      response.status.details.causes.map(({ field }) => field),
+      causes.map(({ field }) => field),
       ['spec.http[0].rote', 'spec.http[0].timeout'],
     )
   })
@@ -118,9 +120,9 @@ describe('an admission review', () => {
   test('of an object that gets its name later is judged under a name', () => {
     const { metadata, ...rest } = BAD
     const generated = { ...rest, metadata: { ...(metadata as Tree), name: undefined, generateName: 'cart-' } }
-    assert.equal(answerIn(shop(), reviewFor(generated)).refusal!.length, 2)
+    assert.equal(answerIn(shop(), reviewFor(generated)).refusal!.errors.length, 2)
     const nameless = { ...rest, metadata: {} }
-    assert.match(answerIn(shop(), reviewFor(nameless)).refusal![0]!.text, /metadata.name is missing/)
+    assert.match(answerIn(shop(), reviewFor(nameless)).refusal!.errors[0]!.text, /metadata.name is missing/)
   })
 
   test('believes the namespace of the request', () => {
@@ -148,7 +150,7 @@ describe('an admission review', () => {
   test('names so many errors and no more', () => {
     const rules = Array.from({ length: 300 }, () => ({ x: 1 }))
     const answer = answerIn(shop(), reviewFor(virtualService('cart', { hosts: ['cart'], http: rules })))
-    assert.equal(answer.refusal!.length, OBJECT_MESSAGES_MAX)
+    assert.equal(answer.refusal!.errors.length, OBJECT_MESSAGES_MAX)
   })
 
   for (const [what, review] of [
