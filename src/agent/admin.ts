@@ -4,7 +4,7 @@
  *   metrics    :15020/metrics and /stats/prometheus     Prometheus text
  *   readiness  :15021/healthz/ready                     200 once configuration is in force and pods are captured
  *              :15021/healthz/live                      200 while the main thread runs
- *   admin      127.0.0.1:15000                          /config_dump /connections /certificates /dns /healthz/ready, POST /quitquitquit
+ *   admin      127.0.0.1:15000                          /config_dump /connections /pods /certificates /dns /healthz/ready, POST /quitquitquit
  *
  * The admin endpoint has no password: it binds loopback only, and nothing it shows is secret.
  */

@@ -4,7 +4,7 @@
  *
  *      metrics     /metrics, /stats/prometheus
  *      readiness   /healthz/ready /healthz/live
- *      admin       /config_dump /connections /dns /certificates /healthz/ready POST /quitquitquit
+ *      admin       /config_dump /connections /pods /dns /certificates /healthz/ready POST /quitquitquit
  */
 import { formatHostPort } from '../base/address.ts'
 import type { Logger } from '../base/log.ts'
@@ -42,8 +42,8 @@ export interface AgentEndpointsOptions {
   /** Null where the kernel carries nothing by itself. */
   readonly carriage: Pick<KernelCarriage, 'isInStep'> | null
   readonly carried: CarriedReports
-  readonly captureWatch: Pick<CaptureWatch, 'notCaptured' | 'repaired'>
-  readonly pods: Pick<Pods, 'enrolledCount' | 'pendingCount' | 'refusedCounts'>
+  readonly captureWatch: Pick<CaptureWatch, 'notCaptured' | 'problemOf' | 'repaired'>
+  readonly pods: Pick<Pods, 'states' | 'enrolledCount' | 'pendingCount' | 'refusedCounts'>
   /** Null where the CNI plugin is not installed. */
   readonly cni: Pick<CniNode, 'counts' | 'isChained'> | null
   readonly presence: Pick<Presence, 'totals'>
@@ -116,7 +116,7 @@ export class AgentEndpoints {
   }
 
   private adminRoutes(): Routes {
-    const { carried, preparation, onQuit } = this.options
+    const { captureWatch, carried, pods, preparation, onQuit } = this.options
     return {
       '/config_dump': () => jsonAnswer(this.configDump()),
       '/connections': async () => {
@@ -125,6 +125,7 @@ export class AgentEndpoints {
         return jsonAnswer([...proxied, ...carried.connections(CONNECTIONS_SHOWN_MAX)])
       },
       '/dns': () => jsonAnswer(describeNames(preparation.snapshot)),
+      '/pods': () => jsonAnswer(pods.states().map((pod) => ({ ...pod, problem: captureWatch.problemOf(pod.uid) }))),
       '/certificates': () => jsonAnswer(preparation.certificates.status()),
       '/healthz/ready': () => this.readiness(),
       'POST /quitquitquit': () => {

@@ -54,6 +54,11 @@ export class CaptureWatch {
     return this.problems.size
   }
 
+  /** What is wrong with a pod, as of the last look; null when nothing is. */
+  problemOf(uid: string): string | null {
+    return this.problems.get(uid) ?? null
+  }
+
   /** Pods that were found damaged and have been repaired. */
   get repaired(): number {
     return this.repairs

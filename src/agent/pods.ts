@@ -49,6 +49,18 @@ interface Enrolment {
   isActive: boolean
 }
 
+/** One pod of this node, as /pods shows it. */
+export interface PodState {
+  readonly uid: string
+  /** `namespace/name`. */
+  readonly pod: string
+  /** Uid that the API server gave it; empty where nobody gave any. */
+  readonly podUid: string
+  readonly state: 'captured' | 'pending' | 'refused'
+  /** Why it is refused. */
+  readonly reason: Refusal | null
+}
+
 /** The pods of this node, and what became of each. */
 export class Pods {
   private readonly options: PodsOptions
@@ -173,6 +185,16 @@ export class Pods {
       names.set(uid, workload === undefined ? uid : `${workload.namespace}/${workload.name}`)
     }
     return names
+  }
+
+  /** All pods that are to be captured, and how far each is. */
+  states(): readonly PodState[] {
+    return [...this.wanted()].map(([uid, pod]) => {
+      const refusal = this.refusals.get(uid) ?? null
+      const state = this.isActive(uid) ? 'captured' : refusal === null ? 'pending' : 'refused'
+      const podUid = this.snapshot?.pods.get(uid)?.podUid ?? ''
+      return { uid, pod, podUid, state, reason: state === 'refused' ? refusal : null }
+    })
   }
 
   /** Looks at a pod in the kernel: see capture-watch.ts. */

@@ -42,6 +42,26 @@ const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: 'Print the objects of an installation in a cluster. Asks no cluster.',
     load: async () => (await import('./commands/render.ts')).renderCommand,
   },
+  status: {
+    summary: 'Is the mesh of a cluster well? Controllers, agents, configuration, certificates.',
+    load: async () => (await import('./commands/status.ts')).statusCommand,
+  },
+  get: {
+    summary: 'Pods, services, policies and endpoints as the mesh sees them.',
+    load: async () => (await import('./commands/get.ts')).getCommand,
+  },
+  'proxy-config': {
+    summary: 'What the proxy of a pod or node has been told.',
+    load: async () => (await import('./commands/proxy-config.ts')).proxyConfigCommand,
+  },
+  logs: {
+    summary: 'Requests and connections of a pod.',
+    load: async () => (await import('./commands/logs.ts')).logsCommand,
+  },
+  tap: {
+    summary: 'Open connections of a pod, as they come and go.',
+    load: async () => (await import('./commands/tap.ts')).tapCommand,
+  },
   controller: {
     summary: 'Run the controller, or issue the credential of a node.',
     load: async () => (await import('./commands/controller.ts')).controllerCommand,
@@ -93,7 +113,7 @@ async function findCommand(name: string): Promise<Command> {
 
 function overview(): string {
   const list = Object.entries(COMMANDS)
-    .map(([name, { summary }]) => `  ${name.padEnd(12)}${summary}\n`)
+    .map(([name, { summary }]) => `  ${name.padEnd(14)}${summary}\n`)
     .join('')
   return (
     'A sidecarless service mesh: one proxy per node, eBPF underneath.\n\n' +

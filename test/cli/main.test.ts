@@ -32,7 +32,22 @@ async function weft(...args: readonly string[]): Promise<Finished> {
   return { code, out, err }
 }
 
-const COMMANDS = ['demo', 'check', 'install', 'upgrade', 'uninstall', 'render', 'controller', 'agent', 'version']
+const COMMANDS = [
+  'demo',
+  'check',
+  'install',
+  'upgrade',
+  'uninstall',
+  'render',
+  'status',
+  'get',
+  'proxy-config',
+  'logs',
+  'tap',
+  'controller',
+  'agent',
+  'version',
+]
 
 test('without a command, and with --help, the commands are listed', async () => {
   for (const args of [[], ['--help'], ['-h'], ['help']]) {

@@ -8,9 +8,13 @@ import { formatHostPort } from '../../base/address.ts'
 import { describeFlags, type FlagValues, outputFlag, parseFlags, switchFlag, UsageError } from '../../base/flags.ts'
 import { optionalFlag, textFlag } from '../../base/settings.ts'
 import { loadAddon } from '../../kernel/addon.ts'
+import { clusterRequirements } from '../check/cluster-check.ts'
+import { proxyRequirements } from '../check/proxy-check.ts'
+import { clusterFlags, meshNamespaceFlag, openCluster } from '../cluster-flags.ts'
 import { type Command, EXIT_FAILED, EXIT_OK, helpText, type Streams } from '../command.ts'
-import { agentRequirements } from '../machine.ts'
+import { agentRequirements, type Requirement } from '../machine.ts'
 import { jsonText, paint, tableText } from '../output.ts'
+import { weftVersion } from './version.ts'
 
 const FLAGS = {
   node: switchFlag({ name: 'node', doc: 'Check what is captured on this node, now, instead of the machine.' }),
@@ -27,6 +31,20 @@ const FLAGS = {
     'DIR',
     '',
   ),
+  cluster: switchFlag({
+    name: 'cluster',
+    doc: 'Check a Kubernetes cluster instead of the machine: can it run the mesh?',
+  }),
+  proxy: switchFlag({
+    name: 'proxy',
+    doc: 'Check the mesh of a cluster: is every pod captured, are certificates and configuration up to date?',
+  }),
+  ...clusterFlags,
+  meshNamespace: { ...meshNamespaceFlag, doc: 'With --cluster and --proxy: where Weft is, or is to be.' },
+  istioLabels: switchFlag({
+    name: 'istio-labels',
+    doc: 'With --proxy: pods may be in the mesh by the labels of Istio.',
+  }),
   output: outputFlag,
 }
 
@@ -40,7 +58,9 @@ export const checkCommand: Command = {
         'Checks whether this machine can run an agent: kernel, privileges, file systems, ports. One line each, `ok` or\n' +
         '`missing` with what to do. With --node: compares the pods that are to be captured, as the agent or its last\n' +
         'configuration says, with what is captured in the kernel: programs, listeners, routes, heartbeats. One line a pod,\n' +
-        '`ok` or `wrong` with what to do; also while no agent runs. Needs root. Changes nothing.\n\n' +
+        '`ok` or `wrong` with what to do; also while no agent runs. Needs root. With --cluster: versions, permissions,\n' +
+        'kernels and clocks of nodes, the CNI plugin, NetworkPolicies that would block the mesh, the webhook. With --proxy,\n' +
+        'after the installation: pods that should be captured, and are, node by node. Changes nothing.\n\n' +
         'Exit code 0 when everything is right, 1 when something required is missing or wrong, 2 for a wrong command line.',
       usage: 'weft check [flags]',
       flags: describeFlags(FLAGS),
@@ -53,6 +73,8 @@ export const checkCommand: Command = {
           'also pods that came while no agent ran',
         ],
         ['weft check --node -o json', '{"ok","agent","bypassed","refused","untold","findings","pods","outside"}'],
+        ['weft check --cluster', 'before an installation, and after it'],
+        ['weft check --proxy', 'is every pod of the mesh captured?'],
         [`weft check --node -o json | jq '.pods[] | select(.isCaptured | not)'`, 'pods that are not captured'],
       ],
     })
@@ -60,12 +82,28 @@ export const checkCommand: Command = {
 
   async run(args, streams) {
     const flags = parseFlags(FLAGS, args)
-    return flags.node ? await runNode(flags, streams) : await runMachine(flags.output, streams)
+    if ([flags.node, flags.cluster, flags.proxy].filter((isGiven) => isGiven).length > 1) {
+      throw new UsageError('of --node, --cluster and --proxy only one can be given')
+    }
+    if (flags.node) return await runNode(flags, streams)
+    if (flags.cluster || flags.proxy) return await runCluster(flags, streams)
+    return printRequirements(await agentRequirements(), flags.output, streams)
   },
 }
 
-async function runMachine(output: 'text' | 'json', streams: Streams): Promise<number> {
-  const requirements = await agentRequirements()
+async function runCluster(flags: FlagValues<typeof FLAGS>, streams: Streams): Promise<number> {
+  const api = await openCluster(flags)
+  try {
+    const requirements = flags.cluster
+      ? await clusterRequirements(api, flags.meshNamespace, weftVersion())
+      : await proxyRequirements(api, flags.meshNamespace, flags.istioLabels, Date.now())
+    return printRequirements(requirements, flags.output, streams)
+  } finally {
+    api.close()
+  }
+}
+
+function printRequirements(requirements: readonly Requirement[], output: 'text' | 'json', streams: Streams): number {
   const ok = requirements.every(({ isMet, isRequired }) => isMet || !isRequired)
   if (output === 'json') {
     streams.out(jsonText({ ok, requirements }))
