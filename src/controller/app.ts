@@ -24,6 +24,7 @@ import { readLastGood, writeLastGood } from './last-good-file.ts'
 import { Publisher } from './publisher.ts'
 import { scheduledPods } from './scheduled-pods.ts'
 import type { Source } from './source.ts'
+import { Feedback } from './status-feedback.ts'
 
 /** A controller that serves. */
 export interface Controller {
@@ -105,6 +106,8 @@ class App implements Controller {
   /** Null before there is one. */
   private authority: CertificateAuthority | null
   private service: ControlService | null = null
+  /** Null without an API server, and before there is an authority. */
+  private feedback: Feedback | null = null
   private compileMessages: readonly Message[] = []
   private reported: ReadonlySet<string> = new Set()
   private workloadCount = 0
@@ -147,8 +150,11 @@ class App implements Controller {
     this.service = new ControlService({
       ...{ config, authority, tokens, dnsNames, publisher, observer: metrics, log, clock },
     })
+    this.feedback = this.openFeedback(authority, dnsNames)
     this.update()
     this.port = await this.service.listen()
+    await this.feedback?.listen(config.webhookListen)
+    control?.onLeadership((isLeading) => this.feedback?.setLeading(isLeading))
     this.isReady = true
     log.info('listening', { address: config.listen.address, port: this.port, adminPort: this.adminPort })
   }
@@ -158,6 +164,7 @@ class App implements Controller {
     this.isStopped = true
     await this.source.stop()
     this.service?.stop()
+    await this.feedback?.stop()
     await this.control?.stop()
     await this.admin.stop()
     await this.writing
@@ -177,6 +184,7 @@ class App implements Controller {
       unpublished: this.publisher.problems,
       source: this.source.status(),
       kubernetes: this.control?.status() ?? null,
+      feedback: this.feedback?.status() ?? null,
     }
   }
 
@@ -189,6 +197,13 @@ class App implements Controller {
     }
     const onEvent = (kind: string, event: 'add' | 'update' | 'delete'): void => this.metrics.changed(kind, event)
     return new KubernetesSource({ api: api!, clock, log, onChange, onEvent })
+  }
+
+  private openFeedback(authority: CertificateAuthority, dnsNames: readonly string[]): Feedback | null {
+    const { api, clock, config: settings, control, lastGood, log } = this
+    if (api === null || control === null) return null
+    const { identity: instance } = control
+    return new Feedback({ api, authority, settings, memo: lastGood.memo, dnsNames, instance, clock, log })
   }
 
   /** Compiles what the source has now and publishes it. */
@@ -204,6 +219,7 @@ class App implements Controller {
       this.service.certificates.setWorkloads(state.workloads, this.control === null ? null : scheduledPods(objects))
       this.publisher.publish(state, startedAtMs)
       this.control?.setState(state)
+      this.feedback?.update(objects, messages, (object) => this.lastGood.versionInForce(object))
       this.remember()
       this.metrics.compiled(this.clock.now() - startedAtMs)
     } catch (error) {

@@ -50,6 +50,8 @@ export interface ControllerConfig {
   readonly certificateLifetimeMs: number
   readonly nodeLifetimeMs: number
   readonly admin: ListenAddress
+  /** With an API server: where it asks about objects that are to be written. */
+  readonly webhookListen: ListenAddress
   readonly logLevel: LogLevel
 }
 
@@ -188,6 +190,13 @@ export const controllerFlags = {
     },
     '127.0.0.1:15014',
   ),
+  webhookListen: listenFlag(
+    {
+      name: 'webhook-listen',
+      doc: 'With --source kubernetes: where the API server asks about objects that are to be written (HTTPS).',
+    },
+    '[::]:15017',
+  ),
   logLevel: logLevelFlag,
 }
 
@@ -197,6 +206,7 @@ export function parseControllerConfig(args: readonly string[], environment: Envi
   return {
     source: sourceOf(values),
     listen: values.listen,
+    webhookListen: values.webhookListen,
     stateDirectory: values.state,
     givenRoot: givenRoot(values.caRoot, values.caKey),
     trustDomain: values.trustDomain,

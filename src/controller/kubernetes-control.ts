@@ -41,6 +41,8 @@ export type LeadershipListener = (isLeading: boolean) => void
 /** See the head of the file. */
 export class KubernetesControl {
   readonly tokens: NodeTokens
+  /** Of this replica, among all that there are. */
+  readonly identity = replicaName()
   private readonly given: CertificateAuthority | null
   private readonly keeper: KubernetesAuthority | null
   private readonly election: LeaderElection
@@ -76,7 +78,7 @@ export class KubernetesControl {
       clock,
       log: log.child('tokens'),
     })
-    const identity = replicaName()
+    const { identity } = this
     this.election = new LeaderElection(
       { api, namespace, name: CONTROLLER, identity, clock, log: log.child('election') },
       { onLeading: () => this.lead(true), onFollowing: () => this.lead(false) },

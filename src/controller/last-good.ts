@@ -5,6 +5,7 @@
 import { type CompileResult, type CompileSettings, compile } from '../compiler/compile.ts'
 import type { MeshObject } from '../compiler/object.ts'
 import { ReadMemo } from '../compiler/read-memo.ts'
+import { generationOf, type InForce } from './status-of-object.ts'
 
 /**
  * Errors of objects that are in force in spite of them: policies that deny more than was written, because the compiler
@@ -15,8 +16,11 @@ const IN_FORCE_CODES: ReadonlySet<string> = new Set(['WEFT0303', 'WEFT0304'])
 /** The last good version of every object, also across a restart. */
 export class LastGood {
   private readonly settings: CompileSettings
-  private readonly memo = new ReadMemo()
+  /** What the compiler remembers of objects; for whoever analyses the same ones. */
+  readonly memo = new ReadMemo()
   private good: ReadonlyMap<string, MeshObject> = new Map()
+  /** Keys of objects that are not in force as written. */
+  private failed: ReadonlySet<string> = new Set()
 
   /** `remembered` are the last good objects of an earlier run. */
   constructor(settings: CompileSettings, remembered: readonly MeshObject[] = []) {
@@ -29,6 +33,13 @@ export class LastGood {
     return [...this.good.values()]
   }
 
+  /** Which version of an object of the last `compile` is in force. */
+  versionInForce(object: MeshObject): InForce {
+    if (!this.failed.has(object.key)) return 'written'
+    const good = this.good.get(object.key)
+    return good === undefined || generationOf(good) === generationOf(object) ? 'none' : 'earlier'
+  }
+
   /** The state to publish, and the messages about the objects as they are now. */
   compile(objects: readonly MeshObject[]): CompileResult {
     const result = compile(objects, this.settings, this.memo)
@@ -36,6 +47,7 @@ export class LastGood {
     for (const { severity, code, object } of result.messages) {
       if (severity === 'error' && !IN_FORCE_CODES.has(code)) failed.add(object)
     }
+    this.failed = failed
     const replaced = objects.map((object) => (failed.has(object.key) ? (this.good.get(object.key) ?? object) : object))
     const isReplaced = replaced.some((object, i) => object !== objects[i])
     this.good = new Map(

@@ -10,6 +10,7 @@ test('defaults are those of the documentation', () => {
   assert.deepEqual(config, {
     source: { kind: 'directory', directory: '/etc/mesh' },
     listen: { address: '0.0.0.0', port: 15012 },
+    webhookListen: { address: '::', port: 15017 },
     stateDirectory: '/var/lib/weft/controller',
     givenRoot: null,
     trustDomain: 'cluster.local',

@@ -69,3 +69,18 @@ test('a policy that fails closed is in force as it is: the older version would d
   const fresh = new LastGood(SETTINGS).compile(objectsOf(custom))
   assert.deepEqual(after.state, fresh.state)
 })
+
+test('which version of an object is in force is told by its generation', () => {
+  const lastGood = new LastGood(SETTINGS)
+  const written = (generation: number, rules: string) =>
+    objectsOf(policy('deny', rules).replace('namespace: shop', `namespace: shop, generation: ${generation}`))
+  const inForce = (objects: ReturnType<typeof objectsOf>): string => {
+    lastGood.compile(objects)
+    // The status of an object may have changed meanwhile: it is another object then, of the same generation.
+    return lastGood.versionInForce({ ...objects.find(({ name }) => name === 'deny')! })
+  }
+  assert.equal(inForce(written(1, BAD)), 'none')
+  assert.equal(inForce(written(2, GOOD)), 'written')
+  assert.equal(inForce(written(3, BAD)), 'earlier')
+  assert.equal(inForce(written(4, '[{}]')), 'written')
+})

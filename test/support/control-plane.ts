@@ -77,6 +77,7 @@ export class TestController {
     this.config = {
       source: { kind: 'directory', directory: sourceDirectory },
       listen: { address: '127.0.0.1', port: 0 },
+      webhookListen: { address: '127.0.0.1', port: 0 },
       stateDirectory: join(directory, 'state'),
       givenRoot: null,
       trustDomain: TRUST_DOMAIN,

@@ -24,6 +24,16 @@ export function controllerWebhook(plan: InstallPlan): KubernetesObject {
         clientConfig: {
           service: { name: CONTROLLER, namespace: plan.namespace, path: '/validate', port: PORT_WEBHOOK_SERVICE },
         },
+        // Whatever becomes of the mesh, it can be repaired from here.
+        namespaceSelector: {
+          matchExpressions: [
+            {
+              key: 'kubernetes.io/metadata.name',
+              operator: 'NotIn',
+              values: ['kube-system', plan.namespace],
+            },
+          ],
+        },
         rules: MESH_GROUPS.map(({ group, resources }) => ({
           apiGroups: [group],
           apiVersions: ['*'],
