@@ -15,7 +15,7 @@ const HELP = `Usage: npm run cluster -- <command> [flags]
 A Kubernetes cluster on this machine, of real components, in network namespaces with no route out.
 
   up                 starts a cluster; it runs until it is taken down
-  down               ends it; nothing is left. --all ends every cluster
+  down               ends it; nothing is left
   status             tells what runs
   build              builds the components and images that a cluster needs, and starts nothing
   kubectl ARGS...    runs kubectl as the cluster's administrator
@@ -24,7 +24,6 @@ Flags:
   --level control-plane|node   node runs pods; control-plane has an API server and controllers only (default node)
   --nodes N                    nodes, from 1 to ${NODES_MAX} (default 1)
   --name NAME                  several clusters run side by side by name (default main)
-  --all                        with down: every cluster
   -o, --output text|json       with status
   -h, --help
 
@@ -47,7 +46,6 @@ interface Flags {
   readonly level: ClusterLevel
   readonly nodeCount: number
   readonly name: string
-  readonly isAll: boolean
   readonly isJson: boolean
 }
 
@@ -76,7 +74,7 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 function readFlags(args: readonly string[]): Flags {
-  let values: { level: string; nodes: string; name: string; all: boolean; output: string }
+  let values: { level: string; nodes: string; name: string; output: string }
   try {
     values = parseArgs({
       args: [...args],
@@ -84,7 +82,6 @@ function readFlags(args: readonly string[]): Flags {
         level: { type: 'string', default: 'node' },
         nodes: { type: 'string', default: '1' },
         name: { type: 'string', default: 'main' },
-        all: { type: 'boolean', default: false },
         output: { type: 'string', short: 'o', default: 'text' },
       },
     }).values
@@ -103,7 +100,7 @@ function readFlags(args: readonly string[]): Flags {
   } catch (error) {
     throw new UsageError(`--name: ${(error as Error).message}`)
   }
-  return { level, nodeCount, name: values.name, isAll: values.all, isJson: values.output === 'json' }
+  return { level, nodeCount, name: values.name, isJson: values.output === 'json' }
 }
 
 async function up({ level, nodeCount, name }: Flags): Promise<number> {
@@ -117,9 +114,9 @@ async function up({ level, nodeCount, name }: Flags): Promise<number> {
   return 0
 }
 
-async function down({ name, isAll }: Flags): Promise<number> {
-  const names = isAll ? clusterNames() : [name]
-  for (const one of names) say((await takeDown(one)) ? `cluster ${one} is gone` : `there is no cluster ${one}`)
+/** One by one, and only by name: others may have theirs on the same machine. */
+async function down({ name }: Flags): Promise<number> {
+  say((await takeDown(name)) ? `cluster ${name} is gone` : `there is no cluster ${name}${othersText(name)}`)
   return 0
 }
 
