@@ -7,7 +7,6 @@ import { createInterface } from 'node:readline'
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import type { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { Logger } from '../../src/base/log.ts'
 import { loadAddon } from '../../src/kernel/addon.ts'
 import { type AnsweringPod, answerIn, podToCapture } from '../support/answering-pod.ts'
@@ -347,12 +346,11 @@ describe('an agent that follows another one', needsRoot, () => {
     })
 
     it('is replaced without a connection lost when it has released everything and serves until it is dismissed', async () => {
-      const { EbpfCapture: OlderCapture } = (await import(`${older.directory}/src/agent/capture-ebpf.ts`)) as {
-        EbpfCapture: typeof EbpfCapture
-      }
-      const { AnsweringPod: OlderPod } = (await import(`${older.directory}/test/support/answering-pod.ts`)) as {
-        AnsweringPod: typeof AnsweringPod
-      }
+      const { EbpfCapture: OlderCapture } =
+        await older.load<typeof import('../../src/agent/capture-ebpf.ts')>('src/agent/capture-ebpf.ts')
+      const { AnsweringPod: OlderPod } = await older.load<typeof import('../support/answering-pod.ts')>(
+        'test/support/answering-pod.ts',
+      )
       const first = site.open({ addon }, OlderCapture)
       const old = [await OlderPod.enrol(first, b, 1, true), await OlderPod.enrol(first, a, 1, true)]
       const stop = await flood()

@@ -31,8 +31,8 @@ export interface AgentRequest {
   readonly slotBase?: number
   readonly isPredecessorServing?: boolean
   readonly pods: readonly (TestPod & { readonly isStrict: boolean })[]
-  /** Kills itself before that step: see `dieAtStep`. 0 and less for never. */
-  readonly deathStep?: number
+  /** Kills itself before that step: see `dieAtStep`. */
+  readonly deathStep?: number | string
 }
 
 const request = JSON.parse(process.argv[2]!) as AgentRequest

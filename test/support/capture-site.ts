@@ -18,7 +18,8 @@ import { TestNetwork, type TestPod } from './netns.ts'
 /** Of the apps in both pods. */
 export const APP_PORT = 8080
 
-const ROOT = `${import.meta.dirname}/../../`
+/** Of this build. */
+export const ROOT = `${import.meta.dirname}/../../`
 
 /** A pod that an agent in another process is to enrol. */
 export type AgentPod = AgentRequest['pods'][number]

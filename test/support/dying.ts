@@ -11,21 +11,21 @@ import type { Addon } from '../../src/kernel/addon.ts'
 const FILE_STEPS = ['mkdirSync', 'renameSync', 'rmdirSync', 'unlinkSync', 'writeFileSync'] as const
 const ADDON_STEPS = ['attachLink', 'detachLink', 'pinObject', 'updateLink'] as const
 
-/** Of steps that do the same in one directory, so many are told apart: the first, and one in the middle of them. */
-const SAME_STEPS_MAX = 2
+/** Of steps that do the same in one directory these are told apart: the first, the next, and one when most are done. */
+const SAME_STEPS = [1, 2, 16]
 
 /**
- * The addon, with steps counted from 1: before the one numbered `deathStep` the process kills itself (SIGKILL). Steps after
- * the first two of the same kind do not count, so that the few that differ are few. Never with 0.
+ * The addon, with steps counted from 1: before the one numbered `deathStep`, or the first of that name, the process kills
+ * itself (SIGKILL). Most steps of the same kind do not count, so that there are few. Never with 0.
  */
-export function dieAtStep(addon: Addon, deathStep: number): Addon {
-  if (deathStep <= 0) return addon
+export function dieAtStep(addon: Addon, deathStep: number | string): Addon {
+  if (deathStep === 0) return addon
   const seen = new Map<string, number>()
   let step = 0
   const at = (what: string): void => {
     const times = (seen.get(what) ?? 0) + 1
     seen.set(what, times)
-    if (times <= SAME_STEPS_MAX && ++step === deathStep) {
+    if (SAME_STEPS.includes(times) && (++step === deathStep || what === deathStep)) {
       fs.writeSync(2, `dies before: ${what}\n`)
       process.kill(process.pid, 'SIGKILL')
     }

@@ -32,6 +32,11 @@ export class OtherBuild {
     }
   }
 
+  /** A module of it, for this process. */
+  async load<Module>(path: string): Promise<Module> {
+    return (await import(join(this.directory, path))) as Module
+  }
+
   close(): void {
     rmSync(this.directory, { recursive: true, force: true })
   }
