@@ -55,7 +55,7 @@ export function componentPath(name: ComponentName): string {
 
 /** True when nothing is left to build. */
 export function hasComponents(): boolean {
-  return existsSync(componentPath('kubectl'))
+  return NAMES.every((name) => existsSync(componentPath(name)))
 }
 
 /** Builds what is missing. Two that ask at once build once: the second waits for the first. */

@@ -8,22 +8,13 @@
  */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { CACHE_DIRECTORY, type ClusterFiles } from './cluster-files.ts'
 import { Component } from './component.ts'
 import { type Image, PAUSE_IMAGE_NAME } from './images.ts'
 import { Machine } from './machine.ts'
+import { markUsed, removeUnused } from './unused-files.ts'
 
 const STORES = join(CACHE_DIRECTORY, 'image-stores')
 
@@ -41,14 +32,13 @@ export async function imageStore(files: ClusterFiles, images: readonly Image[]):
   const names = images.map(({ archivePath }) => basename(archivePath))
   const path = join(STORES, createHash('sha256').update(JSON.stringify(names)).digest('hex').slice(0, 16))
   if (existsSync(path)) {
-    const now = new Date()
-    utimesSync(path, now, now)
+    markUsed(path)
     return path
   }
   // The images that seldom change come first, so that only the last is unpacked anew.
   const base = images.length > 1 ? await imageStore(files, images.slice(0, -1)) : null
   mkdirSync(STORES, { recursive: true })
-  removeOldStores()
+  removeUnused(STORES, STORE_KEPT_MS)
   const directory = files.machine('image-store')
   const inside = join(directory, STORE_INSIDE)
   if (base !== null) linkStore(base, inside)
@@ -57,7 +47,7 @@ export async function imageStore(files: ClusterFiles, images: readonly Image[]):
   try {
     // The cluster's directory may be on another disk.
     linkStore(inside, join(scratch, 'store'))
-    if (!existsSync(path)) renameSync(join(scratch, 'store'), path)
+    renameOnce(join(scratch, 'store'), path)
   } finally {
     rmSync(scratch, { recursive: true, force: true })
     rmSync(directory, { recursive: true, force: true })
@@ -101,10 +91,12 @@ async function importImage(files: ClusterFiles, directory: string, image: Image)
   await machine.stop()
 }
 
-function removeOldStores(): void {
-  for (const name of readdirSync(STORES)) {
-    const path = join(STORES, name)
-    if (Date.now() - statSync(path).mtimeMs > STORE_KEPT_MS) rmSync(path, { recursive: true, force: true })
+/** Two clusters that start at once may make the same store: the first one's stands. */
+function renameOnce(from: string, to: string): void {
+  try {
+    renameSync(from, to)
+  } catch (error) {
+    if (!existsSync(to)) throw error
   }
 }
 

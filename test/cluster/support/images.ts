@@ -16,13 +16,13 @@ import {
   rmSync,
   statSync,
   symlinkSync,
-  utimesSync,
   writeFileSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { buildContainer } from '../../../deploy/image/container-build.ts'
 import { layOutImage } from '../../../deploy/image/layout.ts'
 import { CACHE_DIRECTORY, REPOSITORY } from './cluster-files.ts'
+import { markUsed, removeUnused } from './unused-files.ts'
 
 export const PAUSE_IMAGE_NAME = 'weft.test/pause:1'
 /** test/cluster/app: servers and clients of several kinds. */
@@ -157,13 +157,12 @@ function build({ kind, name, containerfile, values = {}, inputs, fill, say }: Bu
   for (const path of inputs) hashTree(hash, path)
   const archivePath = join(IMAGES, `${kind}-${hash.digest('hex').slice(0, 16)}.tar`)
   if (existsSync(archivePath)) {
-    const now = new Date()
-    utimesSync(archivePath, now, now)
+    markUsed(archivePath)
     return { name, archivePath }
   }
   say(`building the image ${name}`)
   mkdirSync(IMAGES, { recursive: true })
-  removeOldArchives()
+  removeUnused(IMAGES, ARCHIVE_KEPT_MS)
   const scratch = mkdtempSync(join(IMAGES, '.layout-'))
   try {
     const directory = join(scratch, 'files')
@@ -183,14 +182,6 @@ function hashTree(hash: Hash, path: string): void {
     for (const name of readdirSync(path).sort()) hashTree(hash.update(name), join(path, name))
   } else {
     hash.update(readFileSync(path))
-  }
-}
-
-/** Other checkouts have their archives here, too, so that only time tells which are of no use. */
-function removeOldArchives(): void {
-  for (const name of readdirSync(IMAGES)) {
-    const path = join(IMAGES, name)
-    if (Date.now() - statSync(path).mtimeMs > ARCHIVE_KEPT_MS) rmSync(path, { recursive: true, force: true })
   }
 }
 
