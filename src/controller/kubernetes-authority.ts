@@ -49,6 +49,8 @@ export interface KubernetesAuthorityOptions {
   /** Longest life of a certificate: so long the root is trusted that signed it last. */
   readonly leafLifetimeMs: number
   readonly clock: Clock
+  /** Of the watches, where time must not pass faster than requests take; `clock` unless given. */
+  readonly watchClock?: Clock
   readonly log: Logger
   /** Whom to trust has changed; also before the first certificate. */
   readonly onBundle: (bundle: string) => void
@@ -104,9 +106,9 @@ export class KubernetesAuthority {
     this.options = options
     this.rotation = new RootRotation({ announceMs: ANNOUNCE_MS, overlapMs: options.leafLifetimeMs + ANNOUNCE_MS })
     this.backoff = new Backoff(RETRY, options.random)
-    const { api, namespace, clock, log } = options
+    const { api, namespace, clock, log, watchClock = clock } = options
     const watch = (name: string): SecretWatch =>
-      new SecretWatch({ api, namespace, name, clock, log, onChange: () => this.look() })
+      new SecretWatch({ api, namespace, name, clock: watchClock, log, onChange: () => this.look() })
     this.plugged = watch(PLUGGED_SECRET)
     this.own = watch(OWN_SECRET)
     this.roots = watch(ROOTS_SECRET)
@@ -257,8 +259,7 @@ export class KubernetesAuthority {
     this.write(`Secret ${namespace}/${ROOTS_SECRET} cannot be written`, async () => {
       const version = value === null ? {} : { resourceVersion: value.resourceVersion }
       const object = secret(namespace, ROOTS_SECRET, { [ROOTS_KEY]: text }, version)
-      if (value === null) await api.create(object, SECRETS)
-      else await api.replace(object, SECRETS)
+      this.roots.adopt(value === null ? await api.create(object, SECRETS) : await api.replace(object, SECRETS))
     })
   }
 
@@ -285,10 +286,10 @@ export class KubernetesAuthority {
       this.backoff.reset()
       this.writeProblem = ''
     } catch (error) {
-      // Somebody was faster: the watch brings what they wrote.
-      const isRace = error instanceof KubernetesError && error.isConflict
-      const problem = isRace ? '' : `${failure}: ${describeError(error)}`
-      if (problem !== '' && problem !== this.writeProblem) this.options.log.error(problem)
+      // Somebody was faster: the watch brings, or has brought, what they wrote.
+      if (error instanceof KubernetesError && error.isConflict) return
+      const problem = `${failure}: ${describeError(error)}`
+      if (problem !== this.writeProblem) this.options.log.error(problem)
       this.writeProblem = problem
       if (this.isStopped) return
       this.cancelRetry = this.options.clock.after(this.backoff.nextMs(), () => {

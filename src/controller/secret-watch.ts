@@ -69,6 +69,11 @@ export class SecretWatch {
     return this.state.problem
   }
 
+  /** What somebody of this process has just written: the watch tells of it later. */
+  adopt(written: KubernetesObject): void {
+    this.secret = readSecret(written)
+  }
+
   start(): void {
     this.reflector.start()
   }

@@ -35,6 +35,8 @@ export interface TrustBundlesOptions {
   /** Where controller and agents are: it has the bundle always. */
   readonly systemNamespace: string
   readonly clock: Clock
+  /** Of the watch, where time must not pass faster than requests take; `clock` unless given. */
+  readonly watchClock?: Clock
   readonly log: Logger
   /** For back-off; tests inject it. */
   readonly random?: () => number
@@ -117,8 +119,9 @@ export class TrustBundles {
   }
 
   private begin(): void {
-    const { api, clock, log } = this.options
-    const settings = { api, type: CONFIG_MAPS, fieldSelector: `metadata.name=${TRUST_CONFIG_MAP}`, clock, log }
+    const { api, clock, log, watchClock = clock } = this.options
+    const fieldSelector = `metadata.name=${TRUST_CONFIG_MAP}`
+    const settings = { api, type: CONFIG_MAPS, fieldSelector, clock: watchClock, log }
     this.reflector = new Reflector<Held>(settings, {
       convert: readHeld,
       onReplaced: (items) => {

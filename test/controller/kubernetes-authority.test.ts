@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, afterEach, before, beforeEach, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
+import { type Clock, systemClock } from '../../src/base/clock.ts'
 import { Logger } from '../../src/base/log.ts'
 import type { CertificateAuthority } from '../../src/controller/authority.ts'
 import { KubernetesAuthority } from '../../src/controller/kubernetes-authority.ts'
@@ -35,7 +36,7 @@ class Replica {
   readonly opened: Promise<CertificateAuthority>
   private readonly api: KubernetesApi
 
-  constructor(api: KubernetesApi, isLeading: boolean) {
+  constructor(api: KubernetesApi, isLeading: boolean, watchClock: Clock) {
     this.api = api
     this.keeper = new KubernetesAuthority({
       api,
@@ -43,6 +44,7 @@ class Replica {
       trustDomain: 'cluster.local',
       leafLifetimeMs: LEAF_MS,
       clock,
+      watchClock,
       log: new Logger('authority', 'info', (line) => this.lines.push(line)),
       onBundle: (bundle) => this.bundles.push(bundle),
       random: () => 1,
@@ -52,8 +54,8 @@ class Replica {
     replicas.push(this)
   }
 
-  static async start(isLeading: boolean): Promise<Replica> {
-    return new Replica(await KubernetesApi.open({ kubeconfig: server.kubeconfig }), isLeading)
+  static async start(isLeading: boolean, watchClock: Clock = systemClock): Promise<Replica> {
+    return new Replica(await KubernetesApi.open({ kubeconfig: server.kubeconfig }), isLeading, watchClock)
   }
 
   async end(): Promise<void> {
@@ -111,17 +113,6 @@ async function recorded(test: (roots: { pem: string; untilMs: number | null }[])
   }
 }
 
-/**
- * Lets time pass in steps: watches, which are real, have timers on the same clock, and would take a leap for a silence of
- * the server.
- */
-async function pass(ms: number): Promise<void> {
-  for (let leftMs = ms; leftMs > 0; leftMs -= 15_000) {
-    clock.advance(Math.min(leftMs, 15_000))
-    await delay(2)
-  }
-}
-
 /** PEM without what openssl leaves around it. */
 function plain(pem: string): string {
   return `${pem.trim()}\n`
@@ -173,14 +164,15 @@ for (const [what, status, reason] of [
         answerStatus(response, status, reason, `secrets "${name}" no`)
         return true
       }
-      const leader = await Replica.start(true)
+      const leader = await Replica.start(true, clock)
       const line = await leader.lines.until((one) => one.includes('waiting for Secret'))
       assert.match(line, new RegExp(`waiting for Secret ${name}: .*secrets .*no`))
       assert.match(leader.keeper.status().problem, new RegExp(name))
       assert.equal(server.requests.some(isCreate), false)
       server.answer = null
       const isOpen = leader.opened.then(() => true)
-      while (!(await Promise.race([isOpen, delay(2, false)]))) clock.advance(15_000)
+      // Requests are real, and waits between them are not.
+      while (!(await Promise.race([isOpen, delay(20, false)]))) clock.advance(15_000)
     })
   }
 }
@@ -226,11 +218,11 @@ test('a root that is plugged in later takes over without a restart: trusted firs
   assert.equal(await replica.bundles.next(), own + root)
   assert.equal(authority.bundle, own + root)
   assert.equal(authority.issue(WEB, HOUR_MS).chain.match(/BEGIN/g)?.length, 1, 'the old root signs')
-  await pass(ANNOUNCE_MS)
+  clock.advance(ANNOUNCE_MS)
   assert.equal(await replica.bundles.next(), root + own)
   assert.equal(authority.issue(WEB, HOUR_MS).chain.match(/BEGIN/g)?.length, 2, 'the intermediate signs')
   await recorded((roots) => roots.some(({ pem, untilMs }) => pem === own && untilMs !== null))
-  await pass(LEAF_MS + ANNOUNCE_MS)
+  clock.advance(LEAF_MS + ANNOUNCE_MS)
   assert.equal(await replica.bundles.next(), root)
   assert.equal(authority.bundle, root)
 })
@@ -241,7 +233,7 @@ test('a replica that starts during the overlap trusts the old root too', async (
   await recorded((roots) => roots.length === 1)
   plug(corporate)
   await leader.bundles.until((bundle) => bundle !== own)
-  await pass(ANNOUNCE_MS)
+  clock.advance(ANNOUNCE_MS)
   await recorded((roots) => roots.some(({ untilMs }) => untilMs !== null))
   const late = await Replica.start(false)
   assert.equal((await late.opened).bundle, plain(corporate['root-cert.pem']) + own)

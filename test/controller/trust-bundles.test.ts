@@ -1,6 +1,7 @@
 /** The roots in namespaces: written where they belong, repaired, removed, and never in a hurry. */
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, test } from 'node:test'
+import { systemClock } from '../../src/base/clock.ts'
 import { Logger } from '../../src/base/log.ts'
 import { CONFIG_MAPS, TRUST_CONFIG_MAP, TrustBundles } from '../../src/controller/trust-bundles.ts'
 import { KubernetesApi } from '../../src/kubernetes/api.ts'
@@ -26,6 +27,7 @@ beforeEach(async () => {
     api,
     systemNamespace: 'weft-system',
     clock,
+    watchClock: systemClock,
     log: new Logger('bundles', 'info', (line) => lines.push(line)),
     random: () => 1,
   })
@@ -54,7 +56,7 @@ function textIn(namespace: string): string | null {
 /** Resolves when `test` holds, letting time pass as it is asked for. */
 async function until(test: () => boolean): Promise<void> {
   while (!test()) {
-    // Longer waits are of watches and of repetitions: tests let those pass by themselves.
+    // Longer waits are of repetitions: tests let those pass by themselves.
     if ((clock.nextDelayMs ?? Number.POSITIVE_INFINITY) <= STEP_MS) clock.advance(STEP_MS)
     await new Promise(setImmediate)
   }
