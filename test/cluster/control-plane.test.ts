@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { needsRoot } from '../support/netns.ts'
 import { type Cluster, startControlPlane } from './support/cluster.ts'
+import { needsControlPlane } from './support/requirements.ts'
 
-describe('a control plane', needsRoot, () => {
+describe('a control plane', needsControlPlane(), () => {
   let cluster: Cluster
   before(async () => {
     cluster = await startControlPlane()

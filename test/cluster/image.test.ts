@@ -5,8 +5,8 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
-import { needsRoot } from '../support/netns.ts'
 import { buildBaseImage, buildImages, type Image, WEFT_IMAGE_NAME } from './support/images.ts'
+import { needsNodes } from './support/requirements.ts'
 
 const BUILD = join(import.meta.dirname, '../../deploy/image/build.ts')
 
@@ -15,7 +15,7 @@ interface Manifest {
   readonly Config: string
 }
 
-describe('the image', needsRoot, () => {
+describe('the image', needsNodes(), () => {
   const directory = mkdtempSync(join(tmpdir(), 'weft-image-test-'))
   after(() => rmSync(directory, { recursive: true }))
   const archive = (): Image => buildImages({ hasWeft: true }, () => {}).find(({ name }) => name === WEFT_IMAGE_NAME)!

@@ -9,6 +9,7 @@ import { CLUSTERS_DIRECTORY, ClusterFiles, checkClusterName } from './support/cl
 import { CLUSTER_LEVELS, type ClusterLevel, type ClusterState } from './support/cluster-state.ts'
 import { buildComponents, componentPath } from './support/components.ts'
 import { buildImages } from './support/images.ts'
+import { missingForNodes } from './support/requirements.ts'
 
 const HELP = `Usage: npm run cluster -- <command> [flags]
 
@@ -65,9 +66,7 @@ async function main(args: readonly string[]): Promise<number> {
     case 'status':
       return status(flags)
     case 'build':
-      await buildComponents(say)
-      buildImages({ hasWeft: true }, say)
-      return 0
+      return build()
     default:
       throw new UsageError(`there is no command "${verb}"`)
   }
@@ -111,6 +110,14 @@ async function up({ level, nodeCount, name }: Flags): Promise<number> {
   await cluster.detach()
   say(`cluster ${name} is ready after ${((performance.now() - begin) / 1000).toFixed(1)} s`)
   process.stdout.write(`export KUBECONFIG=${cluster.kubeconfig}\n`)
+  return 0
+}
+
+async function build(): Promise<number> {
+  await buildComponents(say)
+  const missing = missingForNodes()
+  if (missing !== null) throw new Error(`${missing}. Without nodes there is --level control-plane`)
+  buildImages({ hasWeft: true }, say)
   return 0
 }
 

@@ -3,10 +3,10 @@ import assert from 'node:assert/strict'
 import { statSync } from 'node:fs'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { needsRoot } from '../support/netns.ts'
 import { clientPod, getFrom, podsReady, rolledOut, runInPod, server } from './support/app.ts'
 import { type Cluster, startCluster } from './support/cluster.ts'
 import { buildImages, WEFT_IMAGE_NAME } from './support/images.ts'
+import { needsNodes } from './support/requirements.ts'
 import { Traces } from './support/traces.ts'
 
 /** Of the image's archive, whose layers are not compressed. */
@@ -23,7 +23,7 @@ interface PodList {
   }[]
 }
 
-describe('two nodes', needsRoot, () => {
+describe('two nodes', needsNodes(), () => {
   let cluster: Cluster
   before(async () => {
     cluster = await startCluster({ nodes: 2 })

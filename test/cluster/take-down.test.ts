@@ -7,14 +7,14 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { after, describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { needsRoot } from '../support/netns.ts'
 import { askSupervisor, type Cluster, startControlPlane, takeDown } from './support/cluster.ts'
+import { needsControlPlane } from './support/requirements.ts'
 import { Traces } from './support/traces.ts'
 
 const MAIN = join(import.meta.dirname, 'main.ts')
 const SUPPORT = join(import.meta.dirname, 'support/cluster.ts')
 
-describe('a cluster that ends', needsRoot, () => {
+describe('a cluster that ends', needsControlPlane(), () => {
   const clusters: Cluster[] = []
   const start = async (): Promise<Cluster> => {
     const cluster = await startControlPlane()

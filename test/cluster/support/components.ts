@@ -61,14 +61,15 @@ export function hasComponents(): boolean {
 /** Builds what is missing. Two that ask at once build once: the second waits for the first. */
 export async function buildComponents(say: (line: string) => void): Promise<void> {
   if (hasComponents()) return
-  requireGo()
+  const missing = missingForBuild()
+  if (missing !== null) throw new Error(missing)
   const directory = componentsDirectory()
   mkdirSync(directory, { recursive: true })
   const program = join(directory, 'components')
   const unfinished = `${program}.unfinished-${process.pid}`
   say(`building Kubernetes ${KUBERNETES_VERSION} from its Go modules, once: minutes`)
   // The second one finds the first one's program, and go's own cache does the rest if it does not.
-  const script = '[ -e "$1" ] || exec nice -n 5 go build -v -trimpath -ldflags "$2" -o "$3" .'
+  const script = '[ -e "$1" ] || exec nice -n 5 go build -v -trimpath -buildvcs=false -ldflags "$2" -o "$3" .'
   const lock = join(CACHE_DIRECTORY, 'build.lock')
   const command = ['flock', lock, 'sh', '-c', script, 'sh', program, linkerFlags(), unfinished]
   const child = spawn('timeout', [String(BUILD_TIMEOUT_S), ...command], {
@@ -106,19 +107,19 @@ function symlinkOnce(target: string, path: string): void {
   }
 }
 
-function requireGo(): void {
-  const remedy = `Install Go ${GO_NEEDED} or newer; with another Go the components cannot be built`
+/** Why the components cannot be built here; null when they can. */
+export function missingForBuild(): string | null {
+  const remedy = `Install Go ${GO_NEEDED} or newer`
   let version: string
   try {
-    version = execFileSync('go', ['env', 'GOVERSION'], { encoding: 'utf8' }).trim()
+    version = execFileSync('go', ['env', 'GOVERSION'], { encoding: 'utf8', stdio: 'pipe' }).trim()
   } catch {
-    throw new Error(`The cluster's components are built by Go, and there is no program "go". ${remedy}`)
+    return `Kubernetes is built by Go, and there is no program "go". ${remedy}`
   }
   const [major, minor] = /^go([0-9]+)\.([0-9]+)/.exec(version)?.slice(1).map(Number) ?? [0, 0]
   const [majorNeeded, minorNeeded] = GO_NEEDED.split('.').map(Number) as [number, number]
-  if (major! < majorNeeded || (major === majorNeeded && minor! < minorNeeded)) {
-    throw new Error(`The cluster's components need a newer Go than ${version}. ${remedy}`)
-  }
+  const isOld = major! < majorNeeded || (major === majorNeeded && minor! < minorNeeded)
+  return isOld ? `Kubernetes needs a newer Go than ${version} to be built. ${remedy}` : null
 }
 
 /** Kubernetes reads its version from variables that its own build sets, and refuses to start as v0.0.0. */

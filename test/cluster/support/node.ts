@@ -3,7 +3,7 @@
  * addresses of both families, routed between the nodes without translation.
  */
 import { execFileSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import {
   CONTROL_PLANE_ADDRESS,
@@ -20,9 +20,7 @@ import { componentPath } from './components.ts'
 import { ControlPlane } from './control-plane.ts'
 import { containerdSettings, linkStore } from './image-store.ts'
 import { Machine } from './machine.ts'
-
-/** Where Debian's package containernetworking-plugins has them. */
-const CNI_PLUGINS = '/usr/lib/cni'
+import { CNI_PLUGINS } from './requirements.ts'
 
 /** On a machine that does other things as well. Alone it takes ten seconds. */
 const START_TIMEOUT_MS = 180_000
@@ -56,7 +54,6 @@ export class ClusterNode {
   /** Resolves when pods can run there. */
   static async start(options: NodeOptions): Promise<ClusterNode> {
     const { files, controlPlane, number, nodeCount } = options
-    requireHost()
     const name = `node${number}`
     const machine = await Machine.start({
       clusterName: files.name,
@@ -94,26 +91,6 @@ export class ClusterNode {
     const { controlPlane } = this.options
     return controlPlane.kubectl(['get', 'node', this.name, '-o', `jsonpath=${status}`]) === 'True'
   }
-}
-
-/** Throws with what is missing on this host, packages by name. */
-function requireHost(): void {
-  if (existsSync('/sys/fs/cgroup/cgroup.controllers')) {
-    throw new Error('this host has cgroup v2 alone; nodes have only been made to run with cgroup v1, or both')
-  }
-  const packages = { containerd: 'containerd', ctr: 'containerd', runc: 'runc', nft: 'nftables' }
-  const missing = new Set<string>()
-  for (const [program, name] of Object.entries(packages)) {
-    try {
-      execFileSync('sh', ['-c', `PATH=$PATH:/usr/sbin:/sbin command -v ${program}`], { stdio: 'pipe' })
-    } catch {
-      missing.add(name)
-    }
-  }
-  if (!existsSync(join(CNI_PLUGINS, 'ptp'))) missing.add('containernetworking-plugins')
-  if (missing.size === 0) return
-  const names = [...missing].join(' ')
-  throw new Error(`nodes need Debian packages that are not installed: ${names}. Run: sh deploy/setup.sh cluster`)
 }
 
 /** A link to the control plane's bridge, and routes to the pods of every node. */

@@ -18,6 +18,7 @@ import { buildImages } from './images.ts'
 import type { Machine } from './machine.ts'
 import { ClusterNode } from './node.ts'
 import { removeRemains } from './remains.ts'
+import { missingForControlPlane, missingForNodes } from './requirements.ts'
 
 class Supervisor {
   private readonly plan: ClusterPlan
@@ -47,6 +48,8 @@ class Supervisor {
       if (!isDetached) this.end()
     })
     const { plan, files, server } = this
+    const missing = missingForControlPlane() ?? (plan.nodeCount > 0 ? missingForNodes() : null)
+    if (missing !== null) throw new Error(missing)
     mkdirSync(files.directory, { recursive: true })
     // From here on nobody else starts a cluster of this name.
     await new Promise<void>((resolve, reject) => {
