@@ -68,6 +68,8 @@ export interface AgentHost {
   readonly logLine: (line: string) => void
   /** Descriptor to which a data worker may write what `logLine` cannot while the main thread stands still; -1 for none. */
   readonly alarmFd: number
+  /** Ends a start that waits for a credential, which then rejects. */
+  readonly signal?: AbortSignal
 }
 
 /** One agent of this process. */
@@ -235,7 +237,7 @@ export class Agent implements PreparationUser, OfferOwner {
    */
   static async start(config: AgentConfig, log: Logger, host: AgentHost): Promise<Agent> {
     makeStateDirectory(config.state)
-    const preparation = await Preparation.open(config, log)
+    const preparation = await Preparation.open(config, log, host.signal)
     const handover = await Handover.begin({
       stateDirectory: config.state,
       version: host.version,

@@ -43,6 +43,8 @@ export interface NodeTokenOptions {
   readonly directory: string
   readonly clock: Clock
   readonly log: Logger
+  /** Ends the wait for a first credential. */
+  readonly signal?: AbortSignal
   /** For back-off; tests inject it. */
   readonly random?: () => number
 }
@@ -60,7 +62,7 @@ export class NodeToken implements NodeCredentialSource {
     this.identity = formatNodeIdentity(options.trustDomain, options.node)
   }
 
-  /** The kept credential if it is still good, or else a new one, for which it asks until it gets it. */
+  /** The kept credential if it is still good, or else a new one, for which it asks until it gets it or is told to end. */
   async open(): Promise<CredentialTexts> {
     return (await this.openKept()) ?? (await this.openNew())
   }
@@ -153,9 +155,25 @@ export class NodeToken implements NodeCredentialSource {
       } catch (error) {
         const delayMs = backoff.nextMs()
         log.warn('this node has no credential yet', { error: describeError(error), retryInMs: delayMs })
-        await new Promise<void>((resolve) => clock.after(delayMs, resolve))
+        await this.pause(delayMs)
       }
     }
+  }
+
+  private async pause(ms: number): Promise<void> {
+    const { clock, signal } = this.options
+    signal?.throwIfAborted()
+    await new Promise<void>((resolve, reject) => {
+      const onAbort = (): void => {
+        cancel()
+        reject(signal!.reason)
+      }
+      const cancel = clock.after(ms, () => {
+        signal?.removeEventListener('abort', onAbort)
+        resolve()
+      })
+      signal?.addEventListener('abort', onAbort, { once: true })
+    })
   }
 }
 

@@ -80,11 +80,11 @@ export class Preparation {
    * Opens the node's credential; on Kubernetes that waits for the controller. Rejects with WEFT_CERTIFICATE, or WEFT_CONFIG
    * when it is another node's.
    */
-  static async open(config: AgentConfig, log: Logger): Promise<Preparation> {
+  static async open(config: AgentConfig, log: Logger, signal?: AbortSignal): Promise<Preparation> {
     const gate = new CredentialGate()
     let preparation: Preparation | null = null
     const certificates = await Certificates.open({
-      nodeCredential: nodeCredentialSource(config, log.child('credential')),
+      nodeCredential: nodeCredentialSource(config, log.child('credential'), signal),
       requestCertificate: (csr, identity, seconds) => {
         return preparation!.link.requestCertificate(csr, identity, seconds)
       },
@@ -164,20 +164,19 @@ export class Preparation {
 }
 
 /** Files that were carried to this node, or on Kubernetes the agent's token. */
-function nodeCredentialSource(config: AgentConfig, log: Logger): NodeCredentialSource {
+function nodeCredentialSource(config: AgentConfig, log: Logger, signal: AbortSignal | undefined): NodeCredentialSource {
   const { credentials, controller, kubernetes, node, rootsFile, tokenFile, trustDomain } = config
   if (!kubernetes) return new NodeCredentialFiles(credentials)
-  const address = formatHostPort(controller.host, controller.port)
-  const directory = credentials
   return new NodeToken({
     node,
     trustDomain,
-    controller: address,
+    controller: formatHostPort(controller.host, controller.port),
     tokenFile,
     rootsFile,
-    directory,
+    directory: credentials,
     clock: systemClock,
     log,
+    ...(signal === undefined ? {} : { signal }),
   })
 }
 

@@ -131,7 +131,10 @@ export class KubernetesControl {
 }
 
 /** Names of the Service by which the controller may be dialled. */
-export function serviceNames({ clusterDomain, systemNamespace: namespace }: ControllerConfig): readonly string[] {
+export function serviceNames({
+  clusterDomain,
+  systemNamespace: namespace,
+}: Pick<ControllerConfig, 'clusterDomain' | 'systemNamespace'>): readonly string[] {
   const short = `${CONTROLLER}.${namespace}`
   return [CONTROLLER, short, `${short}.svc`, `${short}.svc.${clusterDomain}`]
 }

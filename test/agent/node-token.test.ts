@@ -56,8 +56,9 @@ class Setting {
     await this.mount('root-cert.pem', roots)
   }
 
-  source(): NodeToken {
+  source(signal?: AbortSignal): NodeToken {
     return new NodeToken({
+      ...(signal === undefined ? {} : { signal }),
       node: 'node1',
       trustDomain: TRUST_DOMAIN,
       controller: this.controller.address,
@@ -131,6 +132,26 @@ test('it waits for roots, for a token, and for a controller that takes it, and s
   await saidNext(/UNAVAILABLE/, () => setting.mountRoots())
   await saidNext(/UNAUTHENTICATED: the token is nobody/, () => setting.mountToken('first'))
   assert.match((await opening).certificateChain, /BEGIN CERTIFICATE/)
+})
+
+test('a credential that cannot be kept is used all the same, and the log says what is wrong', async (t) => {
+  const setting = await Setting.make(t)
+  await setting.mountToken('first')
+  await setting.mountRoots()
+  await writeFile(setting.directory, 'in the way of the directory')
+  const texts = await setting.source().open()
+  assert.equal(new X509Certificate(texts.certificateChain).subjectAltName, `URI:${NODE}`)
+  await setting.lines.until((line) => line.includes("the node's credential cannot be kept"))
+})
+
+test('a wait for the first credential ends when the agent is told to', async (t) => {
+  const setting = await Setting.make(t)
+  const abort = new AbortController()
+  const opening = setting.source(abort.signal).open()
+  await setting.lines.next()
+  abort.abort(new Error('told to end'))
+  await assert.rejects(opening, /told to end/)
+  assert.equal(setting.clock.pending, 0)
 })
 
 /** The certificates of a node that has opened its credential, whose pods' are signed by `authority` at once. */

@@ -25,12 +25,13 @@ export const agentCommand: Command = {
         'old one goes on. Without the overlap, SIGTERM first and then a start: what pods have open\n' +
         'ends in order (--drain); until the new agent serves, new connections of PERMISSIVE pods go directly, and those\n' +
         'of STRICT pods are refused.',
-      usage: 'weft agent --controller HOST:PORT --credentials DIR [flags]',
+      usage: 'weft agent --controller HOST:PORT --credentials DIR [flags]\n       weft agent --kubernetes [flags]',
       flags: describeFlags({ ...agentFlags, ...cleanupFlags }),
       examples: [
         ['weft controller issue --node node1 --out /etc/weft/node1', 'the credential, made where the controller is'],
         ['weft agent --node node1 --controller weft:15012 --credentials /etc/weft/node1', 'as root'],
         ['weft agent ...', 'the same again while it runs: the upgrade'],
+        ['weft agent --kubernetes', 'in a pod of the DaemonSet: token and roots are mounted, NODE_NAME is set'],
         ['weft agent ... --access-log --log-level debug', 'see what it does'],
         ['weft agent --cleanup', 'when the node is to be without Weft; -o json says what was removed'],
       ],
@@ -43,11 +44,21 @@ export const agentCommand: Command = {
     const logLine = (line: string): void => streams.err(`${line}\n`)
     const log = new Logger('agent', config.logLevel, logLine)
     const host = { version: weftVersion(), accessLog: streams.out, logLine, alarmFd: STANDARD_ERROR }
-    const agent = await Agent.start(config, log, host)
+    // The first process of a container is ended by no signal that it does not listen to, and a start may wait for long.
+    const early = config.kubernetes ? endSignal() : null
+    const abort = new AbortController()
+    void early?.then(() => abort.abort(new Error('told to end')))
+    let agent: Agent
+    try {
+      agent = await Agent.start(config, log, { ...host, signal: abort.signal })
+    } catch (error) {
+      if (abort.signal.aborted) return EXIT_OK
+      throw error
+    }
     const quit = new Promise<void>((resolve) => {
       agent.quitListener = resolve
     })
-    const signal = endSignal()
+    const signal = early ?? endSignal()
     await Promise.race([signal, quit])
     await agent.stop()
     if (agent.isWaiting) await signal
