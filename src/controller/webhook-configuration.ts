@@ -3,7 +3,7 @@
  * installation, and nothing else of it. The leader writes; the others look on.
  *
  * Looked at every minute as well, because an upgrade of the installation may put another bundle there, or none. An
- * installation without a webhook is left alone.
+ * installation without a webhook is left alone, and looked at more often: one that is being made has it last.
  */
 import { Backoff } from '../base/backoff.ts'
 import type { Clock } from '../base/clock.ts'
@@ -25,6 +25,9 @@ export const WEBHOOK_CONFIGURATIONS: ResourceType = {
 
 /** Between two looks. Until the bundle is right objects are accepted unseen (failurePolicy Ignore), or refused (Fail). */
 const LOOK_INTERVAL_MS = 60_000
+
+/** While there is none: who installs waits for the bundle, and a look is one small request of one replica. */
+const ABSENT_INTERVAL_MS = 2_000
 
 /** After a failure. */
 const RETRY = { baseMs: 1_000, maxMs: 30_000 }
@@ -111,7 +114,7 @@ export class WebhookConfiguration {
       }
       this.currentProblem = ''
       this.backoff.reset()
-      return LOOK_INTERVAL_MS
+      return found === null ? ABSENT_INTERVAL_MS : LOOK_INTERVAL_MS
     } catch (error) {
       // Somebody else has written meanwhile: look again at once.
       if (error instanceof KubernetesError && error.isConflict) return 0

@@ -80,12 +80,18 @@ describe('the configuration of the webhook', () => {
     assert.equal(api.writes, 0)
   })
 
-  test('that is not there is no trouble', async () => {
-    const { writer } = writerFor(new Configurations(null))
+  test('that is not there is no trouble, and gets the roots soon after it is made', async () => {
+    const api = new Configurations(null)
+    const { writer, clock } = writerFor(api)
     writer.setBundle(ROOTS)
     writer.setLeading(true)
-    await writer.stop()
+    await settled(clock)
     assert.equal(writer.problem, '')
+    api.current = new Configurations([undefined]).current
+    clock.advance(2_000)
+    await settled(clock)
+    assert.deepEqual(api.bundles, [ENCODED])
+    await writer.stop()
   })
 
   test('is put right again when somebody else has changed it, and when the roots change', async () => {
