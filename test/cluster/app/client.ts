@@ -1,5 +1,6 @@
 /** HTTP clients of the test application: one request after the other, and steady load over kept connections. */
 import { Agent, request } from 'node:http'
+import { inputEnded } from './stream.ts'
 
 export interface Response {
   readonly status: number
@@ -44,8 +45,9 @@ export async function load(url: string, options: { seconds: number; connectionCo
   const end = (): void => {
     isOver = true
   }
-  setTimeout(end, seconds * 1000)
-  // Who does not know how long says 1e9 seconds, and ends it.
+  // Who does not know how long says 0, and ends the input.
+  if (seconds === 0) void inputEnded().then(end)
+  else setTimeout(end, seconds * 1000)
   process.on('SIGTERM', end)
   process.on('SIGINT', end)
   const loop = async (): Promise<void> => {

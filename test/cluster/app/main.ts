@@ -5,6 +5,8 @@
  *      serve [--version V] [--http PORT]... [--tcp PORT] [--server-first PORT]
  *      get URL [--count N] [--header 'name: value']... [--timeout MS]      prints one JSON object for each response
  *      load URL --seconds S [--connections N]                               prints one JSON object at the end
+ *      follow URL [--header 'name: value']...     asks until its input ends, prints a JSON object when the answer changes
+ *      hold HOST PORT                             speaks to an echo on one connection until its input ends
  *      talk HOST PORT [TEXT]      sends TEXT if there is one, prints what comes back first
  *      resolve NAME               prints the addresses
  *      api PATH                   asks the API server, by the pod's ServiceAccount
@@ -18,6 +20,7 @@ import { parseArgs } from 'node:util'
 import { askApiServer } from './api-client.ts'
 import { get, load } from './client.ts'
 import { serve } from './server.ts'
+import { follow, hold } from './stream.ts'
 
 /** Nobody waits longer for a server that says nothing. */
 const TALK_TIMEOUT_MS = 5000
@@ -52,6 +55,10 @@ async function main(): Promise<void> {
       return get(first, { count: Number(values.count), headers: values.header, timeoutMs: Number(values.timeout) })
     case 'load':
       return load(first, { seconds: Number(values.seconds), connectionCount: Number(values.connections) })
+    case 'follow':
+      return follow(first, Object.fromEntries(values.header.map((header) => header.split(/:\s*/, 2))))
+    case 'hold':
+      return hold(first, Number(second))
     case 'talk':
       return talk(first, Number(second), third)
     case 'resolve':
@@ -64,7 +71,7 @@ async function main(): Promise<void> {
       for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(0))
       return
     default:
-      console.error('which? serve, get, load, talk, resolve, api or wait')
+      console.error('which? serve, get, load, follow, hold, talk, resolve, api or wait')
       process.exitCode = 2
   }
 }
