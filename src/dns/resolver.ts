@@ -236,8 +236,12 @@ export class Resolver implements ExchangeOwner {
   }
 }
 
-/** A pod without an address of a family cannot reach addresses of it: they would only make its clients wait. */
+/**
+ * A pod without an address of a family cannot reach addresses of it: they would only make its clients wait. One that is so
+ * new that its addresses are not published yet may have any.
+ */
 function hasFamily({ addresses }: Workload, family: typeof FAMILY_IPV4 | typeof FAMILY_IPV6): boolean {
+  if (addresses.length === 0) return true
   for (const address of addresses) if (familyOf(address) === family) return true
   return false
 }

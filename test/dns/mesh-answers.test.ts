@@ -7,6 +7,7 @@ import {
   CLIENT_V4,
   clusterService,
   externalHost,
+  NEWCOMER,
   ResolverMesh,
   SERVICES,
   STRANGER,
@@ -143,6 +144,15 @@ describe('names of the mesh', () => {
     assert.deepEqual(addressesOf(answer), [])
     assert.equal(rcodeOf(answer), 0)
     assert.deepEqual(addressesOf(mesh.ask(message({ name: 'reviews', type: TYPES.ANY }), CLIENT_V4)!), ['198.19.0.1'])
+  })
+
+  test('have all addresses for a pod whose own are not published yet', () => {
+    const mesh = new ResolverMesh()
+    for (const type of [TYPES.A, TYPES.AAAA]) {
+      const addresses = addressesOf(mesh.ask(message({ name: 'reviews', type }), NEWCOMER)!)
+      assert.equal(addresses.length, 1)
+      assert.deepEqual(addresses, addressesOf(mesh.ask(message({ name: 'reviews', type }))!))
+    }
   })
 
   test('are compared without case, and answered in the case they were asked', () => {

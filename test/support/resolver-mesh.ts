@@ -16,6 +16,8 @@ export const RESOLVER = '198.19.0.10'
 /** A pod with both families in namespace shop. */
 export const CLIENT: Workload = workloadOf('client', { addresses: ['198.18.2.1', 'fd00::2:1'] })
 export const CLIENT_V4: Workload = workloadOf('client-v4', { addresses: ['198.18.2.2'] })
+/** Its network was made just now, and nobody has published its addresses yet. */
+export const NEWCOMER: Workload = workloadOf('newcomer', { addresses: [] })
 export const STRANGER: Workload = workloadOf('stranger', {
   uid: 'Kubernetes//Pod/other/stranger',
   namespace: 'other',
@@ -74,7 +76,7 @@ export class ResolverMesh {
   }
 
   setServices(services: readonly Service[], endpoints: readonly Workload[] = []): void {
-    const workloads = [CLIENT, CLIENT_V4, STRANGER, ...endpoints]
+    const workloads = [CLIENT, CLIENT_V4, NEWCOMER, STRANGER, ...endpoints]
     this.resolver.applySnapshot(Snapshot.empty.apply({ ...EMPTY_DELTA, services, workloads }))
   }
 
