@@ -11,7 +11,7 @@ import type { Pod } from './pod.ts'
 import type { CompileSettings, Run } from './settings.ts'
 
 /** Label of namespaces and pods. */
-const MESH_LABEL = 'weft.dev/mesh'
+export const MESH_LABEL = 'weft.dev/mesh'
 
 /** Istio's label for the same. */
 const DATAPLANE_LABEL = 'istio.io/dataplane-mode'

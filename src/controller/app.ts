@@ -218,7 +218,7 @@ class App implements Controller {
       this.workloadCount = state.workloads.length
       this.service.certificates.setWorkloads(state.workloads, this.control === null ? null : scheduledPods(objects))
       this.publisher.publish(state, startedAtMs)
-      this.control?.setState(state)
+      this.control?.setState(state, objects)
       this.feedback?.update(objects, messages, (object) => this.lastGood.versionInForce(object))
       this.remember()
       this.metrics.compiled(this.clock.now() - startedAtMs)

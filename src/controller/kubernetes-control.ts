@@ -5,6 +5,8 @@
 import type { Clock } from '../base/clock.ts'
 import type { Logger } from '../base/log.ts'
 import type { MeshState } from '../compiler/compile.ts'
+import { MESH_LABEL } from '../compiler/enrolment.ts'
+import type { MeshObject } from '../compiler/object.ts'
 import type { KubernetesApi } from '../kubernetes/api.ts'
 import { LeaderElection, replicaName } from '../kubernetes/lease.ts'
 import type { CertificateAuthority } from './authority.ts'
@@ -103,9 +105,16 @@ export class KubernetesControl {
     return this.given!
   }
 
-  /** This is in force now. */
-  setState({ namespaces }: Pick<MeshState, 'namespaces'>): void {
-    this.bundles.setNamespaces(new Set(namespaces.map(({ name }) => name)))
+  /**
+   * This is in force now, made of these objects. Namespaces of other revisions have the roots from us, too: all control
+   * planes of a cluster have one authority and one leader.
+   */
+  setState({ namespaces }: Pick<MeshState, 'namespaces'>, objects: readonly MeshObject[]): void {
+    const names = new Set(namespaces.map(({ name }) => name))
+    for (const { kind, name, labels } of objects) {
+      if (kind === 'Namespace' && labels[MESH_LABEL] === 'enabled') names.add(name)
+    }
+    this.bundles.setNamespaces(names)
   }
 
   /** Resolves when nothing is under way; the Lease is free then. Never rejects. */

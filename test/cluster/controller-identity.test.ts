@@ -15,7 +15,12 @@ import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { formatIdentity, formatNodeIdentity } from '../../src/model/identity.ts'
 import { createKey, createSigningRequest } from '../../src/security/csr.ts'
-import { CallError, STATUS_PERMISSION_DENIED, STATUS_UNAUTHENTICATED } from '../../src/wire/channel.ts'
+import {
+  CallError,
+  STATUS_PERMISSION_DENIED,
+  STATUS_UNAUTHENTICATED,
+  STATUS_UNAVAILABLE,
+} from '../../src/wire/channel.ts'
 import { linkTo, TestController, TRUST_DOMAIN, temporaryDirectory } from '../support/control-plane.ts'
 import { makeIstioRoot } from '../support/istio-root.ts'
 import { needsRoot } from '../support/netns.ts'
@@ -259,7 +264,8 @@ describe('certificates in a cluster', needsRoot, () => {
     while (!isLeading(mesh)) await delay(50)
     const name = `mesh-${++names}`
     await cluster.kubectl(['create', 'namespace', name])
-    await cluster.kubectl(['label', 'namespace', name, 'weft.dev/mesh=enabled'])
+    // Also where another control plane enrols the pods: there is one authority.
+    await cluster.kubectl(['label', 'namespace', name, 'weft.dev/mesh=enabled', 'weft.dev/rev=next'])
     const right = await roots(name)
     assert.equal(right, await roots())
     await cluster.kubectl(['delete', 'configmap', 'weft-ca-root-cert', '-n', name])
@@ -291,6 +297,40 @@ describe('certificates in a cluster', needsRoot, () => {
     assert.equal((await ask(mesh, token, 'node-a')).at(-1), both)
     const recorded = await cluster.get<{ data: Record<string, string> }>('secret', 'weft-ca-roots', '-n', NAMESPACE)
     assert.equal(JSON.parse(Buffer.from(recorded.data['roots.json']!, 'base64').toString()).roots.length, 2)
+  })
+
+  test('with the API server away certificates go on, tokens are told to come again, and a leader comes back', async (t) => {
+    const mesh = await startController(t)
+    while (!isLeading(mesh)) await delay(50)
+    const root = await roots()
+    const { token } = await makeAgent('node-a')
+    const texts = await (async () => {
+      const identity = formatNodeIdentity(TRUST_DOMAIN, 'node-a')
+      const key = createKey()
+      const csr = createSigningRequest(key, identity)
+      const order = { address: mesh.address, trustDomain: TRUST_DOMAIN, csr, identity, token, roots: root }
+      const [certificateChain, bundle] = (await requestByToken(order)) as [string, string]
+      return { certificateChain, bundle, key: key.export({ format: 'pem', type: 'pkcs8' }).toString() }
+    })()
+    const link = linkTo(t, mesh.address, texts)
+    const identity = formatNodeIdentity(TRUST_DOMAIN, 'node-a')
+    const renew = (): Promise<readonly string[]> =>
+      link.requestCertificate(createSigningRequest(createKey(), identity), identity, 0)
+    await cluster.stopComponent('control-plane/kube-apiserver')
+    try {
+      await renew()
+      // A token that was reviewed before is no help either: its pod cannot be looked at.
+      const csr = createSigningRequest(createKey(), identity)
+      const order = { address: mesh.address, trustDomain: TRUST_DOMAIN, csr, identity, token, roots: root }
+      await assertRefused(requestByToken(order), STATUS_UNAVAILABLE, /cannot be asked about the token now/)
+      while (isLeading(mesh)) await delay(100)
+      await renew()
+    } finally {
+      await cluster.startComponent('control-plane/kube-apiserver')
+      await cluster.serves()
+    }
+    while (!isLeading(mesh)) await delay(100)
+    assert.equal((await ask(mesh, token, 'node-a')).at(-1), await roots())
   })
 
   test('metrics tell of all of it', async (t) => {
