@@ -129,6 +129,16 @@ describe('the configuration of the webhook', () => {
     await writer.stop()
   })
 
+  test('is not written by who ceases to lead while it is read', async () => {
+    const api = new Configurations([undefined])
+    const { writer } = writerFor(api)
+    writer.setBundle(ROOTS)
+    writer.setLeading(true)
+    writer.setLeading(false)
+    await writer.stop()
+    assert.equal(api.writes, 0)
+  })
+
   test('is not written any more by who has ceased to lead', async () => {
     const api = new Configurations([undefined])
     const { writer, clock } = writerFor(api)

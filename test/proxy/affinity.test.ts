@@ -61,6 +61,14 @@ describe('session affinity', () => {
     assert.ok(later.some((one) => one !== A))
   })
 
+  test('lasts as long as it is used', () => {
+    const affinity = new Affinity(AFFINITY_MS)
+    const first = choices(affinity, [A, B])
+    for (let nowMs = 0; nowMs <= 5 * AFFINITY_MS; nowMs += AFFINITY_MS - 1) {
+      assert.deepEqual(choices(affinity, [A, B, C], nowMs), first)
+    }
+  })
+
   test('a try that failed goes elsewhere, and the client comes back', () => {
     const affinity = new Affinity(AFFINITY_MS)
     const own = affinity.pick('client', [A, B, C], null, 0)!

@@ -3,7 +3,7 @@ import test from 'node:test'
 import { WeftError } from '../../src/base/errors.ts'
 import { ACTION_ALLOW, EMPTY_POLICY_MATCH, type Policy, policyKey } from '../../src/model/policy.ts'
 import { DEFAULT_RETRY, type Route, type Traffic } from '../../src/model/route.ts'
-import { DEFAULT_POOL_LIMITS } from '../../src/model/service.ts'
+import { DEFAULT_POOL_LIMITS, type Service } from '../../src/model/service.ts'
 import { FAILURE_BY_POLICY, FAILURE_CLOSED, FAILURE_OPEN } from '../../src/model/workload.ts'
 import { serviceToMessage, workloadToMessage } from '../../src/wire/address-codec.ts'
 import { Checks } from '../../src/wire/checks.ts'
@@ -205,6 +205,21 @@ function badWorkload(fields: object): Uint8Array {
 function badService(fields: object): Uint8Array {
   const { service } = serviceToMessage(SERVICE, new Checks(''))
   return ADDRESS.encode({ service: { ...service!, ...fields } })
+}
+
+for (const [routingPreference, mode, isNodeLocal] of [
+  [[4], 1, true],
+  // By zone, and by node with others to fall back to: what Istio may write and we have no use for.
+  [[2], 1, undefined],
+  [[4], 2, undefined],
+  [[], 0, undefined],
+] as const) {
+  test(`load balancing by ${JSON.stringify(routingPreference)} in mode ${mode} is ${isNodeLocal ? '' : 'not '}local to the node`, () => {
+    const loadBalancing = { routingPreference, mode, healthPolicy: 0 }
+    const { value } = decodeResource(TYPE_ADDRESS, SERVICE.key, badService({ loadBalancing })) as { value: Service }
+    assert.equal(value.isNodeLocal, isNodeLocal)
+    assert.equal(value.isPublishingUnready, undefined)
+  })
 }
 
 const BAD_ADDRESSES: readonly [string, Uint8Array, RegExp][] = [
