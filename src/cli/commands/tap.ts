@@ -66,7 +66,9 @@ export const tapCommand: Command = {
 
 function eventText({ event, connection, receivedBytes, sentBytes }: LiveEvent): string {
   const { direction, protocol, downstream, originalDestination, upstream, peer } = connection
-  const route = direction === 'outbound' ? `${originalDestination} by ${upstream}` : `${downstream} > ${upstream}`
+  // Requests of one connection go to several endpoints: then there is no one upstream.
+  const by = upstream === '' ? '' : ` by ${upstream}`
+  const route = direction === 'outbound' ? `${downstream} > ${originalDestination}${by}` : `${downstream} > ${upstream}`
   const bytes = event === 'closed' ? '' : ` +${receivedBytes}/${sentBytes} bytes`
   return `${event.padEnd(8)} ${direction.padEnd(8)} ${protocol.padEnd(6)} ${route} ${peer === '' ? '-' : peer}${bytes}`
 }

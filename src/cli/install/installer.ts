@@ -4,7 +4,7 @@
  *
  *   look       version of the API server, permissions, what is there already      nothing is changed if this fails
  *   rehearse   every object, judged by the API server                             nothing is changed if this fails
- *   apply      namespace, CRDs, accounts and roles, the controller; when it is ready the agents, and the webhook last
+ *   apply      namespace, CRDs, accounts and roles, the webhook, the controller; when it is ready the agents
  *   undo       what was created is deleted, what was changed gets its last form back
  */
 import { WeftError } from '../../base/errors.ts'
@@ -116,6 +116,7 @@ export class Installer {
       results.push(await this.take(step))
       await this.settle(step.object, plan)
     }
+    if (plan.values.webhook.enabled) await this.webhook()
     for (const object of await this.superfluous(plan)) {
       await this.api.delete(typeOf(object), object.metadata.namespace ?? null, object.metadata.name)
       this.progress.done('removed', nameOf(object))
@@ -194,7 +195,6 @@ export class Installer {
       await this.trustBundle(plan.namespace)
     }
     if (object.kind === 'DaemonSet') await this.rollout(object)
-    if (object.kind === 'ValidatingWebhookConfiguration') await this.webhook()
   }
 
   private async rollout(workload: KubernetesObject): Promise<void> {

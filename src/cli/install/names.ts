@@ -12,8 +12,6 @@ export const AUTHORITY_SECRET = 'weft-ca'
 export const AUTHORITY_ROOTS_SECRET = 'weft-ca-roots'
 /** A root that the user brings, in the form that Istio knows. */
 export const GIVEN_AUTHORITY_SECRET = 'cacerts'
-/** Certificate and key of the webhook. */
-export const WEBHOOK_SECRET = 'weft-webhook'
 /** The bundle of roots that agents trust, in every namespace of the mesh. */
 export const TRUST_CONFIG_MAP = 'weft-ca-root-cert'
 export const TRUST_FILE = 'root-cert.pem'

@@ -1,6 +1,6 @@
 /**
- * All objects of an installation but the CRDs, in the order in which they are made: what others need comes first, and the
- * webhook last, when there is somebody to ask. Pure: values in, objects out. The chart in deploy/helm/weft says the same in
+ * All objects of an installation but the CRDs, in the order in which they are made: what others need comes first, the
+ * webhook's configuration too, because the controller writes its certificate there when it starts. Pure: values in, objects out. The chart in deploy/helm/weft says the same in
  * Helm's language; test/cluster/chart.test.ts renders both and compares.
  */
 import type { KubernetesObject } from '../../kubernetes/object.ts'
@@ -27,10 +27,10 @@ export function installObjects(plan: InstallPlan): readonly KubernetesObject[] {
     ...controllerAccess(plan),
     controllerService(plan),
     controllerDisruptionBudget(plan),
+    ...(values.webhook.enabled ? [controllerWebhook(plan)] : []),
     controllerDeployment(plan),
     agentDaemonSet(plan),
     ...(values.monitoring.podMonitor ? podMonitors(plan) : []),
-    ...(values.webhook.enabled ? [controllerWebhook(plan)] : []),
   ]
 }
 

@@ -12,7 +12,6 @@ import {
   GIVEN_AUTHORITY_SECRET,
   labelsOf,
   TRUST_CONFIG_MAP,
-  WEBHOOK_SECRET,
 } from './names.ts'
 import type { InstallPlan } from './plan.ts'
 
@@ -105,7 +104,7 @@ export const NAMESPACE_RULES: readonly AccessRule[] = [
     resourceNames: [CONTROLLER_LEASE],
     verbs: [...READ, 'patch', 'update'],
   }),
-  because('Makes the Secrets of its own root, of the roots that are trusted, and of its webhook.', {
+  because('Makes the Secrets of its own root and of the roots that are trusted.', {
     apiGroups: [''],
     resources: ['secrets'],
     verbs: ['create'],
@@ -113,7 +112,7 @@ export const NAMESPACE_RULES: readonly AccessRule[] = [
   because('Keeps them, and reads no other Secret but the next.', {
     apiGroups: [''],
     resources: ['secrets'],
-    resourceNames: [AUTHORITY_SECRET, AUTHORITY_ROOTS_SECRET, WEBHOOK_SECRET],
+    resourceNames: [AUTHORITY_SECRET, AUTHORITY_ROOTS_SECRET],
     verbs: [...READ, 'patch', 'update'],
   }),
   because('A root that the user brings: read, never written.', {

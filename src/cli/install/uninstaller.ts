@@ -9,7 +9,14 @@ import { describeError } from '../../base/errors.ts'
 import { type KubernetesApi, KubernetesError } from '../../kubernetes/api.ts'
 import { type KubernetesObject, nameOfType, type ResourceType } from '../../kubernetes/object.ts'
 import type { Access } from './access.ts'
-import { AGENT, AUTHORITY_SECRET, CONTROLLER_LEASE, selectorOf, TRUST_CONFIG_MAP, WEBHOOK_SECRET } from './names.ts'
+import {
+  AGENT,
+  AUTHORITY_ROOTS_SECRET,
+  AUTHORITY_SECRET,
+  CONTROLLER_LEASE,
+  selectorOf,
+  TRUST_CONFIG_MAP,
+} from './names.ts'
 import { CLEANUP_COMPONENT, nodeCleanupPod } from './node-cleanup-pod.ts'
 import type { Progress } from './progress.ts'
 import {
@@ -77,7 +84,7 @@ export class Uninstaller {
     const agents = await this.api.get(DAEMON_SETS, this.options.namespace, AGENT)
     const hasAgents = agents !== null && isOwn(agents) && objects.some(({ kind }) => kind === 'DaemonSet')
     const nodes = hasAgents ? await this.nodesOf(agents) : []
-    for (const object of [...objects].reverse()) {
+    for (const object of inOrderOfRemoval(objects)) {
       if (object.kind === 'Namespace') continue
       const isGone = await this.removeObject(object)
       if (object.kind === 'DaemonSet' && hasAgents) await this.cleanUpNodes(agents, nodes)
@@ -118,7 +125,7 @@ export class Uninstaller {
   /** Secrets, bundles and the Lease, which the controller has made. */
   private async removeMade(): Promise<void> {
     const { namespace } = this.options
-    for (const name of [AUTHORITY_SECRET, WEBHOOK_SECRET]) {
+    for (const name of [AUTHORITY_SECRET, AUTHORITY_ROOTS_SECRET]) {
       await this.removeNamed(SECRETS, namespace, name, `Secret ${namespace}/${name}`)
     }
     await this.removeNamed(LEASES, namespace, CONTROLLER_LEASE, `Lease ${namespace}/${CONTROLLER_LEASE}`)
@@ -309,6 +316,13 @@ export function removalAccess(namespace: string): readonly Access[] {
     ...of(NODES, ['list'], null),
     ...of(CRDS, ['get', 'delete'], null),
   ]
+}
+
+/** The webhook first: nobody could answer it any more. */
+function inOrderOfRemoval(objects: readonly KubernetesObject[]): readonly KubernetesObject[] {
+  const isWebhook = ({ kind }: KubernetesObject): boolean => kind === 'ValidatingWebhookConfiguration'
+  const rest = objects.filter((object) => !isWebhook(object))
+  return [...objects.filter(isWebhook), ...rest.reverse()]
 }
 
 function selectorText(labels: Readonly<Record<string, string>>): string {

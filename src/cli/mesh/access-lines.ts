@@ -55,7 +55,7 @@ export function accessText(line: AccessLine): string {
       : `${line.method} ${line.authority ?? ''}${line.path ?? ''} ${line.response_code}`
   const flags = line.response_flags === '-' ? '' : ` ${line.response_flags}${line.details ? ` (${line.details})` : ''}`
   const tls = line.mutual_tls ? ' mTLS' : ''
-  return `${line.start_time} ${line.reporter} ${from} > ${to} ${what} ${line.duration}ms${flags}${tls}`
+  return `${line.start_time} ${line.reporter} ${from} > ${to} ${what} ${Math.round(line.duration)}ms${flags}${tls}`
 }
 
 function endText(namespace: string | null, workload: string | null, address: string): string {

@@ -1,0 +1,248 @@
+/** The whole way of a user on real nodes: install, look, label, use, upgrade under load, remove without a trace. */
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { needsRoot } from '../support/netns.ts'
+import { clientPod, getFrom, podsReady, rolledOut, runInPod, server } from './support/app.ts'
+import { type Cluster, startCluster } from './support/cluster.ts'
+import { REPOSITORY } from './support/cluster-files.ts'
+import { componentPath } from './support/components.ts'
+import { WEFT_IMAGE_NAME } from './support/images.ts'
+import { endOf } from './support/machine.ts'
+
+const NAMESPACE = 'weft-system'
+const [REPOSITORY_NAME, TAG] = WEFT_IMAGE_NAME.split(':') as [string, string]
+const IMAGE = [
+  '--set',
+  `image.repository=${REPOSITORY_NAME}`,
+  '--set',
+  `image.tag=${TAG}`,
+  '--set',
+  'image.pullPolicy=Never',
+]
+
+/** Everything on a node that an agent could leave, apart from what pods of the test have themselves. */
+const LOOK = `
+  ls -A /etc/cni/net.d /opt/cni/bin
+  ls -dA /var/lib/weft /run/weft 2>/dev/null
+  find /sys/fs/bpf -mindepth 1 ! -name '*.debug'
+  ls -A /run/netns | wc -l
+  grep -c bpf /proc/mounts
+`
+
+/** Kinds of objects that an installation makes, or makes others make. */
+const KINDS = [
+  'namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,validatingwebhookconfigurations',
+  'serviceaccounts,roles,rolebindings,services,endpointslices,deployments,replicasets,daemonsets',
+  'controllerrevisions,poddisruptionbudgets,secrets,configmaps,leases,pods',
+].join(',')
+
+interface Requirement {
+  readonly name: string
+  readonly isMet: boolean
+  readonly detail: string
+}
+
+describe('a user of a cluster', needsRoot, () => {
+  let cluster: Cluster
+  let earlier: { readonly nodes: string; readonly objects: readonly string[] }
+  const directory = mkdtempSync(join(tmpdir(), 'weft-user-'))
+
+  before(async () => {
+    cluster = await startCluster({ nodes: 2 })
+    // Programs as users have them: weft, and the plugin beside it.
+    const weftScript = `#!/bin/sh\nexec ${process.execPath} ${REPOSITORY}/src/cli/main.ts "$@"\n`
+    writeFileSync(join(directory, 'weft'), weftScript, { mode: 0o755 })
+    await cluster.apply(
+      { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'shop' } },
+      clientPod('client', 'node1', 'shop'),
+      ...server({ name: 'near', namespace: 'shop', node: 'node1' }),
+      ...server({ name: 'far', namespace: 'shop', node: 'node2' }),
+    )
+    await podsReady(cluster, 'pod/client', '-n', 'shop')
+    await Promise.all([rolledOut(cluster, 'near', 'shop'), rolledOut(cluster, 'far', 'shop')])
+    earlier = await remains()
+    await weft('install', ...IMAGE, '--set', 'agent.accessLog=true', '--timeout=150s')
+    await cluster.kubectl(['label', 'namespace', 'shop', 'weft.dev/mesh=enabled'])
+    while ((await pods()).filter(({ state }) => state === 'captured').length < 3);
+  })
+  after(async () => {
+    await cluster?.stop()
+    rmSync(directory, { recursive: true })
+  })
+
+  async function run(program: string, args: readonly string[]): Promise<{ code: number; out: string; err: string }> {
+    const path = `${directory}:${join(REPOSITORY, 'deploy')}:${process.env['PATH']}`
+    const env = { ...process.env, KUBECONFIG: cluster.kubeconfig, PATH: path }
+    const { status, stdout, stderr } = await endOf(spawn(program, args, { env, stdio: 'pipe' }), '')
+    return { code: status ?? -1, out: stdout, err: stderr }
+  }
+
+  /** Output of a command that succeeds. */
+  async function weft(...args: readonly string[]): Promise<string> {
+    const { code, out, err } = await run(join(directory, 'weft'), args)
+    assert.equal(code, 0, `weft ${args.join(' ')}: ${err}${out}`)
+    return out
+  }
+
+  async function pods(): Promise<readonly { pod: string; state: string; node: string }[]> {
+    return JSON.parse(await weft('get', 'pods', '-o', 'json')) as never
+  }
+
+  async function podOf(app: string): Promise<string> {
+    const { items } = await cluster.get<{ items: { metadata: { name: string } }[] }>(
+      'pods',
+      '-n',
+      'shop',
+      '-l',
+      `app=${app}`,
+    )
+    return `shop/${items[0]!.metadata.name}`
+  }
+
+  async function remains(): Promise<typeof earlier> {
+    const nodes: string[] = []
+    for (const node of ['node1', 'node2']) nodes.push((await cluster.runIn(node, ['sh', '-c', LOOK])).stdout)
+    const { items } = await cluster.get<{ items: { kind: string; metadata: { name: string; namespace?: string } }[] }>(
+      ...[KINDS, '-A'],
+    )
+    const all = items.map(({ kind, metadata }) => `${kind} ${metadata.namespace ?? ''}/${metadata.name}`)
+    // Of the cluster's own programs, which take them when they please.
+    const objects = all.filter((name) => !/^Lease kube-/.test(name))
+    return { nodes: nodes.join('\n'), objects: objects.sort() }
+  }
+
+  test('weft check --cluster finds nothing wrong, and that the webhook answers', async () => {
+    const { requirements } = JSON.parse(await weft('check', '--cluster', '-o', 'json')) as {
+      requirements: Requirement[]
+    }
+    assert.deepEqual(
+      requirements.filter(({ isMet }) => !isMet),
+      [],
+    )
+    assert.match(requirements.find(({ name }) => name === 'webhook')!.detail, /it answers/)
+  })
+
+  test('weft check --cluster names a NetworkPolicy that stops the tunnel, and the pods that it hurts', async () => {
+    await cluster.apply({
+      apiVersion: 'networking.k8s.io/v1',
+      kind: 'NetworkPolicy',
+      metadata: { name: 'web-only', namespace: 'shop' },
+      spec: { podSelector: { matchLabels: { app: 'far' } }, ingress: [{ ports: [{ port: 8080 }] }] },
+    })
+    const { code, out } = await run(join(directory, 'weft'), ['check', '--cluster'])
+    await cluster.kubectl(['delete', 'networkpolicy', '-n', 'shop', 'web-only'])
+    assert.equal(code, 1)
+    assert.match(out, /missing +NetworkPolicy shop\/web-only .* not on 15008, which the mesh needs to shop\/far-/)
+  })
+
+  test('weft check --proxy finds every pod captured, with certificates and configuration', async () => {
+    const { requirements } = JSON.parse(await weft('check', '--proxy', '-o', 'json')) as { requirements: Requirement[] }
+    const details = new Map(requirements.map(({ name, detail }) => [name, detail]))
+    assert.equal(details.get('node node1 pods'), '2 of 2 captured')
+    assert.equal(details.get('node node2 pods'), '1 of 1 captured')
+    assert.match(details.get('node node2 certificates')!, /^2, the oldest of /)
+    assert.match(details.get('node node1 configuration')!, /in step with its controller/)
+  })
+
+  test('weft status shows controllers and agents, and that all is well', async () => {
+    const status = JSON.parse(await weft('status', '-o', 'json')) as {
+      ok: boolean
+      controllers: { isReady: boolean }[]
+      agents: { node: string; captured: number; wanted: number; isConnected: boolean }[]
+    }
+    assert.equal(status.ok, true)
+    assert.deepEqual(
+      status.controllers.map(({ isReady }) => isReady),
+      [true, true],
+    )
+    assert.deepEqual(
+      status.agents.map(({ node, captured, wanted, isConnected }) => ({ node, captured, wanted, isConnected })),
+      [
+        { node: 'node1', captured: 2, wanted: 2, isConnected: true },
+        { node: 'node2', captured: 1, wanted: 1, isConnected: true },
+      ],
+    )
+    assert.match(await weft('status'), /node1 .* 2\/2 /)
+  })
+
+  test('weft proxy-config shows what a pod and a node have', async () => {
+    assert.match(
+      await weft('proxy-config', 'shop/client', 'endpoints'),
+      /shop\/far\.shop\.svc\.cluster\.local +shop\/far-.* HBONE/,
+    )
+    assert.match(
+      await weft('proxy-config', 'node2', 'certificates'),
+      /spiffe:\/\/cluster\.local\/ns\/shop\/sa\/default/,
+    )
+    assert.match(await weft('proxy-config', await podOf('far'), 'services'), /shop\/near\.shop\.svc\.cluster\.local/)
+    const { code, err } = await run(join(directory, 'weft'), ['proxy-config', 'weft-system/nobody', 'routes'])
+    assert.equal(code, 1)
+    assert.match(err, /there is no pod weft-system\/nobody/)
+  })
+
+  test('weft logs shows the requests of a pod at both ends, over mutual TLS', async () => {
+    await getFrom(cluster, 'client.shop', 'http://far/from-the-log')
+    const lines = async (pod: string): Promise<string> => {
+      for (;;) {
+        const text = await weft('logs', pod, '--since', '1m')
+        if (text.includes('/from-the-log')) return text
+      }
+    }
+    assert.match(
+      await lines('shop/client'),
+      /source shop\/client > far\.shop\.svc\.cluster\.local GET far\/from-the-log 200 [0-9]+ms mTLS/,
+    )
+    assert.match(
+      await lines(await podOf('far')),
+      /destination shop\/client > far\.shop\.svc\.cluster\.local GET far\/from-the-log 200/,
+    )
+  })
+
+  test('weft tap shows open connections of a pod', async () => {
+    const load = runInPod(cluster, 'client.shop', 'load', 'http://far/', '--seconds', '5')
+    const out = await weft('tap', 'shop/client', '--interval', '200ms', '--duration', '4s')
+    assert.match(out, /^open +outbound http +\S+ > \S+:80/m)
+    await load
+  })
+
+  test('kubectl weft is weft', async () => {
+    const { code, out, err } = await run(componentPath('kubectl'), ['weft', 'get', 'services', '-n', 'shop'])
+    assert.equal(code, 0, err)
+    assert.match(out, /shop\/far\.shop\.svc\.cluster\.local .* 80\/HTTP/)
+  })
+
+  test('an upgrade under load loses no request, and leaves one agent on each node', async () => {
+    const load = runInPod(cluster, 'client.shop', 'load', 'http://far/', '--seconds', '45')
+    const drains = ['--set', 'agent.handoverDrainSeconds=5', '--set', 'agent.drainSeconds=5']
+    await weft('upgrade', '--set', 'agent.logLevel=debug', ...drains, '--timeout=150s')
+    const { failed, requests, reasons } = JSON.parse(await load) as {
+      failed: number
+      requests: number
+      reasons: unknown
+    }
+    assert.equal(failed, 0, JSON.stringify(reasons))
+    assert.ok(requests > 100)
+    const { status } = await cluster.get<{ status: { numberAvailable: number } }>(
+      '-n',
+      NAMESPACE,
+      'daemonset/weft-agent',
+    )
+    assert.equal(status.numberAvailable, 2)
+    assert.ok((await pods()).every(({ state }) => state === 'captured'))
+  })
+
+  test('removed, it leaves no trace on nodes and in the cluster, and pods go on', async () => {
+    await cluster.kubectl(['label', 'namespace', 'shop', 'weft.dev/mesh-'])
+    const report = JSON.parse(await weft('uninstall', '-o', 'json', '--timeout=150s')) as { left: string[] }
+    assert.deepEqual(report.left, [])
+    const now = await remains()
+    assert.equal(now.nodes, earlier.nodes)
+    assert.deepEqual(now.objects, earlier.objects)
+    const [answer] = await getFrom(cluster, 'client.shop', 'http://far/after')
+    assert.match(answer!.pod, /^far-/)
+  })
+})
