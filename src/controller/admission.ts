@@ -6,6 +6,7 @@
  * of an object that was wrong already are let through, with warnings.
  */
 import { isDeepStrictEqual } from 'node:util'
+import { meshKindOf } from '../compiler/mesh-kinds.ts'
 import type { Message } from '../compiler/messages.ts'
 import { groupOf, isTree, type MeshObject, own, parseObject } from '../compiler/object.ts'
 import type { CandidateFindings } from './candidate-analysis.ts'
@@ -27,6 +28,15 @@ export interface AdmissionAnswer {
   readonly warnings: readonly string[]
   /** Null when allowed. */
   readonly refusal: Refusal | null
+  /** What was judged; null when nothing was, or something that is none of the mesh's kinds. */
+  readonly judged: JudgedResource | null
+}
+
+/** A resource of the mesh's kinds, as paths name it. */
+export interface JudgedResource {
+  readonly group: string
+  readonly version: string
+  readonly plural: string
 }
 
 /** Why an object may not be written. */
@@ -58,16 +68,18 @@ export function answerReview(
   if (request === null) return null
   const { uid, operation, object, oldObject } = request
   const isChange = operation === 'CREATE' || operation === 'UPDATE'
-  if (!isChange || !isTree(object) || isGoing(object)) return allowed(uid, [])
+  if (!isChange || !isTree(object) || isGoing(object)) return allowed(uid, null, [])
   const candidate = parseObject(named(object, request.namespace), () => null)
   const findings = Array.isArray(candidate) ? { own: candidate, others: [] } : analyse(candidate as MeshObject)
   const errors = findings.own.filter(({ severity }) => severity === 'error')
+  const judged = judgedIn(object)
   const isUnchanged = isTree(oldObject) && isDeepStrictEqual(own(oldObject, 'spec'), own(object, 'spec'))
   if (errors.length > 0 && !isUnchanged) {
-    return { uid, isAllowed: false, warnings: [], refusal: refusalOf(object, errors.slice(0, ERRORS_MAX)) }
+    const refusal = refusalOf(object, errors.slice(0, ERRORS_MAX))
+    return { uid, isAllowed: false, warnings: [], refusal, judged }
   }
   const notes = findings.own.filter(({ severity }) => severity !== 'info')
-  return allowed(uid, [
+  return allowed(uid, judged, [
     ...notes.map((message) => wordsOf(message)),
     ...findings.others.map((message) => `${message.object} ${wordsOf(message)}`),
   ])
@@ -100,6 +112,14 @@ function refusalOf(object: Readonly<Record<string, unknown>>, errors: readonly M
   return { errors, group: groupOf(textOf(apiVersion)), kind: textOf(kind), name: textOf(name) }
 }
 
+/** Of kinds that there are: anybody may ask, and what is counted by name must not grow without end. */
+function judgedIn(object: Readonly<Record<string, unknown>>): JudgedResource | null {
+  const apiVersion = textOf(own(object, 'apiVersion'))
+  const kind = meshKindOf(groupOf(apiVersion), textOf(own(object, 'kind')))
+  const version = apiVersion.slice(apiVersion.indexOf('/') + 1)
+  return kind?.versions.includes(version) === true ? { group: kind.group, version, plural: kind.plural } : null
+}
+
 function textOf(value: unknown): string {
   return typeof value === 'string' ? value : ''
 }
@@ -123,12 +143,12 @@ function statusOf({ errors, group, kind, name }: Refusal): object {
   }
 }
 
-function allowed(uid: string, texts: readonly string[]): AdmissionAnswer {
+function allowed(uid: string, judged: JudgedResource | null, texts: readonly string[]): AdmissionAnswer {
   const warnings = texts.slice(0, WARNINGS_MAX).map((text) => {
     const flat = text.replaceAll(/\s+/g, ' ')
     return flat.length <= WARNING_CHARACTERS_MAX ? flat : `${flat.slice(0, WARNING_CHARACTERS_MAX - 3)}...`
   })
-  return { uid, isAllowed: true, warnings, refusal: null }
+  return { uid, isAllowed: true, warnings, refusal: null, judged }
 }
 
 function readRequest(review: unknown): AdmissionRequest | null {

@@ -12,6 +12,7 @@ import type { MeshObject } from '../compiler/object.ts'
 import { KubernetesApi } from '../kubernetes/api.ts'
 import { ControllerMetrics, type ControllerState } from '../telemetry/controller-metrics.ts'
 import { AdminServer } from './admin.ts'
+import type { JudgedResource } from './admission.ts'
 import { CertificateAuthority } from './authority.ts'
 import type { ControllerConfig } from './config.ts'
 import { ControlService } from './control-service.ts'
@@ -203,7 +204,9 @@ class App implements Controller {
     const { api, clock, config: settings, control, lastGood, log } = this
     if (api === null || control === null) return null
     const { identity: instance } = control
-    return new Feedback({ api, authority, settings, memo: lastGood.memo, dnsNames, instance, clock, log })
+    const onJudged = ({ group, version, plural }: JudgedResource, reason: string | null): void =>
+      this.metrics.validated(group, version, plural, reason)
+    return new Feedback({ api, authority, settings, memo: lastGood.memo, dnsNames, onJudged, instance, clock, log })
   }
 
   /** Compiles what the source has now and publishes it. */

@@ -12,6 +12,7 @@ import type { CompileSettings } from '../compiler/settings.ts'
 import type { KubernetesApi } from '../kubernetes/api.ts'
 import { formatControllerIdentity } from '../model/identity.ts'
 import type { Credential } from '../security/credential.ts'
+import type { JudgedResource } from './admission.ts'
 import type { CertificateAuthority } from './authority.ts'
 import { analyseCandidate, type PresentMesh } from './candidate-analysis.ts'
 import { EventsWriter } from './events-writer.ts'
@@ -35,6 +36,8 @@ export interface FeedbackOptions {
   readonly memo: ReadMemo
   /** Names by which the API server dials the webhook. */
   readonly dnsNames: readonly string[]
+  /** Told of what the webhook judged. */
+  readonly onJudged: (resource: JudgedResource, reason: string | null) => void
   /** Name of this replica. */
   readonly instance: string
   readonly clock: Clock
@@ -55,13 +58,14 @@ export class Feedback {
   private inForceOf: (object: MeshObject) => InForce = () => 'written'
 
   constructor(options: FeedbackOptions) {
-    const { api, authority, settings, memo, instance, clock, log } = options
+    const { api, authority, settings, memo, onJudged, instance, clock, log } = options
     this.options = options
     this.bundle = authority.bundle
     this.credential = this.issue()
     this.webhook = new WebhookServer({
       credential: servingOf(this.credential),
       analyse: (candidate) => analyseCandidate(candidate, this.present, settings, memo),
+      onJudged,
       log: log.child('webhook'),
       nowMs: () => performance.now(),
     })

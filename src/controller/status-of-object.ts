@@ -81,12 +81,29 @@ export function statusFor(
     observedGeneration: generation,
     validationMessages: messages.slice(0, MESSAGES_MAX).map(validationMessage),
   }
-  const had = {
-    conditions: Array.isArray(known) ? [...others, ...known.filter(isOurs)] : [],
-    observedGeneration: own(before, 'observedGeneration'),
-    validationMessages: own(before, 'validationMessages') ?? [],
+  return isDeepStrictEqual(essenceOf(before), essenceOf(status)) ? null : status
+}
+
+/**
+ * What of a status says something. Other CRDs of the same kinds (Istio's) drop fields that they do not know, and what was
+ * dropped must not be written again and again.
+ */
+function essenceOf(status: object): unknown {
+  const { conditions, validationMessages, observedGeneration } = status as Partial<Record<string, unknown>>
+  return {
+    conditions: listOf(conditions)
+      .filter(isOurs)
+      .map((one) => [own(one, 'type'), own(one, 'status'), own(one, 'reason'), own(one, 'message') ?? '']),
+    validationMessages: listOf(validationMessages).map((one) => {
+      const type = own(one, 'type')
+      return [isTree(type) ? own(type, 'code') : undefined, own(one, 'level')]
+    }),
+    observedGeneration: Number(observedGeneration ?? -1),
   }
-  return isDeepStrictEqual(had, status) ? null : status
+}
+
+function listOf(value: unknown): readonly Readonly<Record<string, unknown>>[] {
+  return Array.isArray(value) ? value.filter(isTree) : []
 }
 
 /** `metadata.generation`; 0 where nobody counts. */

@@ -14,7 +14,7 @@ import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { ListenAddress } from '../base/settings.ts'
 import type { MeshObject } from '../compiler/object.ts'
-import { answerReview, reviewOf } from './admission.ts'
+import { answerReview, type JudgedResource, reviewOf } from './admission.ts'
 import type { CandidateFindings } from './candidate-analysis.ts'
 
 /** The path in the webhook's configuration. */
@@ -48,6 +48,8 @@ export interface ServingCredential {
 export interface WebhookOptions {
   readonly credential: ServingCredential
   readonly analyse: (candidate: MeshObject) => CandidateFindings
+  /** Told of every object that was judged; `reason` is the code of its first error, null when it was let pass. */
+  readonly onJudged?: (resource: JudgedResource, reason: string | null) => void
   readonly log: Logger
   /** Milliseconds, for how long reviews take. */
   readonly nowMs: () => number
@@ -176,7 +178,7 @@ export class WebhookServer {
   }
 
   private judge(bytes: Buffer, request: IncomingMessage, response: ServerResponse): void {
-    const { analyse, nowMs, log } = this.options
+    const { analyse, onJudged, nowMs, log } = this.options
     // Nobody waits for it any more.
     if (response.destroyed) return
     let review: unknown
@@ -195,6 +197,7 @@ export class WebhookServer {
       }
       if (answer.isAllowed) this.allowed++
       else this.refused++
+      if (answer.judged !== null) onJudged?.(answer.judged, answer.refusal?.errors[0]?.code ?? null)
       response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(reviewOf(answer)))
     } catch (error) {
       this.failed++

@@ -63,6 +63,7 @@ describe('what the controller tells an API server', needsRoot, () => {
       settings: SETTINGS,
       memo: new ReadMemo(),
       dnsNames: ['weft-controller.weft-system.svc'],
+      onJudged: () => {},
       instance: 'weft-controller-test',
       clock: systemClock,
       log: silentLog,

@@ -125,6 +125,15 @@ describe('an admission review', () => {
     assert.match(answerIn(shop(), reviewFor(nameless)).refusal!.errors[0]!.text, /metadata.name is missing/)
   })
 
+  test('says what was judged, by names that there are', () => {
+    const resource = { group: 'networking.istio.io', version: 'v1', plural: 'virtualservices' }
+    assert.deepEqual(answerIn(shop(), reviewFor(GOOD)).judged, resource)
+    assert.deepEqual(answerIn(shop(), reviewFor(BAD)).judged, resource)
+    assert.equal(answerIn(shop(), reviewFor({ ...GOOD, apiVersion: 'networking.istio.io/v9' })).judged, null)
+    assert.equal(answerIn(shop(), reviewFor({ ...GOOD, kind: 'X' })).judged, null)
+    assert.equal(answerIn(shop(), reviewFor(null, { operation: 'DELETE', oldObject: GOOD })).judged, null)
+  })
+
   test('believes the namespace of the request', () => {
     const policy = peerAuthentication('strict', { mtls: { mode: 'STRICT' } })
     const { metadata: _, ...rest } = policy

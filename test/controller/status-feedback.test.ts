@@ -50,6 +50,7 @@ describe('the certificate of the webhook', () => {
       settings: SETTINGS,
       memo: new ReadMemo(),
       dnsNames: [HOST],
+      onJudged: () => {},
       instance: 'one',
       clock,
       log: silentLog,

@@ -155,6 +155,23 @@ describe('the status of a rule', () => {
     assert.equal(rules.writes.length, 2)
   })
 
+  test('is not written again because a CRD of others drops fields of it', async () => {
+    const fixture = new Fixture(new Rules(BAD_SPEC))
+    const { rules } = fixture
+    fixture.update('none')
+    await fixture.settle()
+    const { conditions, validationMessages, observedGeneration } = rules.status
+    const status = {
+      observedGeneration: String(observedGeneration),
+      conditions: conditions.map(({ observedGeneration: _, ...rest }) => rest),
+      validationMessages: validationMessages.map(({ level, type }) => ({ level, type })),
+    }
+    rules.change({ status })
+    fixture.update('none')
+    await fixture.settle()
+    assert.equal(rules.writes.length, 1)
+  })
+
   test('is not written again while its echo is under way', async () => {
     const fixture = new Fixture(new Rules(GOOD_SPEC))
     const old = fixture.rules.object

@@ -32,6 +32,7 @@ describe('the webhook server', () => {
   let port = 0
   let analyse: () => CandidateFindings = () => ({ own: [], others: [] })
   let server: WebhookServer | null = null
+  const judged: string[] = []
 
   before(async () => {
     directory = await mkdtemp(join(tmpdir(), 'weft-webhook-'))
@@ -51,7 +52,13 @@ describe('the webhook server', () => {
   }
 
   async function start(): Promise<WebhookServer> {
-    server = new WebhookServer({ credential: credential(), analyse: () => analyse(), log: silentLog, nowMs: () => 0 })
+    server = new WebhookServer({
+      credential: credential(),
+      analyse: () => analyse(),
+      onJudged: ({ plural }, reason) => judged.push(`${plural} ${reason}`),
+      log: silentLog,
+      nowMs: () => 0,
+    })
     port = await server.listen({ address: '127.0.0.1', port: 0 })
     return server
   }
@@ -94,6 +101,11 @@ describe('the webhook server', () => {
     assert.equal(status, 200)
     assert.deepEqual((JSON.parse(body) as { response: unknown }).response, { uid: 'u-1', allowed: true })
     assert.equal(webhook.status().allowed, 1)
+    const problem = { code: 'X1', severity: 'error', text: 't', fix: '', field: 'spec', position: null } as const
+    analyse = () => ({ own: [{ ...problem, object: 'a' }], others: [] })
+    assert.equal((await ask(REVIEW)).status, 200)
+    assert.equal(webhook.status().refused, 1)
+    assert.deepEqual(judged, ['destinationrules null', 'destinationrules X1'])
   })
 
   test('shows a new certificate as soon as it has one', async () => {
