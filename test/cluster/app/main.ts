@@ -2,7 +2,7 @@
  * The application of pods in test clusters: servers of several kinds in one process, and clients of them. It is the
  * only program of its image, next to Node.js.
  *
- *      serve [--version V] [--http PORT]... [--tcp PORT] [--server-first PORT]
+ *      serve [--version V] [--http PORT]... [--tcp PORT]... [--server-first PORT]... [--grpc-health PORT]...
  *      get URL [--count N] [--header 'name: value']... [--timeout MS]      prints one JSON object for each response
  *      load URL --seconds S [--connections N]                               prints one JSON object at the end
  *      follow URL [--header 'name: value']...     asks until its input ends, prints a JSON object when the answer changes
@@ -32,6 +32,7 @@ const { values, positionals } = parseArgs({
     http: { type: 'string', multiple: true, default: [] },
     tcp: { type: 'string', multiple: true, default: [] },
     'server-first': { type: 'string', multiple: true, default: [] },
+    'grpc-health': { type: 'string', multiple: true, default: [] },
     count: { type: 'string', default: '1' },
     header: { type: 'string', multiple: true, default: [] },
     timeout: { type: 'string', default: '5000' },
@@ -49,6 +50,7 @@ async function main(): Promise<void> {
         httpPorts: values.http.map(Number),
         tcpPorts: values.tcp.map(Number),
         serverFirstPorts: values['server-first'].map(Number),
+        grpcHealthPorts: values['grpc-health'].map(Number),
       })
       return
     case 'get':
@@ -86,7 +88,8 @@ async function talk(host: string, port: number, text: string): Promise<void> {
   socket.destroy()
 }
 
-main().catch((error: Error) => {
-  console.error(error.message)
+main().catch((error: NodeJS.ErrnoException) => {
+  // Who tried several addresses has a code for all of them, and no message.
+  console.error(error.message || error.code)
   process.exitCode = 1
 })

@@ -1,5 +1,6 @@
 /** Servers of the test application: HTTP, an echo, and one that speaks first. They tell who they are. */
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer as createHttp2Server, type ServerHttp2Stream } from 'node:http2'
 import { createServer, type Socket } from 'node:net'
 import { hostname } from 'node:os'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -9,21 +10,26 @@ export interface Serving {
   readonly httpPorts: readonly number[]
   readonly tcpPorts: readonly number[]
   readonly serverFirstPorts: readonly number[]
+  readonly grpcHealthPorts: readonly number[]
 }
 
 /** Requests that are being answered when the pod is told to end are answered. */
 const END_AFTER_MS = 3000
 
+/** `HealthCheckResponse { status: SERVING }` of grpc.health.v1, behind the five bytes before each gRPC message. */
+const SERVING = Buffer.from([0, 0, 0, 0, 2, 0x08, 1])
+
 /** One body of `/bytes/N`, at most. */
 const BYTES_MAX = 100_000_000
 
-export function serve({ version, httpPorts, tcpPorts, serverFirstPorts }: Serving): void {
+export function serve({ version, httpPorts, tcpPorts, serverFirstPorts, grpcHealthPorts }: Serving): void {
   const servers = [
     ...httpPorts.map((port) =>
       createHttpServer((request, response) => onRequest(version, request, response)).listen(port),
     ),
     ...tcpPorts.map((port) => createServer((socket) => echo(socket)).listen(port)),
     ...serverFirstPorts.map((port) => createServer((socket) => greet(version, socket)).listen(port)),
+    ...grpcHealthPorts.map((port) => createHttp2Server().on('stream', sayHealthy).listen(port)),
   ]
   for (const signal of ['SIGTERM', 'SIGINT']) {
     process.on(signal, () => {
@@ -48,6 +54,14 @@ async function onRequest(version: string, request: IncomingMessage, response: Se
   const { method, url, headers, socket } = request
   const facts = { pod: hostname(), version, method, path: url, headers, peer: socket.remoteAddress }
   response.end(`${JSON.stringify(facts)}\n`)
+}
+
+/** Every call is taken for `Check`. */
+function sayHealthy(stream: ServerHttp2Stream): void {
+  stream.on('error', () => stream.destroy())
+  stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }))
+  stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true })
+  stream.end(SERVING)
 }
 
 function echo(socket: Socket): void {

@@ -67,6 +67,20 @@ export function server(options: ServerOptions): readonly object[] {
   ]
 }
 
+/** A pod in which a client of the test application runs once, and ends: its log is what it printed. */
+export function oncePod(name: string, namespace: string, ...args: readonly string[]): object {
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name, namespace, labels: { app: name } },
+    spec: {
+      ...placement(undefined),
+      restartPolicy: 'Never',
+      containers: [{ name: 'client', image: APP_IMAGE_NAME, args }],
+    },
+  }
+}
+
 /** A pod that does nothing but let clients be run in it. */
 export function clientPod(name: string, node?: string, namespace = 'default'): object {
   return {

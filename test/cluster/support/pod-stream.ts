@@ -9,6 +9,9 @@ import { componentPath } from './components.ts'
 /** What is awaited takes a second or two; a machine that does much else takes longer. */
 const AWAIT_MS_MAX = 60_000
 
+/** Twenty requests and more: by chance, of two versions one and the same answers them once in a million times. */
+const STEADY_MS = 1_000
+
 /** Between two looks at what came. */
 const LOOK_MS = 10
 
@@ -65,6 +68,11 @@ export class PodStream {
       }
       await delay(LOOK_MS)
     }
+  }
+
+  /** Waits until nothing else than what satisfies `isIt` has come for a while: many answers of `follow` long. */
+  async steady(what: string, isIt: (line: Line) => boolean): Promise<void> {
+    await this.until(what, () => isIt(this.last) && Date.now() - this.last.time > STEADY_MS)
   }
 
   /** Ends its input, waits until it ends, and resolves to its last line. */
