@@ -43,7 +43,7 @@ export interface AgentEndpointsOptions {
   readonly carriage: Pick<KernelCarriage, 'isInStep'> | null
   readonly carried: CarriedReports
   readonly captureWatch: Pick<CaptureWatch, 'notCaptured' | 'problemOf' | 'repaired'>
-  readonly pods: Pick<Pods, 'states' | 'enrolledCount' | 'pendingCount' | 'refusedCounts'>
+  readonly pods: Pick<Pods, 'states' | 'enrolledCount' | 'netnsOf' | 'pendingCount' | 'refusedCounts'>
   /** Null where the CNI plugin is not installed. */
   readonly cni: Pick<CniNode, 'counts' | 'isChained'> | null
   readonly presence: Pick<Presence, 'totals'>
@@ -202,7 +202,11 @@ export class AgentEndpoints {
       services: [...snapshot.services.values()],
       policies: [...snapshot.policies.values()],
       traffic: [...snapshot.traffic.values()],
-      pods: [...snapshot.pods.values()],
+      // With the networks that were found, for who wants to look into them.
+      pods: [...snapshot.pods.values()].map((pod) => ({
+        ...pod,
+        netns: this.options.pods.netnsOf(pod.uid) ?? pod.netns,
+      })),
     }
   }
 }

@@ -67,6 +67,7 @@ interface Answer {
 }
 
 const DONE: Answer = { code: CNI_OK, message: '', result: 'unmeshed' }
+const STOPPED: Answer = { code: CNI_TRY_AGAIN, message: 'the weft agent of this node has stopped', result: 'refused' }
 
 /** See the head of the file. */
 export class CniServer {
@@ -76,6 +77,8 @@ export class CniServer {
   private readonly sockets = new Set<Socket>()
   /** Who waits for the configuration to change, or for a pod. */
   private readonly waiting = new Set<() => void>()
+  /** Pods (`namespace/name`) that somebody waits for, with how many do. */
+  private readonly askedFor = new Map<string, number>()
   private server: Server | null = null
   private namespaces: MeshNamespaces
 
@@ -135,9 +138,6 @@ export class CniServer {
       })
     }
   }
-
-  /** Pods (`namespace/name`) that somebody waits for, with how many do. */
-  private readonly askedFor = new Map<string, number>()
 
   // --- requests ---
 
@@ -199,7 +199,9 @@ export class CniServer {
       const netns = await this.attach(request)
       const verdict = await this.verdict(request, netns)
       if (verdict === 'captured') return { code: CNI_OK, message: '', result: 'captured' }
-      return verdict === 'not-ours' ? DONE : this.giveUp(request)
+      if (verdict === 'not-ours') return DONE
+      // Nobody reads it: the plugin asks the next agent.
+      return this.server === null ? STOPPED : this.giveUp(request)
     } finally {
       const left = this.askedFor.get(key)! - 1
       if (left === 0) this.askedFor.delete(key)

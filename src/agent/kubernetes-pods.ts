@@ -55,8 +55,6 @@ export class KubernetesPods {
       return { kind: 'found', netns: attachment.netns, addresses: attachment.addresses }
     }
     if (pod.podUid === undefined) return { kind: 'absent', reason: 'its uid is not known' }
-    // Nobody but the plugin can tell of a pod that has no address: its netns may be half made.
-    if (workload.addresses.length === 0) return { kind: 'absent', reason: 'it has no address yet' }
     return await this.finding.find(pod.podUid, workload.addresses)
   }
 

@@ -198,6 +198,12 @@ class NodeCheck {
       const { name, netns } = pod
       return { pod: name, netns, isCaptured: false, failureMode: null, problems: [problem], remedy, unserved: null }
     }
+    if (pod.netns === '') {
+      return lost(
+        'nobody says where its network is',
+        'Start the agent of this node, which finds it, or its log says why not',
+      )
+    }
     let netnsFd = -1
     try {
       netnsFd = this.options.addon.openNetns(pod.netns)

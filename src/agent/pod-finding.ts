@@ -8,7 +8,7 @@
  */
 import { closeSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
-import { formatAddress } from '../base/address.ts'
+import { formatAddress, isLoopback } from '../base/address.ts'
 import { describeError } from '../base/errors.ts'
 import type { Addon } from '../kernel/addon.ts'
 import { podUidOfCgroup } from './pod-cgroup.ts'
@@ -44,7 +44,10 @@ export class PodFinding {
     this.proc = proc
   }
 
-  /** `addresses` are the pod's, canonical; with none of them known its oldest process decides. Never rejects. */
+  /**
+   * `addresses` are the pod's, canonical; while none of them is published its oldest process with an address decides, which
+   * runs when the network is made. Never rejects.
+   */
   async find(podUid: string, addresses: readonly string[]): Promise<PodSearch> {
     let processes: Processes
     try {
@@ -90,9 +93,12 @@ export class PodFinding {
         const addresses = this.addon
           .netnsInterfaces(fd)
           .flatMap(({ address }) => (address === null ? [] : [formatAddress(address)]))
-        const own = wanted.length === 0 ? addresses : addresses.filter((address) => wanted.includes(address))
-        if (own.length > 0) return { kind: 'found', netns, addresses: wanted.length === 0 ? [] : own }
-        refusal = `the network of its process ${pid} has none of its addresses (${wanted.join(', ')})`
+        const own = addresses.filter((address) =>
+          wanted.length === 0 ? !isLoopback(address) && !isLinkLocal(address) : wanted.includes(address),
+        )
+        if (own.length > 0) return { kind: 'found', netns, addresses: own }
+        const lacking = wanted.length === 0 ? 'no address yet' : `none of its addresses (${wanted.join(', ')})`
+        refusal = `the network of its process ${pid} has ${lacking}`
       } catch (error) {
         // A process that has ended is no failure, and its siblings tell as much.
         if (!hasEnded(error)) refusal = describeError(error)
@@ -138,6 +144,11 @@ async function readText(path: string): Promise<string> {
 function startOf(stat: string): bigint {
   const text = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
   return /^[0-9]+$/.test(text) ? BigInt(text) : 0n
+}
+
+/** RFC 3927, RFC 4291 section 2.5.6: every interface has one, and nobody is reached by it from elsewhere. */
+function isLinkLocal(address: string): boolean {
+  return address.startsWith('169.254.') || /^fe[89ab][0-9a-f]:/.test(address)
 }
 
 function hasEnded(error: unknown): boolean {

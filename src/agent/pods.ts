@@ -40,6 +40,13 @@ type Located = Extract<PodSearch, { readonly kind: 'found' }>
 /** Why a pod that is to be captured cannot be, for metrics and the log. */
 export type Refusal = 'host_network' | 'not_running'
 
+/** A pod that cannot be captured, with what was known of it then. */
+interface Refused {
+  readonly reason: Refusal
+  readonly pod: LocalPod | undefined
+  readonly workload: Workload | undefined
+}
+
 interface Enrolment {
   readonly identity: string
   /** Null for a pod whose annotation says its netns. */
@@ -71,7 +78,7 @@ export class Pods {
   private readonly preparing = new Map<string, Promise<void>>()
   private readonly preparingAgain = new Set<string>()
   /** Pods that have no network of their own, or none now. */
-  private readonly refusals = new Map<string, Refusal>()
+  private readonly refusals = new Map<string, Refused>()
   private readonly watchers = new Map<string, Set<() => void>>()
   private snapshot: Snapshot | null = null
   // Enrolments and withdrawals run one after the other: a pod that flaps must not overtake itself.
@@ -101,7 +108,7 @@ export class Pods {
   /** How many pods cannot be captured, by reason. */
   refusedCounts(): ReadonlyMap<Refusal, number> {
     const counts = new Map<Refusal, number>()
-    for (const refusal of this.refusals.values()) counts.set(refusal, (counts.get(refusal) ?? 0) + 1)
+    for (const { reason } of this.refusals.values()) counts.set(reason, (counts.get(reason) ?? 0) + 1)
     return counts
   }
 
@@ -154,8 +161,10 @@ export class Pods {
     }
     for (const uid of this.refusals.keys()) if (!snapshot.pods.has(uid)) this.refusals.delete(uid)
     for (const pod of snapshot.pods.values()) {
-      this.prepare(pod.uid)
       const workload = snapshot.workloads.get(pod.uid)
+      // Who was looked for in vain is looked for again by the clock, or when something is said of it.
+      const refused = this.refusals.get(pod.uid)
+      if (refused === undefined || refused.pod !== pod || refused.workload !== workload) this.prepare(pod.uid)
       // An earlier agent may have captured it: until it is enrolled again it fails as it should by now.
       if (workload === undefined || this.enrolments.has(pod.uid)) continue
       this.options.capture.setFoundStrict?.(pod.uid, isStrict(snapshot, pod, workload))
@@ -177,8 +186,12 @@ export class Pods {
     })
   }
 
-  /** `namespace/name` by uid, of the pods that are to be captured. */
+  /** `namespace/name` by uid, of the pods that are to be captured and run. */
   wanted(): ReadonlyMap<string, string> {
+    return new Map([...this.names()].filter(([uid]) => !this.refusals.has(uid)))
+  }
+
+  private names(): ReadonlyMap<string, string> {
     const names = new Map<string, string>()
     for (const uid of this.snapshot?.pods.keys() ?? []) {
       const workload = this.snapshot!.workloads.get(uid)
@@ -189,11 +202,11 @@ export class Pods {
 
   /** All pods that are to be captured, and how far each is. */
   states(): readonly PodState[] {
-    return [...this.wanted()].map(([uid, pod]) => {
-      const refusal = this.refusals.get(uid) ?? null
-      const state = this.isActive(uid) ? 'captured' : refusal === null ? 'pending' : 'refused'
+    return [...this.names()].map(([uid, pod]) => {
+      const reason = this.refusals.get(uid)?.reason ?? null
+      const state = this.isActive(uid) ? 'captured' : reason === null ? 'pending' : 'refused'
       const podUid = this.snapshot?.pods.get(uid)?.podUid ?? ''
-      return { uid, pod, podUid, state, reason: state === 'refused' ? refusal : null }
+      return { uid, pod, podUid, state, reason: state === 'refused' ? reason : null }
     })
   }
 
@@ -222,7 +235,11 @@ export class Pods {
   /** The pod's network goes: it is captured no more, and nothing of it is held when this resolves. */
   async networkGone(uid: string): Promise<void> {
     if (!this.enrolments.has(uid)) return
-    this.refusals.set(uid, 'not_running')
+    this.refusals.set(uid, {
+      reason: 'not_running',
+      pod: this.snapshot?.pods.get(uid),
+      workload: this.snapshot?.workloads.get(uid),
+    })
     this.enqueue(() => this.withdraw(uid))
     await this.queue
   }
@@ -279,7 +296,7 @@ export class Pods {
     credential.catch(() => {})
     const search = pod.netns !== '' || networks === null ? null : await networks.locate(pod, workload)
     if (search !== null && search.kind !== 'found') {
-      this.refuse(pod.uid, workload, search)
+      this.refuse(pod, workload, search)
       return 'refused'
     }
     await credential
@@ -287,17 +304,18 @@ export class Pods {
     return search
   }
 
-  private refuse(uid: string, workload: Workload, search: Exclude<PodSearch, Located>): void {
-    const refusal = search.kind === 'host-network' ? 'host_network' : 'not_running'
+  private refuse(pod: LocalPod, workload: Workload, search: Exclude<PodSearch, Located>): void {
+    const reason = search.kind === 'host-network' ? 'host_network' : 'not_running'
     const fields = { pod: `${workload.namespace}/${workload.name}` }
-    if (this.refusals.get(uid) !== refusal) {
+    // Every new pod begins without an address: that is worth no line.
+    if (this.refusals.get(pod.uid)?.reason !== reason && workload.addresses.length > 0) {
       if (search.kind === 'host-network') {
         this.options.log.warn('pod not enrolled: it uses the network of its node, which is never captured', fields)
       } else this.options.log.info('pod not enrolled yet', { ...fields, reason: search.reason })
     }
-    this.refusals.set(uid, refusal)
-    // The plugin tells when a pod without an address gets its network.
-    if (search.kind === 'absent' && workload.addresses.length > 0) this.tryAgain(uid)
+    this.refusals.set(pod.uid, { reason, pod, workload })
+    // The plugin, or its address, tells when a pod without one gets its network.
+    if (search.kind === 'absent' && workload.addresses.length > 0) this.tryAgain(pod.uid)
   }
 
   private async enrol(uid: string, located: Located | null, isKnown: boolean): Promise<void> {

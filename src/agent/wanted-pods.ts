@@ -2,6 +2,7 @@
  * Which pods of a node are to be captured: as the controller says, the running agent, or the last good configuration in the
  * agent's state directory.
  */
+import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -15,6 +16,7 @@ import type { LocalPod, Workload } from '../model/workload.ts'
 import { Certificates } from './certificates.ts'
 import { ControllerLink } from './controller-link.ts'
 import { NodeCredentialFiles } from './node-credential.ts'
+import { PodRecords, RECORDS_DIRECTORY } from './pod-records.ts'
 import { isStrict } from './pods.ts'
 import { ResourceStore } from './resource-store.ts'
 import { readSnapshot, SNAPSHOT_FILE } from './snapshot-file.ts'
@@ -22,8 +24,10 @@ import { Subscription } from './subscription.ts'
 
 /** A pod that is to be captured. */
 export interface WantedPod {
+  readonly uid: string
   /** `namespace/name`. */
   readonly name: string
+  /** Empty where nobody says it. */
   readonly netns: string
   readonly addresses: readonly string[]
   /** It is to fail closed. */
@@ -143,15 +147,23 @@ export async function readWantedPods(stateDirectory: string): Promise<WantedPods
   } catch {
     return null
   }
-  return { source: path, pods: wantedPods(Snapshot.empty.apply(store.takeDelta())) }
+  const pods = wantedPods(Snapshot.empty.apply(store.takeDelta()))
+  // On Kubernetes it was the agent that has found them.
+  const hasRecords = existsSync(join(stateDirectory, RECORDS_DIRECTORY))
+  const known = hasRecords ? new PodRecords(stateDirectory, silentLog).all() : []
+  const records = new Map(known.map((record) => [record.uid, record]))
+  return {
+    source: path,
+    pods: pods.map((pod) => ({ ...pod, netns: pod.netns || (records.get(pod.uid)?.netns ?? '') })),
+  }
 }
 
 function wantedPods(snapshot: Snapshot): WantedPod[] {
   return [...snapshot.pods.values()].map((pod) => {
     const { uid, netns } = pod
     const workload = snapshot.workloads.get(uid)
-    if (workload === undefined) return { name: uid, netns, addresses: [], isStrict: false }
+    if (workload === undefined) return { uid, name: uid, netns, addresses: [], isStrict: false }
     const name = `${workload.namespace}/${workload.name}`
-    return { name, netns, addresses: workload.addresses, isStrict: isStrict(snapshot, pod, workload) }
+    return { uid, name, netns, addresses: workload.addresses, isStrict: isStrict(snapshot, pod, workload) }
   })
 }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, mock, test } from 'node:test'
+import type { PodSearch } from '../../src/agent/pod-finding.ts'
 import { Pods } from '../../src/agent/pods.ts'
 import { WeftError } from '../../src/base/errors.ts'
 import { Logger } from '../../src/base/log.ts'
@@ -31,6 +32,11 @@ let identities: ReadonlySet<string>
 let isCredentialThere: boolean
 let areWorkersWilling: boolean
 let pods: Pods
+/** What is found of pods that no annotation tells of, by name, and how often one was looked for. */
+let searches: Map<string, PodSearch>
+let looks: number
+/** Certificates that are never there. */
+let missing: Set<string>
 let snapshot: Snapshot
 
 beforeEach(() => {
@@ -45,6 +51,9 @@ function begin(kind: 'ebpf' | 'loopback'): void {
   lines = []
   capture = new FakeCapture(log, kind)
   isCredentialThere = true
+  searches = new Map()
+  looks = 0
+  missing = new Set()
   areWorkersWilling = true
   snapshot = Snapshot.empty
   pods = new Pods({
@@ -62,7 +71,14 @@ function begin(kind: 'ebpf' | 'loopback'): void {
       lines.push(rest)
     }),
     isAnsweringDns: true,
-    credentialReady: async () => {
+    networks: {
+      locate: async (_pod, { name }) => {
+        looks++
+        return searches.get(name) ?? { kind: 'absent', reason: 'it does not run' }
+      },
+    },
+    credentialReady: async (identity) => {
+      if (missing.has(identity)) await new Promise(() => {})
       if (!isCredentialThere) throw new WeftError('WEFT_CERTIFICATE', 'none')
     },
     onIdentities: (set) => {
@@ -266,4 +282,94 @@ test('after the end nothing is tried any more', async () => {
   await pods.stop()
   await later()
   assert.deepEqual(take(), [])
+})
+
+// --- pods that no annotation tells of ---
+
+const FOUND: LocalPod = { ...POD_A, netns: '', podUid: 'uid-1' }
+
+test('a pod is captured in the network that was found, and is not touched when its addresses are published', async () => {
+  searches.set('a', { kind: 'found', netns: '/proc/7/ns/net', addresses: ['10.0.0.1', 'fd00::1'] })
+  await apply({ workloads: [{ ...A, addresses: [] }], pods: [FOUND] })
+  assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
+  assert.equal(capture.asked[0]!.pod.netns, '/proc/7/ns/net')
+  assert.deepEqual(capture.asked[0]!.addresses, ['10.0.0.1', 'fd00::1'])
+  assert.equal(pods.netnsOf(A.uid), '/proc/7/ns/net')
+  await apply({ workloads: [{ ...A, addresses: ['fd00::1', '10.0.0.1'] }] })
+  assert.deepEqual(take(), [`strict ${A.uid} false`])
+  await apply({ workloads: [{ ...A, addresses: ['10.0.0.2'] }] })
+  assert.equal(take().length, 5, 'with another address it is another network')
+})
+
+test('another pod of the same name is captured anew', async () => {
+  searches.set('a', { kind: 'found', netns: '/proc/7/ns/net', addresses: [] })
+  await apply({ workloads: [A], pods: [FOUND] })
+  take()
+  await apply({ pods: [{ ...FOUND, podUid: 'uid-2' }] })
+  assert.deepEqual(take().slice(0, 2), [`withdraw ${A.uid}`, `remove ${A.uid}`])
+  assert.equal(pods.enrolledCount, 1)
+})
+
+test('a pod in the network of its node is refused, said once, and keeps nobody waiting', async () => {
+  searches.set('a', { kind: 'host-network' })
+  await apply({ workloads: [A], pods: [FOUND] })
+  await apply({ workloads: [{ ...A, isHealthy: false }] })
+  assert.deepEqual(take(), [])
+  assert.deepEqual([pods.pendingCount, [...pods.refusedCounts()], pods.wanted().size], [0, [['host_network', 1]], 0])
+  assert.equal(lines.filter(({ message }) => /uses the network of its node/.test(String(message))).length, 1)
+  await apply({ removedPods: [A.uid] })
+  assert.equal(pods.refusedCounts().size, 0)
+})
+
+test('a pod that does not run is looked for by the clock, and when something is said of it', async () => {
+  await apply({ workloads: [A], pods: [FOUND] })
+  assert.equal(pods.pendingCount, 0)
+  const before = looks
+  await apply({ workloads: [workloadOf('other')] })
+  assert.equal(looks, before, 'an update of others is no reason')
+  await later()
+  assert.equal(looks, before + 1)
+  searches.set('a', { kind: 'found', netns: '/proc/7/ns/net', addresses: [] })
+  await apply({ workloads: [{ ...A, isHealthy: false }] })
+  assert.equal(pods.enrolledCount, 1)
+  assert.deepEqual(
+    pods.states().map(({ state }) => state),
+    ['captured'],
+  )
+})
+
+test('a network that is made or goes is followed at once', async () => {
+  await apply({ workloads: [A], pods: [FOUND] })
+  let activations = 0
+  const unwatch = pods.watch(A.uid, () => activations++)
+  searches.set('a', { kind: 'found', netns: '/proc/7/ns/net', addresses: [] })
+  pods.networkMade(A.uid)
+  await pods.settled
+  assert.deepEqual([pods.isActive(A.uid), activations], [true, 1])
+  take()
+  searches.set('a', { kind: 'absent', reason: 'it does not run' })
+  await pods.networkGone(A.uid)
+  assert.deepEqual(take(), [`withdraw ${A.uid}`, `remove ${A.uid}`])
+  assert.deepEqual([pods.pendingCount, pods.netnsOf(A.uid)], [0, null])
+  searches.set('a', { kind: 'found', netns: '/proc/9/ns/net', addresses: [] })
+  pods.networkMade(A.uid)
+  await pods.settled
+  assert.equal(pods.netnsOf(A.uid), '/proc/9/ns/net')
+  // Made anew while it is captured: the runtime has replaced the sandbox.
+  searches.set('a', { kind: 'found', netns: '/proc/11/ns/net', addresses: [] })
+  pods.networkMade(A.uid)
+  await pods.settled
+  assert.equal(pods.netnsOf(A.uid), '/proc/11/ns/net')
+  unwatch()
+})
+
+test('a pod whose certificate does not come keeps no other waiting', async () => {
+  const other = { ...workloadOf('b'), serviceAccount: 'ratings' }
+  missing.add(IDENTITY)
+  const pod = { ...POD_A, uid: other.uid, netns: '/var/run/netns/b' }
+  snapshot = snapshot.apply({ ...EMPTY_DELTA, workloads: [A, other], pods: [POD_A, pod] })
+  pods.update(snapshot)
+  for (let turns = 0; turns < 20; turns++) await Promise.resolve()
+  assert.equal(pods.isActive(other.uid), true)
+  assert.equal(pods.isActive(A.uid), false)
 })

@@ -274,7 +274,13 @@ describe('a capture that somebody damages', needsRoot, () => {
 })
 
 function wantedPod(pod: TestPod): WantedPod {
-  return { name: `test/${pod.name}`, netns: pod.netns, addresses: [pod.ipv4, pod.ipv6], isStrict: pod.name === 'b' }
+  return {
+    uid: pod.name,
+    name: `test/${pod.name}`,
+    netns: pod.netns,
+    addresses: [pod.ipv4, pod.ipv6],
+    isStrict: pod.name === 'b',
+  }
 }
 
 function detailsOf(report: NodeReport, subject: string): string {
