@@ -6,6 +6,7 @@
  * the same, but are another control plane's to enrol.
  */
 import { findings } from './messages.ts'
+import { networkPrivilegeOf } from './network-privileges.ts'
 import type { MeshObject } from './object.ts'
 import type { Pod } from './pod.ts'
 import type { CompileSettings, Run } from './settings.ts'
@@ -68,6 +69,8 @@ export class Enrolments {
       else run.log.add(object, ['spec'], findings.cannotEnrol('spec.nodeName says no node'))
       return OUTSIDE
     }
+    const privilege = networkPrivilegeOf(object)
+    if (privilege !== null) run.log.add(object, privilege, findings.canChangeNetwork())
     const revision = object.labels[REVISION_LABEL] ?? this.revisions.get(object.namespace) ?? ''
     return { isMeshed: true, isOurs: revision === run.settings.revision }
   }

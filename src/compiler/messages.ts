@@ -222,6 +222,12 @@ export const findings = {
       `The pod is not enrolled in the mesh: ${reason}.`,
       'Opt it out with the label weft.dev/mesh=disabled.',
     ),
+  canChangeNetwork: () =>
+    warning(
+      'WEFT0129',
+      'The pod may change its own network: rules or routes of its own can lead connections past the mesh. The agent looks every 10 s and sets its own right again.',
+      'Take NET_ADMIN from it, or opt it out with the label weft.dev/mesh=disabled.',
+    ),
   notScheduled: () => info('WEFT0109', 'The pod is on no node yet: it is not enrolled until it is.', ''),
   badNetns: (value: string) =>
     warning(

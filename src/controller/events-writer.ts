@@ -35,6 +35,10 @@ const HASH_DIGITS = 16
 
 /** A pod that its labels want in the mesh is not in it. */
 const NOT_ENROLLED_CODE = 'WEFT0102'
+/** One that is in it may undo that by itself. */
+const NETWORK_CHANGEABLE_CODE = 'WEFT0129'
+/** Messages about pods that are told although nothing is wrong with the object. */
+const POD_CODES: readonly string[] = [NOT_ENROLLED_CODE, NETWORK_CHANGEABLE_CODE]
 
 /** What the writer needs of the controller. */
 export interface EventsWriterOptions {
@@ -94,7 +98,7 @@ export class EventsWriter {
   /** What is said of the mesh now; what is new is told. */
   update(objects: readonly MeshObject[], messages: readonly Message[]): void {
     if (!this.isLeading) return
-    const wanted = groupByObject(messages.filter((one) => one.severity === 'error' || one.code === NOT_ENROLLED_CODE))
+    const wanted = groupByObject(messages.filter((one) => one.severity === 'error' || POD_CODES.includes(one.code)))
     const told = new Set<string>()
     for (const object of objects) {
       const found = wanted.get(object.key)
@@ -185,5 +189,6 @@ function eventOf(item: EventItem, nowText: string, instance: string) {
 
 function reasonOf({ code }: Message, { group, kind }: MeshObject): string {
   if (code === NOT_ENROLLED_CODE) return 'NotEnrolled'
+  if (code === NETWORK_CHANGEABLE_CODE) return 'NetworkChangeable'
   return meshKindOf(group, kind) === null ? 'Ignored' : 'Rejected'
 }

@@ -87,6 +87,21 @@ describe('events', () => {
     assert.equal(event!.involvedObject['fieldPath'], undefined)
   })
 
+  test('stand beside pods that may change their own network', async () => {
+    const events = new Events()
+    const spec = { containers: [{ name: 'vpn', securityContext: { capabilities: { add: ['NET_ADMIN'] } } }] }
+    const made = pod('vpn', { 'weft.dev/mesh': 'enabled' }, {}, spec, { podIP: '198.18.0.2' })
+    ;(made['metadata'] as Tree)['uid'] = 'u2'
+    events.update(namespace('shop'), made)
+    await events.settle()
+    const [event] = events.written
+    assert.equal(event!.reason, 'NetworkChangeable')
+    assert.match(
+      event!.message,
+      /^spec\.containers\[0\]\.securityContext\.capabilities\.add: The pod may change its own/,
+    )
+  })
+
   test('stand beside pods that cannot be enrolled, and say why', async () => {
     const events = new Events()
     events.update(namespace('shop'), hostPod('a', 'u1'))
