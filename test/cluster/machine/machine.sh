@@ -77,6 +77,11 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
   mount --bind "run/sysctl/${path//\//.}" "proc/sys/$path"
 done
 
+# Connections that killed processes leave behind would hold the machine's network, with its interface on the host, for
+# another minute. Pods have networks of their own, with settings of their own.
+echo 1 >proc/sys/net/ipv4/tcp_fin_timeout
+echo 1 >proc/sys/net/ipv4/tcp_orphan_retries
+
 for path in "$@"; do
   mkdir -p ".$path"
   mount --bind "$path" ".$path"

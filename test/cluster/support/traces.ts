@@ -5,23 +5,26 @@ import { cgroupsOfCluster } from './cgroups.ts'
 import type { Cluster } from './cluster.ts'
 import { CLUSTERS_DIRECTORY } from './cluster-files.ts'
 
+const INTERFACES = '/sys/class/net'
+
 /** Killed processes of a busy machine are reaped much sooner. */
 const GONE_TIMEOUT_MS = 20_000
 
 export class Traces {
   private readonly name: string
   private readonly directory: string
-  private readonly interfaceName: string
+  /** Of the interface on the host; its name is given to the next cluster at once. */
+  private readonly interfaceIndex: string
 
-  private constructor(name: string, directory: string, interfaceName: string) {
+  private constructor(name: string, directory: string, interfaceIndex: string) {
     this.name = name
     this.directory = directory
-    this.interfaceName = interfaceName
+    this.interfaceIndex = interfaceIndex
   }
 
   static of({ state }: Cluster): Traces {
     const interfaceName = `weftc${state.host!.ipv4.split('.')[2]}`
-    return new Traces(state.name, state.directory, interfaceName)
+    return new Traces(state.name, state.directory, interfaceIndexOf(interfaceName))
   }
 
   /** What stays; empty when all is gone. The kernel takes a killed machine apart in the background. */
@@ -43,11 +46,22 @@ export class Traces {
     for (const line of readFileSync('/proc/mounts', 'utf8').split('\n')) {
       if (line.includes(this.directory)) found.push(`mount ${line}`)
     }
-    if (existsSync(`/sys/class/net/${this.interfaceName}`)) found.push(`interface ${this.interfaceName}`)
+    for (const name of readdirSync(INTERFACES)) {
+      if (name.startsWith('weftc') && interfaceIndexOf(name) === this.interfaceIndex) found.push(`interface ${name}`)
+    }
     for (const path of [this.directory, ...leavings('/run', this.name), ...leavings('/tmp', this.name)]) {
       if (existsSync(path)) found.push(`path ${path}`)
     }
     return found
+  }
+}
+
+/** Empty when it is gone. */
+function interfaceIndexOf(name: string): string {
+  try {
+    return readFileSync(`${INTERFACES}/${name}/ifindex`, 'utf8')
+  } catch {
+    return ''
   }
 }
 
