@@ -95,8 +95,8 @@ export function compile(
   })
   const policies = [...peerPolicies.policies, ...authorizations.map(({ policy }) => policy)]
   policies.sort((a, b) => compareText(a.key, b.key))
-  const pods = localPods(inventory, scopeOf, kinds.get('Namespace') ?? [], run)
-  const namespaces = meshNamespaces(enrolments, pods, inventory, kinds.get('Namespace') ?? [], run)
+  const pods = localPods(inventory, scopeOf, kinds.get('Namespace') ?? [], run, memo)
+  const namespaces = meshNamespaces(enrolments, inventory, kinds.get('Namespace') ?? [], run)
   const state = { workloads, services: inventory.services, policies, traffic, pods, namespaces }
   return { state, messages: log.sorted() }
 }
@@ -173,6 +173,7 @@ function localPods(
   scopeOf: ReadonlyMap<string, string>,
   namespaces: readonly MeshObject[],
   run: Run,
+  memo: ReadMemo,
 ): NodePod[] {
   const modes = failureModes(namespaces, run)
   const dnsExempt = dnsExemptNamespaces(namespaces, run)
@@ -185,7 +186,7 @@ function localPods(
     const failureMode = failureModeOf(member.object!, modes.get(member.namespace) ?? FAILURE_BY_POLICY, run)
     const pod = { uid: member.uid, netns, scope: scopeOf.get(member.uid)!, failureMode }
     const podUid = member.object!.uid
-    const probePorts = probePortsOf(member.object!)
+    const probePorts = memo.derive(member.object!, probePortsOf)
     const isExempt = isDnsExempt(member.object!, dnsExempt.has(member.namespace), run)
     pods.push({
       node: member.workload.node,
@@ -204,17 +205,14 @@ function localPods(
 /** Those that are in the mesh as a whole, and those that have a pod in it. */
 function meshNamespaces(
   enrolments: Enrolments,
-  pods: readonly NodePod[],
   inventory: Inventory,
   objects: readonly MeshObject[],
   run: Run,
 ): MeshNamespace[] {
   const modes = failureModes(objects, run)
-  const enrolled = new Set(pods.map(({ pod }) => pod.uid))
-  const own = inventory.members.filter(({ uid }) => enrolled.has(uid)).map(({ namespace }) => namespace)
-  return [...new Set([...enrolments.meshNamespaces(), ...own])]
-    .sort(compareText)
-    .map((name) => ({ name, failureMode: modes.get(name) ?? FAILURE_BY_POLICY }))
+  const names = new Set(enrolments.meshNamespaces())
+  for (const { isOurs, namespace } of inventory.members) if (isOurs) names.add(namespace)
+  return [...names].sort(compareText).map((name) => ({ name, failureMode: modes.get(name) ?? FAILURE_BY_POLICY }))
 }
 
 // --- rules that miss their target ---

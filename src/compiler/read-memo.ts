@@ -21,7 +21,21 @@ interface Known {
 /** What one compiler has read, for one set of settings. Objects that are gone are forgotten by themselves. */
 export class ReadMemo {
   private readonly known = new WeakMap<MeshObject, Known>()
+  private readonly derived = new Map<(object: MeshObject) => unknown, WeakMap<MeshObject, unknown>>()
   private settings: CompileSettings | null = null
+
+  /** What `make` makes of the object alone, without a word. `make` must be one and the same function every time. */
+  derive<T>(object: MeshObject, make: (object: MeshObject) => T): T {
+    let known = this.derived.get(make)
+    if (known === undefined) {
+      known = new WeakMap()
+      this.derived.set(make, known)
+    }
+    if (known.has(object)) return known.get(object) as T
+    const value = make(object)
+    known.set(object, value)
+    return value
+  }
 
   /** What `reader` makes of the object, and says about it in `run`. */
   read<T>(object: MeshObject, reader: Reader<T>, run: Run): T | null {

@@ -88,3 +88,20 @@ test('an object is read once as long as it is the same, and what was said of it 
   assert.equal(reads, 2)
   assert.equal(log.errorCount(object!), 2)
 })
+
+test('what is derived from an object is derived once', () => {
+  const [first, second] = CORPUS
+  const memo = new ReadMemo()
+  const calls: string[] = []
+  const name = (object: MeshObject): string => {
+    calls.push(object.key)
+    return object.name
+  }
+  const kind = ({ kind }: MeshObject): string => kind
+  for (let i = 0; i < 2; i++) {
+    assert.equal(memo.derive(first!, name), first!.name)
+    assert.equal(memo.derive(second!, name), second!.name)
+    assert.equal(memo.derive(first!, kind), first!.kind)
+  }
+  assert.deepEqual(calls, [first!.key, second!.key])
+})
