@@ -24,6 +24,12 @@ interface Named {
   readonly metadata: { readonly name: string }
 }
 
+/** Of Helm's own: what weft uninstall does by itself. */
+function isHook(object: unknown): boolean {
+  const { annotations = {} } = (object as { metadata: { annotations?: Record<string, string> } }).metadata
+  return annotations['helm.sh/hook'] !== undefined
+}
+
 /** Objects by kind and name: Helm has an order of its own. */
 function byName(objects: readonly unknown[]): ReadonlyMap<string, unknown> {
   const named = objects.map(
@@ -40,7 +46,7 @@ async function byHelm(given: GivenValues, name: string): Promise<readonly unknow
   ])
   return parseAllDocuments(text)
     .map((document) => document.toJS() as unknown)
-    .filter((object) => object !== null)
+    .filter((object) => object !== null && !isHook(object))
 }
 
 function byWeft(given: GivenValues): readonly unknown[] {

@@ -11,6 +11,7 @@ import { type Cluster, startCluster } from './support/cluster.ts'
 import { REPOSITORY } from './support/cluster-files.ts'
 import { componentPath } from './support/components.ts'
 import { WEFT_IMAGE_NAME } from './support/images.ts'
+import { type Remains, remains } from './support/installed.ts'
 import { endOf } from './support/machine.ts'
 
 const NAMESPACE = 'weft-system'
@@ -24,22 +25,6 @@ const IMAGE = [
   'image.pullPolicy=Never',
 ]
 
-/** Everything on a node that an agent could leave, apart from what pods of the test have themselves. */
-const LOOK = `
-  ls -A /etc/cni/net.d /opt/cni/bin
-  ls -dA /var/lib/weft /run/weft 2>/dev/null
-  find /sys/fs/bpf -mindepth 1 ! -name '*.debug'
-  ls -A /run/netns | wc -l
-  grep -c bpf /proc/mounts
-`
-
-/** Kinds of objects that an installation makes, or makes others make. */
-const KINDS = [
-  'namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,validatingwebhookconfigurations',
-  'serviceaccounts,roles,rolebindings,services,endpointslices,deployments,replicasets,daemonsets',
-  'controllerrevisions,poddisruptionbudgets,secrets,configmaps,leases,pods',
-].join(',')
-
 interface Requirement {
   readonly name: string
   readonly isMet: boolean
@@ -48,7 +33,7 @@ interface Requirement {
 
 describe('a user of a cluster', needsRoot, () => {
   let cluster: Cluster
-  let earlier: { readonly nodes: string; readonly objects: readonly string[] }
+  let earlier: Remains
   const directory = mkdtempSync(join(tmpdir(), 'weft-user-'))
 
   before(async () => {
@@ -64,7 +49,7 @@ describe('a user of a cluster', needsRoot, () => {
     )
     await podsReady(cluster, 'pod/client', '-n', 'shop')
     await Promise.all([rolledOut(cluster, 'near', 'shop'), rolledOut(cluster, 'far', 'shop')])
-    earlier = await remains()
+    earlier = await remains(cluster)
     await weft('install', ...IMAGE, '--set', 'agent.accessLog=true', '--timeout=150s')
     await cluster.kubectl(['label', 'namespace', 'shop', 'weft.dev/mesh=enabled'])
     while ((await pods()).filter(({ state }) => state === 'captured').length < 3);
@@ -101,18 +86,6 @@ describe('a user of a cluster', needsRoot, () => {
       `app=${app}`,
     )
     return `shop/${items[0]!.metadata.name}`
-  }
-
-  async function remains(): Promise<typeof earlier> {
-    const nodes: string[] = []
-    for (const node of ['node1', 'node2']) nodes.push((await cluster.runIn(node, ['sh', '-c', LOOK])).stdout)
-    const { items } = await cluster.get<{ items: { kind: string; metadata: { name: string; namespace?: string } }[] }>(
-      ...[KINDS, '-A'],
-    )
-    const all = items.map(({ kind, metadata }) => `${kind} ${metadata.namespace ?? ''}/${metadata.name}`)
-    // Of the cluster's own programs, which take them when they please.
-    const objects = all.filter((name) => !/^Lease kube-/.test(name))
-    return { nodes: nodes.join('\n'), objects: objects.sort() }
   }
 
   test('weft check --cluster finds nothing wrong, and that the webhook answers', async () => {
@@ -239,7 +212,7 @@ describe('a user of a cluster', needsRoot, () => {
     await cluster.kubectl(['label', 'namespace', 'shop', 'weft.dev/mesh-'])
     const report = JSON.parse(await weft('uninstall', '-o', 'json', '--timeout=150s')) as { left: string[] }
     assert.deepEqual(report.left, [])
-    const now = await remains()
+    const now = await remains(cluster)
     assert.equal(now.nodes, earlier.nodes)
     assert.deepEqual(now.objects, earlier.objects)
     const [answer] = await getFrom(cluster, 'client.shop', 'http://far/after')

@@ -1,9 +1,10 @@
 /** `weft uninstall`: takes Weft out of a cluster and off its nodes. */
 import { WeftError } from '../../base/errors.ts'
-import { describeFlags, outputFlag, parseFlags, switchFlag } from '../../base/flags.ts'
+import { describeFlags, type FlagValues, outputFlag, parseFlags, switchFlag, UsageError } from '../../base/flags.ts'
 import { periodFlag, textFlag } from '../../base/settings.ts'
+import type { KubernetesApi } from '../../kubernetes/api.ts'
 import { clusterFlags, openCluster } from '../cluster-flags.ts'
-import { type Command, EXIT_FAILED, EXIT_OK, helpText } from '../command.ts'
+import { type Command, EXIT_FAILED, EXIT_OK, helpText, type Streams } from '../command.ts'
 import { demandAccess } from '../install/access.ts'
 import { readCrds } from '../install/crds.ts'
 import { accessFor, demandNotHelm, installedNamespace } from '../install/examine.ts'
@@ -20,6 +21,9 @@ import { weftVersion } from './version.ts'
 
 const MINUTE_MS = 60_000
 const TIMEOUT_MS_MAX = 24 * 60 * MINUTE_MS
+
+/** What runs, and who is asked; Helm removes all else. */
+const RUNNING_KINDS: ReadonlySet<string> = new Set(['DaemonSet', 'Deployment', 'ValidatingWebhookConfiguration'])
 
 const FLAGS = {
   ...clusterFlags,
@@ -39,6 +43,10 @@ const FLAGS = {
     1000,
     TIMEOUT_MS_MAX,
   ),
+  forHelm: switchFlag({
+    name: 'for-helm',
+    doc: 'For the hook of the chart: remove only what Helm does not know of, and what has to end before that.',
+  }),
   dryRun: switchFlag({ name: 'dry-run', doc: 'Only say what would be looked for and removed.' }),
   output: outputFlag,
 }
@@ -68,6 +76,7 @@ export const uninstallCommand: Command = {
     const abort = new AbortController()
     const forget = onEndSignals(() => abort.abort(new WeftError('WEFT_KUBERNETES', 'interrupted; run it again')))
     try {
+      if (flags.forHelm) return await removeForHelm(api, flags, abort.signal, streams)
       const found = await installedNamespace(api)
       const namespace = flags.namespace === '' ? found : flags.namespace
       if (namespace === null)
@@ -98,4 +107,25 @@ export const uninstallCommand: Command = {
       api.close()
     }
   },
+}
+
+/** A node that is away keeps nobody from removing a release: what is left on it is told. */
+async function removeForHelm(
+  api: KubernetesApi,
+  flags: FlagValues<typeof FLAGS>,
+  signal: AbortSignal,
+  streams: Streams,
+): Promise<number> {
+  const { namespace, timeout } = flags
+  if (namespace === '') throw new UsageError('--for-helm needs --namespace')
+  const objects = everyObject({ values: installValues(), namespace, version: weftVersion() })
+  const progress = new Progress(streams)
+  const options = { api, progress, limits: limitsOf(timeout, signal), namespace, isUndo: false, isWithMade: true }
+  const { left } = await new Uninstaller(options).remove(
+    objects.filter(({ kind }) => RUNNING_KINDS.has(kind)),
+    [],
+    false,
+  )
+  for (const what of left) streams.out(`left    ${what}\n`)
+  return EXIT_OK
 }
