@@ -177,6 +177,29 @@ for (const [what, status, reason] of [
   }
 }
 
+test('a replica that can see the Secrets no more does not make a root when it becomes the leader', async () => {
+  const replica = await Replica.start(false)
+  await replica.lines.until((line) => line.includes('waiting for the leader'))
+  while (server.watchCount(SECRETS) < 3) await new Promise(setImmediate)
+  // Another leader may have made one meanwhile.
+  server.answer = (request, response) => {
+    if (request.method !== 'GET') return false
+    answerStatus(response, 403, 'Forbidden', 'secrets is forbidden')
+    return true
+  }
+  const names = ['cacerts', 'weft-ca', 'weft-ca-roots']
+  const refused = names.map((name) =>
+    server.next(({ query }) => query.get('fieldSelector') === `metadata.name=${name}`),
+  )
+  server.endWatches(SECRETS, 'end')
+  await Promise.all(refused)
+  // Nothing tells when a refusal has been read, nor that nothing is sent.
+  await delay(50)
+  replica.keeper.setLeading(true)
+  await delay(50)
+  assert.equal(server.requests.some(isCreate), false)
+})
+
 test('a root whose Secret cannot be written is never used; it is tried again', async () => {
   server.answer = (request, response) => {
     if (request.method !== 'POST') return false
