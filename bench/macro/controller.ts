@@ -43,6 +43,8 @@ const CHANGES = Number(values.changes)
 const MEMORY_LIMIT_BYTES = 1024 ** 3
 /** Requests at a time while the cluster is filled. */
 const WRITERS = 16
+/** Longer than the controller rests after a change. */
+const CHANGE_PAUSE_MS = 1_000
 /** Pods whose status is written while the controller is watched, and how many a second. */
 const CHURN_PODS = 500
 const CHURN_PER_S = 50
@@ -134,6 +136,8 @@ async function timeOfChange(agent: BenchAgent, round: number): Promise<number> {
   const { object } = podObject(0)
   const { namespace, name } = object.metadata
   const label = `v-${round}-${Date.now()}`
+  // Whoever applies a rule by hand has not applied another just before.
+  await delay(CHANGE_PAUSE_MS)
   const arrived = agent.until((delta) => delta.workloads.some(({ canonicalRevision }) => canonicalRevision === label))
   const metadata = { labels: { 'service.istio.io/canonical-revision': label } }
   const startedAt = performance.now()
