@@ -55,6 +55,7 @@ static Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new State{Descriptor(home)});
   RegisterBpfObjects(env, exports);
   RegisterBpfLinks(env, exports);
+  RegisterInterfacePrograms(env, exports);
   RegisterNetns(env, exports);
   RegisterSockets(env, exports);
   RegisterDatagrams(env, exports);

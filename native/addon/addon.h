@@ -19,6 +19,7 @@ struct State {
 
 void RegisterBpfObjects(Napi::Env env, Napi::Object exports);
 void RegisterBpfLinks(Napi::Env env, Napi::Object exports);
+void RegisterInterfacePrograms(Napi::Env env, Napi::Object exports);
 void RegisterNetns(Napi::Env env, Napi::Object exports);
 void RegisterSockets(Napi::Env env, Napi::Object exports);
 void RegisterDatagrams(Napi::Env env, Napi::Object exports);

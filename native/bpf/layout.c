@@ -44,6 +44,7 @@ struct layout {
   struct resolver_key resolver_key;
   struct resolver_index_key resolver_index_key;
   enum udp_meter_constants udp_meter_constants;
+  enum tcx_direction tcx_direction;
   enum udp_direction udp_direction;
   struct udp_edge_key udp_edge_key;
   struct udp_edge udp_edge;

@@ -6,9 +6,9 @@
  *      of its fragments        the sum of theirs: only the first has a UDP header
  *      of a GSO packet         headers once; as many packets as it will be cut into
  *
- * One instance serves all pods: the filter of traffic control by which it is attached to an interface has the
- * pod's number as its class. (tcx links, which came with Linux 6.6, carry no number, and take 20 ms to
- * attach.)
+ * Attached by tcx where the kernel has it (Linux 6.6), which costs TCP half as much as a filter of traffic
+ * control: an instance for each pod, with the pod's number as a constant. Elsewhere one instance serves all
+ * pods: the filter has the number, as its class.
  */
 #include "include/weft/meter.h"
 
@@ -53,6 +53,9 @@ struct extension_header {
   __be16 offset_and_flags;
 };
 
+/* The agent's number of the pod; 0 when the filter has it. */
+const volatile __u32 weft_pod = 0;
+
 static __always_inline int load(struct __sk_buff* skb, __u32 offset, void* to, __u32 bytes) {
   return bpf_skb_load_bytes_relative(skb, offset, to, bytes, BPF_HDR_START_NET) == 0;
 }
@@ -60,7 +63,8 @@ static __always_inline int load(struct __sk_buff* skb, __u32 offset, void* to, _
 /* `bytes` are those behind the IP headers. */
 static __always_inline void add(struct __sk_buff* skb, __u32 direction, const struct address* remote,
                                 __u32 bytes, int is_first) {
-  struct udp_edge_key key = {.remote = *remote, .pod = skb->tc_classid, .direction = direction};
+  __u32 pod = weft_pod ? weft_pod : skb->tc_classid;
+  struct udp_edge_key key = {.remote = *remote, .pod = pod, .direction = direction};
   __u32 headers = is_first ? UDP_HEADER_BYTES : 0;
   /* Whoever sends may claim any length. */
   if (bytes < headers || bytes > skb->len) return;

@@ -107,11 +107,11 @@ export class EbpfCapture implements Capture {
     this.slotBase = options.slotBase ?? 0
     this.stateDirectory = options.stateDirectory ?? null
     this.records = new PodRecords(this.stateDirectory, log)
-    this.lingering = new LingeringPods(addon, this.records, log)
+    this.lingering = new LingeringPods(addon, this.udp, this.records, log)
     this.found = new FoundPods(addon, programs, this.records, this.lingering, log)
     const { dns, udp, records, lingering, found, slotBase } = this
     this.enrolling = new PodEnrolling(
-      { addon, programs, ownNetnsCookie, dns, udp, records, lingering, found, slotBase, log },
+      { addon, programs, ownNetnsCookie, dns, udp, records, lingering, found, slotBase },
       this.enrolled,
     )
   }
@@ -234,7 +234,7 @@ export class EbpfCapture implements Capture {
     }
     this.enrolling.switchOff(pod)
     await delay(WITHDRAW_GRACE_MS)
-    this.remove(pod)
+    await this.remove(pod)
   }
 
   async retain(uids: ReadonlySet<string>): Promise<void> {
@@ -244,10 +244,9 @@ export class EbpfCapture implements Capture {
     for (const pod of others) this.found.switchOff(pod)
     await delay(WITHDRAW_GRACE_MS)
     if (this.isReleased) return
-    for (const pod of others) {
-      // It may have been enrolled meanwhile.
-      if (this.found.get(pod.netnsCookie) === pod) this.found.remove(pod)
-    }
+    // Some may have been enrolled meanwhile.
+    const left = others.filter((pod) => this.found.get(pod.netnsCookie) === pod)
+    await Promise.all(left.map((pod) => this.found.remove(pod)))
   }
 
   get heartbeatMapFd(): number {
@@ -340,6 +339,9 @@ export class EbpfCapture implements Capture {
 
   async release(isReturnable = false): Promise<void> {
     if (this.isReleased) return
+    // The other agent meters pods in place of what is there by then.
+    await this.udp.rest()
+    if (this.isReleased) return
     this.isReleased = true
     this.isReturnable = isReturnable
     if (isReturnable) {
@@ -363,6 +365,7 @@ export class EbpfCapture implements Capture {
     if (!this.isReleased) return
     await this.lockAgain()
     this.isReleased = false
+    this.udp.resume()
     // What the other agent has enrolled, and pods that were withdrawn meanwhile: they are enrolled in place, or let go.
     this.records.reread()
     this.found.reread(new Set([...this.enrolled.values()].map(({ record }) => record.netnsCookie)))
@@ -392,11 +395,11 @@ export class EbpfCapture implements Capture {
   }
 
   async close(): Promise<void> {
-    this.udp.close()
     const pods = [...this.enrolled.values()]
     this.enrolled.clear()
     if (this.isReleased) {
       for (const { netnsFd } of pods) closeSync(netnsFd)
+      await this.udp.close()
       this.programs.close()
       return
     }
@@ -404,18 +407,19 @@ export class EbpfCapture implements Capture {
     for (const pod of pods) this.enrolling.switchOff(pod)
     for (const pod of found) this.found.switchOff(pod)
     if (pods.length + found.length > 0) await delay(WITHDRAW_GRACE_MS)
-    for (const pod of pods) this.remove(pod)
-    for (const pod of found) this.found.remove(pod)
+    const ended = [...pods.map((pod) => this.remove(pod)), ...found.map((pod) => this.found.remove(pod))]
     // The agent ends, and with it the connections that these routes carry.
     this.lingering.removeAll()
+    await Promise.all(ended)
+    await this.udp.close()
     this.records.close()
     this.programs.close()
   }
 
   /** Removes a pod that is switched off; of a pod that another agent has now, our descriptors alone. */
-  private remove(pod: EnrolledPod): void {
+  private async remove(pod: EnrolledPod): Promise<void> {
     if (!this.isReleased) {
-      this.enrolling.remove(pod)
+      await this.enrolling.remove(pod)
       return
     }
     closeSync(pod.link.fd)

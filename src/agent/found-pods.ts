@@ -113,8 +113,11 @@ export class FoundPods {
     this.programs.dnsPods.switchOff(netnsCookie)
   }
 
-  /** Removes what captured a pod that is switched off; its routes stay while steered connections are open. */
-  remove(pod: FoundPod): void {
+  /**
+   * Removes what captured a pod that is switched off; its routes stay while steered connections are open. Resolves when it is
+   * not metered any more.
+   */
+  async remove(pod: FoundPod): Promise<void> {
     const { netnsCookie } = pod
     const inode = this.programs.netnsInode(netnsCookie)
     const netnsFd = this.openNetns(pod, inode)
@@ -130,7 +133,7 @@ export class FoundPods {
     const record = pod.record ?? this.recordOf(pod, netnsFd)
     this.log.info('a pod of an earlier agent is captured no more', { pod: record.displayName })
     if (hadDns) this.removeDnsRoutes(record, netnsFd)
-    this.lingering.add(record, netnsFd)
+    await this.lingering.add(record, netnsFd)
   }
 
   private removeDnsRoutes({ plan, displayName }: PodRecord, netnsFd: number): void {
@@ -160,7 +163,7 @@ export class FoundPods {
       if (!isThere && !kept.has(netnsCookie)) gone.add(netnsCookie)
       else if (record?.isWithdrawn === true && !isAttached && !kept.has(netnsCookie)) {
         this.lingering.keep(netnsCookie)
-        this.lingering.add(record, this.addon.openNetns(record.netns))
+        void this.lingering.add(record, this.addon.openNetns(record.netns))
       } else this.pods.set(netnsCookie, { netnsCookie, id, record })
     }
     for (const netnsCookie of gone) {

@@ -8,7 +8,7 @@ import type { Logger } from '../base/log.ts'
 import type { Addon } from '../kernel/addon.ts'
 import { hasSteeredSockets, removeSteering } from '../kernel/steering.ts'
 import type { PodRecord, PodRecords } from './pod-records.ts'
-import { endUdpMetering } from './udp-meter-pods.ts'
+import type { UdpMeterPods } from './udp-meter-pods.ts'
 
 /** How often they are looked at. Only removing their routes waits. */
 const CHECK_MS = 1000
@@ -20,24 +20,30 @@ interface LingeringPod {
 
 export class LingeringPods {
   private readonly addon: Addon
+  private readonly udp: Pick<UdpMeterPods, 'end'>
   private readonly records: PodRecords
   private readonly log: Logger
   private pods: LingeringPod[] = []
   private timer: NodeJS.Timeout | null = null
 
-  constructor(addon: Addon, records: PodRecords, log: Logger) {
+  constructor(addon: Addon, udp: Pick<UdpMeterPods, 'end'>, records: PodRecords, log: Logger) {
     this.addon = addon
+    this.udp = udp
     this.records = records
     this.log = log
   }
 
-  /** Takes the descriptor of the netns; the netns may be gone, the descriptor keeps it usable. */
-  add(record: PodRecord, netnsFd: number): void {
-    const { displayName, plan } = record
-    endUdpMetering(this.addon, { displayName, netnsFd, interfaces: plan.interfaces }, this.log)
+  /**
+   * Takes the descriptor of the netns; the netns may be gone, the descriptor keeps it usable. Resolves when the pod is not
+   * metered any more; the routes may stay for longer.
+   */
+  async add(record: PodRecord, netnsFd: number): Promise<void> {
+    const { displayName, id, plan } = record
+    const ended = this.udp.end({ displayName, id, netnsFd, interfaces: plan.interfaces })
     this.records.put({ ...record, isWithdrawn: true })
     this.pods.push({ record, netnsFd })
     this.check()
+    await ended
   }
 
   /** The pod is enrolled again: its routes are needed. */

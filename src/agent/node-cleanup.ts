@@ -1,6 +1,6 @@
 /**
- * Removes every trace of an agent from its node: programs, maps and links with their pins, the mount, routes and rules in
- * the netns of pods, and what it has written down, its credential excepted. Needs no agent and reads no map, so that what
+ * Removes every trace of an agent from its node: programs, maps and links with their pins, the mount, routes, rules and meters
+ * in the netns of pods, and what it has written down, its credential excepted. Needs no agent and reads no map, so that what
  * another version has left goes as well. What is not an agent's is left and named.
  */
 import { closeSync, existsSync, readdirSync, rmdirSync, rmSync } from 'node:fs'
@@ -12,6 +12,7 @@ import { BpfDirectory } from '../kernel/bpf-directory.ts'
 import { planDnsRoutes, removeDnsRoutes } from '../kernel/dns-capture.ts'
 import { findNetns } from '../kernel/netns-search.ts'
 import { planSteering, removeSteering } from '../kernel/steering.ts'
+import { detachUdpMeter } from '../kernel/udp-meter-programs.ts'
 import { NUMBERS_FILE } from './carried-numbers.ts'
 import { removeCni } from './cni-install.ts'
 import { CNI_NAMESPACES_FILE } from './cni-namespaces.ts'
@@ -45,8 +46,8 @@ interface ChangedPod {
 }
 
 /** Throws WeftError WEFT_CONFIG while an agent uses the pin directory; then nothing is changed. */
-export function cleanUpNode(options: CleanupOptions): CleanupReport {
-  return new Cleanup(options).run()
+export async function cleanUpNode(options: CleanupOptions): Promise<CleanupReport> {
+  return await new Cleanup(options).run()
 }
 
 class Cleanup {
@@ -58,7 +59,7 @@ class Cleanup {
     this.options = options
   }
 
-  run(): CleanupReport {
+  async run(): Promise<CleanupReport> {
     const { addon, pinDirectory, stateDirectory, isForced } = this.options
     const directory = BpfDirectory.openExisting(addon, pinDirectory, isForced)
     const hasRecords = existsSync(join(stateDirectory, RECORDS_DIRECTORY))
@@ -67,7 +68,7 @@ class Cleanup {
     this.removeCni()
     // Programs first: what they have steered would go nowhere without the routes.
     if (directory !== null) this.removePins(directory)
-    for (const pod of pods) this.restore(pod)
+    for (const pod of pods) await this.restore(pod)
     this.removeState()
     return { removed: this.removed, left: this.left }
   }
@@ -106,7 +107,7 @@ class Cleanup {
     for (const stranger of left) this.left.push(`${stranger}: not an agent's`)
   }
 
-  private restore(pod: ChangedPod): void {
+  private async restore(pod: ChangedPod): Promise<void> {
     const { netnsCookie, inode, record } = pod
     const { addon } = this.options
     const name = nameOf(pod)
@@ -117,6 +118,7 @@ class Cleanup {
       const plan = record?.plan ?? planSteering(addon.netnsInterfaces(netnsFd), [])
       removeSteering(addon, netnsFd, plan)
       removeDnsRoutes(addon, netnsFd, planDnsRoutes(plan))
+      await detachUdpMeter(addon, { netnsFd, interfaces: plan.interfaces })
       this.removed.push(`routes and rules of pod ${name}`)
     } catch (error) {
       this.left.push(`routes and rules of pod ${name}: ${describeError(error)}`)

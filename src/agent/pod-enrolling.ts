@@ -8,7 +8,6 @@ import { closeSync } from 'node:fs'
 import { canonicalAddress } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import { WeftError } from '../base/errors.ts'
-import type { Logger } from '../base/log.ts'
 import { type Addon, fullMapError, kernelError } from '../kernel/addon.ts'
 import type { CapturePrograms, PodLink } from '../kernel/capture-programs.ts'
 import type { LocalRoute } from '../kernel/netlink.ts'
@@ -20,7 +19,7 @@ import type { FoundPod, FoundPods } from './found-pods.ts'
 import type { LingeringPods } from './lingering-pods.ts'
 import { openListeners, openPodNetns, planPod, ROLE_PORTS, steerPod } from './pod-netns.ts'
 import type { PodRecord, PodRecords } from './pod-records.ts'
-import { endUdpMetering, type UdpMeterPods } from './udp-meter-pods.ts'
+import type { UdpMeterPods } from './udp-meter-pods.ts'
 
 /** What the capture holds for one pod. */
 export interface EnrolledPod {
@@ -53,7 +52,6 @@ export interface EnrollingParts {
   readonly found: FoundPods
   /** Slot of data worker 0 in the kernel's maps. */
   readonly slotBase: number
-  readonly log: Logger
 }
 
 /** Of one capture. Which pods are enrolled is the capture's to remember. */
@@ -67,7 +65,6 @@ export class PodEnrolling {
   private readonly lingering: LingeringPods
   private readonly found: FoundPods
   private readonly slotBase: number
-  private readonly log: Logger
   private readonly enrolled: Map<string, EnrolledPod>
   private nextPodId: number
   /**
@@ -87,7 +84,6 @@ export class PodEnrolling {
     this.lingering = parts.lingering
     this.found = parts.found
     this.slotBase = parts.slotBase
-    this.log = parts.log
     this.enrolled = enrolled
     this.nextPodId = Math.max(this.found.freeId, this.udp.greatestPodId + 1)
   }
@@ -150,7 +146,7 @@ export class PodEnrolling {
     if (found !== null) this.leaveBehind(found, plan, netnsFd)
     if (id === this.nextPodId) this.nextPodId++
     const metered = { displayName, id, netnsFd, interfaces: plan.interfaces }
-    undoOnly.push(() => endUdpMetering(this.addon, metered, this.log))
+    undoOnly.push(() => void this.udp.end(metered))
     this.udp.attach(metered)
     // Last, because it does not fail: nobody would close its sockets.
     const slots = Array.from({ length: workerCount }, (_, worker) => this.slotBase + worker)
@@ -248,8 +244,11 @@ export class PodEnrolling {
 
   // --- withdrawing ---
 
-  /** Removes what captured a pod that is switched off. The netns may be gone; our descriptor keeps it usable. */
-  remove({ record, link, netnsFd, workerCount }: EnrolledPod): void {
+  /**
+   * Removes what captured a pod that is switched off. The netns may be gone; our descriptor keeps it usable. Everything is
+   * gone at once but for the meter, for which the promise is.
+   */
+  async remove({ record, link, netnsFd, workerCount }: EnrolledPod): Promise<void> {
     const { netnsCookie, plan } = record
     this.programs.detachPod(link)
     this.dns.release(netnsCookie)
@@ -260,7 +259,7 @@ export class PodEnrolling {
       }
     }
     for (const address of plan.ownAddresses) this.programs.ownAddresses.delete(netnsCookie, address)
-    this.lingering.add(record, netnsFd)
+    await this.lingering.add(record, netnsFd)
   }
 }
 

@@ -1,6 +1,6 @@
 /**
  * The UDP part of enrolling a pod in the eBPF capture: its interfaces get the programs that meter, and lose them again.
- * Metering is never worth a pod: one that cannot be metered is enrolled all the same, and the log says so.
+ * Metering is never worth a pod: none waits for it, and one that cannot be metered is enrolled all the same.
  */
 import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
@@ -9,6 +9,7 @@ import { KernelMap } from '../kernel/maps.ts'
 import { readUnmetered, UdpEdgeMap, type UdpTotals } from '../kernel/udp-edge-map.ts'
 import { detachUdpMeter, type MeteredPod, UdpMeterPrograms } from '../kernel/udp-meter-programs.ts'
 import type { UdpSource } from './udp-meter.ts'
+import { UdpMeterQueue } from './udp-meter-queue.ts'
 
 const METER_OBJECT = `${NATIVE_BUILD_DIRECTORY}meter.bpf.o`
 
@@ -18,9 +19,9 @@ export class UdpMeterPods implements UdpSource {
   readonly accounted: UdpEdgeMap
   private readonly unmeteredMap: KernelMap
   private readonly hasPod: (id: number) => boolean
-  private readonly log: Logger
   /** Null when the kernel does not take the programs. */
   private readonly meter: UdpMeterPrograms | null
+  private readonly queue: UdpMeterQueue
 
   /** `mapFds` are the shared maps by name; `hasPod` says whether the pod of that number is enrolled. */
   constructor(addon: Addon, mapFds: Readonly<Record<string, number>>, hasPod: (id: number) => boolean, log: Logger) {
@@ -28,8 +29,12 @@ export class UdpMeterPods implements UdpSource {
     this.accounted = new UdpEdgeMap(new KernelMap(addon, mapFds['udp_accounted']!))
     this.unmeteredMap = new KernelMap(addon, mapFds['udp_unmetered']!)
     this.hasPod = hasPod
-    this.log = log
     this.meter = load(addon, mapFds, log)
+    const changer = {
+      attach: async (pod: MeteredPod) => await this.meter?.attach(pod),
+      detach: async (pod: MeteredPod) => await detachUdpMeter(addon, pod),
+    }
+    this.queue = new UdpMeterQueue(addon, changer, log)
   }
 
   /** The greatest number of a pod that was ever counted, and is not forgotten; 0 when there is none. */
@@ -39,17 +44,32 @@ export class UdpMeterPods implements UdpSource {
     return greatest
   }
 
-  /** Meters a pod, in place of an earlier agent's meter if there is one. */
+  /** Meters a pod soon, in place of an earlier agent's meter if there is one. The caller may close the descriptor. */
   attach(pod: MeteredPod): void {
-    try {
-      this.meter?.attach(pod)
-    } catch (error) {
-      this.log.warn('the UDP of a pod is not metered', { pod: pod.displayName, error: describeError(error) })
-    }
+    if (this.meter !== null) this.queue.attach(pod)
   }
 
-  /** Lets the programs go; metered pods go on being so. */
-  close(): void {
+  /**
+   * Ends the metering of a pod that is captured no more, whichever agent has begun it. Resolves when it has ended. The caller
+   * may close the descriptor at once.
+   */
+  async end(pod: MeteredPod): Promise<void> {
+    await this.queue.end(pod)
+  }
+
+  /** Changes nothing any more until `resume`: another agent is to meter the pods. Those that are metered go on being so. */
+  async rest(): Promise<void> {
+    await this.queue.rest()
+  }
+
+  /** The other agent is dead. What is metered has to be attached anew. */
+  resume(): void {
+    this.queue.resume()
+  }
+
+  /** Lets the programs go, when everything that was begun is done; metered pods go on being so. */
+  async close(): Promise<void> {
+    await this.queue.rest()
     this.meter?.close()
   }
 
@@ -61,15 +81,6 @@ export class UdpMeterPods implements UdpSource {
 
   isCaptured(pod: number): boolean {
     return this.hasPod(pod)
-  }
-}
-
-/** Ends the metering of a pod that is captured no more, whichever agent has begun it. Never throws. */
-export function endUdpMetering(addon: Addon, pod: Omit<MeteredPod, 'id'>, log: Logger): void {
-  try {
-    detachUdpMeter(addon, pod.netnsFd, pod.interfaces)
-  } catch (error) {
-    log.warn('the UDP meter of a pod cannot be removed', { pod: pod.displayName, error: describeError(error) })
   }
 }
 

@@ -92,6 +92,15 @@ export interface Addon {
   describeLink(linkFd: number): DescribedLink
   /** Programs that are attached to the cgroup or netns itself. */
   attachedPrograms(targetFd: number, attachType: number): { readonly name: string; readonly id: number }[]
+  /**
+   * Attaches by tcx, in place of the program of the same name, or else in front of all others; with no packet in between.
+   * It stays when the caller ends. `attachType` is TCX_INGRESS or TCX_EGRESS.
+   */
+  attachToInterface(netnsFd: number, interfaceIndex: number, attachType: number, programFd: number): Promise<void>
+  /** Detaches every program of that name, which the kernel cuts to 15 letters; none is no failure. */
+  detachFromInterface(netnsFd: number, interfaceIndex: number, attachType: number, name: string): Promise<void>
+  /** Names of the programs that are attached by tcx, in the order in which they run. EINVAL when there is no tcx. */
+  interfacePrograms(netnsFd: number, interfaceIndex: number, attachType: number): string[]
   pinObject(fd: number, path: string): void
   /** A descriptor of what is pinned there. */
   openPinned(path: string): number

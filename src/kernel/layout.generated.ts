@@ -290,6 +290,9 @@ export const RESOLVER_INDEX_KEY = {
 export const UDP_EDGES_MAX = 65536
 export const IPV6_HEADERS_MAX = 6
 
+export const TCX_INGRESS = 46
+export const TCX_EGRESS = 47
+
 export const UDP_SENT = 1
 export const UDP_RECEIVED = 2
 
@@ -318,7 +321,7 @@ export const LAYOUT_STAMP = {
 } as const
 
 /** Of everything above and of every map's definition. */
-export const LAYOUT_HASH = 0xa0c841cc18c83cf4n
+export const LAYOUT_HASH = 0x34b09d9dbb911215n
 
 /** Of what is in the maps that agents pass on: see `struct passed` in native/bpf/layout.c. */
 export const PASSED_HASH = 0x1f9c238abf7b4eacn

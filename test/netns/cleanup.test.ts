@@ -2,15 +2,20 @@
 import assert from 'node:assert/strict'
 import { closeSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, it } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { EXIT_FAILED, EXIT_OK } from '../../src/cli/command.ts'
 import { main } from '../../src/cli/main.ts'
 import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
+import { TCX_EGRESS, TCX_INGRESS } from '../../src/kernel/layout.generated.ts'
 import { AnsweringPod, runClient, startApp } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
 const APP_PORT = 8080
+
+/** Longest wait for what an agent does after a pod is enrolled. Only a failing test waits so long. */
+const PATIENCE_MS = 20_000
 
 describe('weft agent --cleanup', needsRoot, () => {
   const addon = loadAddon()
@@ -43,6 +48,9 @@ describe('weft agent --cleanup', needsRoot, () => {
   async function leaveBehind(): Promise<void> {
     const capture = openCapture()
     const pods = [await AnsweringPod.enrol(capture, a), await AnsweringPod.enrol(capture, b, 1, true)]
+    for (const end = Date.now() + PATIENCE_MS; meters(a).length + meters(b).length < 4; await delay(20)) {
+      assert.ok(Date.now() < end, 'both pods are metered')
+    }
     await capture.release()
     for (const pod of pods) pod.close()
     await capture.close()
@@ -69,11 +77,23 @@ describe('weft agent --cleanup', needsRoot, () => {
     return { code, out, err }
   }
 
+  /** Programs on the interface of a pod, in both directions. */
+  function meters({ netns }: TestPod): string[] {
+    const netnsFd = addon.openNetns(netns)
+    try {
+      const { index } = addon.netnsInterfaces(netnsFd).find(({ name }) => name === 'eth0')!
+      return [TCX_EGRESS, TCX_INGRESS].flatMap((type) => addon.interfacePrograms(netnsFd, index, type))
+    } finally {
+      closeSync(netnsFd)
+    }
+  }
+
   async function assertNoTrace(): Promise<void> {
     assert.equal(existsSync(pins), false)
     assert.deepEqual(readdirSync(state), ['cert.pem'])
     assert.equal(readFileSync('/proc/self/mounts', 'utf8').includes(pins), false)
     for (const pod of [a, b]) {
+      assert.deepEqual(meters(pod), [])
       for (const family of ['-4', '-6']) {
         assert.doesNotMatch(network.ipIn(pod, `${family} rule`), /fwmark/)
         assert.doesNotMatch(network.ipIn(pod, `${family} route show table all`), /table 151/)

@@ -10,11 +10,12 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { Socket } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { FAMILY_IPV4, FAMILY_IPV6 } from '../../src/base/address.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { type Addon, loadAddon, NATIVE_BUILD_DIRECTORY, type Ring } from '../../src/kernel/addon.ts'
-import { EVENT, POD } from '../../src/kernel/layout.generated.ts'
+import { EVENT, POD, TCX_EGRESS } from '../../src/kernel/layout.generated.ts'
 import { encodeCookie } from '../../src/kernel/maps.ts'
 import { type Answer, AnsweringPod } from './answering-pod.ts'
 import { dieAtStep } from './dying.ts'
@@ -46,6 +47,7 @@ if (request.mode === 'stay') {
 } else {
   await dialBetween(request.pods[0]!, answering[0]!, request.pods[1]!)
   refuseBadArguments(addon)
+  await changePrograms(request.pods[0]!)
   capture.stats()
   for (const pod of answering) {
     await capture.withdraw(pod.uid)
@@ -53,6 +55,21 @@ if (request.mode === 'stay') {
   }
   await capture.close()
   console.log('done')
+}
+
+/** Waits until the capture has attached its meter, and attaches and detaches what cannot be. */
+async function changePrograms({ netns }: TestPod): Promise<void> {
+  const netnsFd = addon.openNetns(netns)
+  const { index } = addon.netnsInterfaces(netnsFd).find(({ name }) => name === 'eth0')!
+  while (addon.interfacePrograms(netnsFd, index, TCX_EGRESS).length === 0) await delay(10)
+  await assert.rejects(addon.attachToInterface(netnsFd, index, TCX_EGRESS, netnsFd), {
+    syscall: 'bpf(BPF_PROG_ATTACH)',
+  })
+  await assert.rejects(addon.attachToInterface(0, index, TCX_EGRESS, 0), { syscall: 'setns' })
+  await assert.rejects(addon.detachFromInterface(netnsFd, 9999, TCX_EGRESS, 'weft_udp_sent'), { code: 'ENODEV' })
+  await addon.detachFromInterface(netnsFd, index, TCX_EGRESS, 'a name that is longer than the kernel has room for')
+  assert.throws(() => addon.interfacePrograms(netnsFd, 9999, TCX_EGRESS), { code: 'ENODEV' })
+  closeSync(netnsFd)
 }
 
 /** Dials pod `to` from inside pod `from`: what arrives there is captured as inbound. */

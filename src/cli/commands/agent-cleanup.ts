@@ -40,7 +40,7 @@ export async function cleanUp(args: readonly string[], streams: Streams, environ
     output,
   } = parseSettings(FLAGS, args, environment, 'agent')
   const cni = { confDirectory, binDirectory, socket }
-  const found = cleanUpNode({ addon: loadAddon(), pinDirectory, stateDirectory, isForced, cni })
+  const found = await cleanUpNode({ addon: loadAddon(), pinDirectory, stateDirectory, isForced, cni })
   const report = { removed: [...found.removed], left: found.left }
   if (isOnKubernetes) report.removed.push(...removeOwnDirectories(stateDirectory, socket))
   if (output === 'json') streams.out(jsonText(report))

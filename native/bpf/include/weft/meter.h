@@ -18,6 +18,12 @@ enum udp_meter_constants {
   IPV6_HEADERS_MAX = 6,
 };
 
+/* Of `enum bpf_attach_type` since Linux 6.6. */
+enum tcx_direction {
+  TCX_INGRESS = 46,
+  TCX_EGRESS = 47,
+};
+
 enum udp_direction {
   UDP_SENT = 1,
   UDP_RECEIVED = 2,
