@@ -1,4 +1,5 @@
-/* What the test clients for TCP and UDP have in common: they do steps on one socket, and tell how each went. */
+/* What the test clients for TCP and UDP have in common: they do steps on one socket, and tell how each went.
+ */
 #pragma once
 
 #include <arpa/inet.h>
