@@ -208,7 +208,7 @@ describe('the Kubernetes API of a real control plane', needsRoot, () => {
     await cluster.apply(RULES_CRD)
     t.after(() => cluster.kubectl(['delete', 'crd', RULES_CRD.metadata.name]))
     await cluster.kubectl(['wait', '--for=condition=established', `crd/${RULES_CRD.metadata.name}`, '--timeout=30s'])
-    await cluster.apply(rule(ns, 'a', 'first'))
+    await cluster.applySoon(rule(ns, 'a', 'first'))
     await followed.until(() => followed.hostsOf(ns, 'a') === 'first')
     await cluster.apply(rule(ns, 'a', 'second'))
     await followed.until(() => followed.hostsOf(ns, 'a') === 'second')

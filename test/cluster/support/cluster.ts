@@ -20,6 +20,9 @@ const SUPERVISOR = join(import.meta.dirname, 'supervisor.ts')
 /** A supervisor that was told to end kills its machines and removes what is left of them. */
 const END_TIMEOUT_MS = 60_000
 
+/** From a CRD's being established until its objects are served: a fraction of a second, but on a busy machine. */
+const SERVED_TIMEOUT_MS = 10_000
+
 export interface StartOptions {
   /** One of its own for each cluster unless told. */
   readonly name?: string
@@ -107,7 +110,9 @@ export class Cluster {
 
   /** Runs kubectl as the administrator; resolves to what it printed, rejects with what it complained of. */
   async kubectl(args: readonly string[], input = ''): Promise<string> {
-    const child = spawn(componentPath('kubectl'), ['--kubeconfig', this.kubeconfig, ...args], { stdio: 'pipe' })
+    // Clusters have the same addresses one after the other, and kubectl remembers by address which kinds there are.
+    const flags = ['--kubeconfig', this.kubeconfig, '--cache-dir', join(this.state.directory, 'kubectl-cache')]
+    const child = spawn(componentPath('kubectl'), [...flags, ...args], { stdio: 'pipe' })
     const { status, stdout, stderr } = await endOf(child, input)
     if (status !== 0) throw new Error(`kubectl ${args.join(' ')}: ${stderr.trim()}`)
     return stdout
@@ -117,6 +122,21 @@ export class Cluster {
   async apply(...objects: readonly object[]): Promise<void> {
     const list = { apiVersion: 'v1', kind: 'List', items: objects }
     await this.kubectl(['apply', '--server-side', '--force-conflicts', '-f', '-'], JSON.stringify(list))
+  }
+
+  /** The same for an object of a CRD that was just established: the API server serves it a moment later. */
+  async applySoon(object: object): Promise<void> {
+    const deadline = performance.now() + SERVED_TIMEOUT_MS
+    for (;;) {
+      try {
+        await this.apply(object)
+        return
+      } catch (error) {
+        const isUnserved = (error as Error).message.includes('could not find the requested resource')
+        if (!isUnserved || performance.now() > deadline) throw error
+        await delay(100)
+      }
+    }
   }
 
   /** One object, or a list, as the API server has it. */
