@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Child } from '../../src/cli/demo/children.ts'
 import { Hands } from '../../src/cli/demo/hands.ts'
@@ -95,8 +96,10 @@ test('what is made can be used, and nothing of it is left', needsRoot, async () 
   const order = { port: 9080, path: '/details/0', timeoutMs: 2000 }
   // The program needs a moment until it listens.
   let answer = await hands.get({ ...order, host: details.addresses[0]! })
-  for (let i = 0; i < 100 && answer.status !== 200; i++)
+  for (let i = 0; i < 100 && answer.status !== 200; i++) {
+    await delay(100)
     answer = await hands.get({ ...order, host: details.addresses[0]! })
+  }
   assert.equal(answer.status, 200, `${answer.error} ${program.lastLines()}`)
   for (const host of details.addresses) {
     assert.equal((await hands.get({ ...order, host })).status, 200, `within a node, ${host}`)
