@@ -7,30 +7,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { EXIT_FAILED, EXIT_OK, EXIT_USAGE } from '../../src/cli/command.ts'
-import { main } from '../../src/cli/main.ts'
-
-interface Finished {
-  readonly code: number
-  readonly out: string
-  readonly err: string
-}
-
-async function weft(...args: readonly string[]): Promise<Finished> {
-  let out = ''
-  let err = ''
-  const streams = {
-    out: (text: string) => {
-      out += text
-    },
-    err: (text: string) => {
-      err += text
-    },
-    isTerminal: false,
-    rows: () => 24,
-  }
-  const code = await main(args, streams, {})
-  return { code, out, err }
-}
+import { runWeft as weft } from '../support/run-weft.ts'
 
 const COMMANDS = [
   'demo',

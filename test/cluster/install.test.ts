@@ -5,18 +5,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, test } from 'node:test'
 import { EXIT_FAILED, EXIT_OK } from '../../src/cli/command.ts'
-import { main } from '../../src/cli/main.ts'
 import { needsRoot } from '../support/netns.ts'
+import { type Finished, runWeft } from '../support/run-weft.ts'
 import { type Cluster, startControlPlane } from './support/cluster.ts'
 import { PlayedNode } from './support/played-node.ts'
 
 const NAMESPACE = 'weft-system'
-
-interface Finished {
-  readonly code: number
-  readonly out: string
-  readonly err: string
-}
 
 interface ObjectName {
   readonly metadata: { readonly name: string; readonly namespace?: string; readonly labels?: Record<string, string> }
@@ -43,22 +37,9 @@ describe('an installation', needsRoot, () => {
     node.seen.clear()
   })
 
-  async function weft(...args: readonly string[]): Promise<Finished> {
-    let out = ''
-    let err = ''
-    const streams = {
-      out: (text: string) => {
-        out += text
-      },
-      err: (text: string) => {
-        err += text
-      },
-      isTerminal: false,
-      rows: () => 24,
-    }
+  function weft(...args: readonly string[]): Promise<Finished> {
     const isAsking = !args.includes('--kubeconfig')
-    const code = await main(isAsking ? [...args, '--kubeconfig', cluster.kubeconfig] : args, streams, {})
-    return { code, out, err }
+    return runWeft(...args, ...(isAsking ? ['--kubeconfig', cluster.kubeconfig] : []))
   }
 
   /** Everything of every kind that an installation could touch, by kind and name. */

@@ -1,8 +1,8 @@
 /** Weft on a test cluster, installed, used and removed as users do it: by its command line and kubectl. */
 import { setTimeout as delay } from 'node:timers/promises'
 import { EXIT_OK } from '../../../src/cli/command.ts'
-import { main } from '../../../src/cli/main.ts'
 import { PrometheusText, type Sample } from '../../support/prometheus-text.ts'
+import { type Finished, runWeft } from '../../support/run-weft.ts'
 import type { Cluster } from './cluster.ts'
 import { WEFT_IMAGE_NAME } from './images.ts'
 
@@ -17,28 +17,9 @@ const INSTALL_TIMEOUT = '150s'
 /** For what comes by itself in a second or two. */
 const AWAIT_MS_MAX = 60_000
 
-export interface Finished {
-  readonly code: number
-  readonly out: string
-  readonly err: string
-}
-
 /** Runs `weft` with the administrator's kubeconfig. */
-export async function weft(cluster: Cluster, ...args: readonly string[]): Promise<Finished> {
-  let out = ''
-  let err = ''
-  const streams = {
-    out: (text: string) => {
-      out += text
-    },
-    err: (text: string) => {
-      err += text
-    },
-    isTerminal: false,
-    rows: () => 24,
-  }
-  const code = await main([...args, '--kubeconfig', cluster.kubeconfig], streams, {})
-  return { code, out, err }
+export function weft(cluster: Cluster, ...args: readonly string[]): Promise<Finished> {
+  return runWeft(...args, '--kubeconfig', cluster.kubeconfig)
 }
 
 export class Mesh {
