@@ -21,7 +21,7 @@ Cases: ${names.join(', ')}
 A whole run goes to bench/results/kernel.json, a part of one to kernel.local.json.
 `
 
-/** Rounds and seconds of one number: with 18 of them, and the start, a run takes three minutes. */
+/** Rounds and seconds of one number: with 18 of them, some of them several times, and the start, a run takes four minutes. */
 const ROUNDS = 9
 const DURATION_S = 1
 
