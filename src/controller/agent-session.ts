@@ -34,6 +34,8 @@ export interface SessionSource {
   wanted(typeUrl: ResourceType, node: string): ResourceMap
   difference(sent: SentMap, wanted: ResourceMap): Difference
   forget(session: AgentSession): void
+  /** The agent, which has an earlier generation by this stream, is sent the newest one. */
+  onSent?(): void
   /** The agent has everything of a generation that was sent to it on this stream. */
   onConverged?(generation: number): void
   readonly observer?: PublishObserver | null
@@ -133,6 +135,8 @@ export class AgentSession implements DiscoverySession {
     if (this.source.generation === 0) return
     const responses = this.pendingResponses()
     const generation = this.source.generation
+    // Of an agent that has just connected nothing is late.
+    if (responses.length > 0 && this.ackedGeneration > 0 && this.sentGeneration !== generation) this.source.onSent?.()
     this.sentGeneration = generation
     responses.forEach((response, i) => {
       const systemVersionInfo = formatGeneration(generation, i === responses.length - 1)

@@ -20,6 +20,8 @@ export interface PublishObserver {
   /** A response was sent; `type` as metrics call it. */
   pushed(type: string, bytes: number): void
   rejected(type: string): void
+  /** An agent is sent the newest generation, so long after it was published. */
+  queued(ms: number): void
   /** An agent has everything of the newest generation, so long after its change. */
   converged(ms: number): void
   /** Something of the controller itself went wrong. */
@@ -36,6 +38,7 @@ export class Publisher {
 
   /** Of the newest generation; convergence is counted from there. */
   private changedAtMs = 0
+  private publishedAtMs = 0
   readonly observer: PublishObserver | null
 
   constructor(log: Logger, now: () => number = Date.now, observer: PublishObserver | null = null) {
@@ -61,6 +64,7 @@ export class Publisher {
   publish(state: MeshState, changedAtMs = this.now()): void {
     this.changedAtMs = changedAtMs
     this.set = this.set.next(state)
+    this.publishedAtMs = this.now()
     for (const problem of this.set.problems) {
       this.log.error(`a resource cannot be published, its last good version stays in force: ${problem}`)
     }
@@ -75,6 +79,11 @@ export class Publisher {
     this.sessions.add(session)
     this.log.info('agent connected', { node, peer: stream.peer.address })
     return session
+  }
+
+  /** Called by a session that sends a change of the newest generation to an agent which has an earlier one. */
+  onSent(): void {
+    this.observer?.queued(this.now() - this.publishedAtMs)
   }
 
   /** Called by a session whose agent has everything of `generation`, which it had not before. */

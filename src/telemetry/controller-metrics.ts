@@ -11,6 +11,20 @@ const WORK_SECONDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 3, 5, 10]
 /** Of one push, bytes; Istio's. */
 const PUSH_BYTES = [1, 10_000, 1_000_000, 4_000_000, 10_000_000, 40_000_000]
 
+/**
+ * What a change of a kind is called among the causes of a push: Istio's names. Of a mesh that is read from a directory no
+ * kinds are told: all is configuration.
+ */
+const TRIGGERS: ReadonlyMap<string, string> = new Map([
+  ['EndpointSlice', 'endpoint'],
+  ['Pod', 'endpoint'],
+  ['WorkloadEntry', 'endpoint'],
+  ['Service', 'service'],
+  ['ServiceEntry', 'service'],
+  ['Namespace', 'namespace'],
+])
+const CONFIG_TRIGGER = 'config'
+
 /** Why a certificate was refused. */
 export type CertificateRefusal = 'authentication' | 'request' | 'denied' | 'failed'
 
@@ -51,6 +65,10 @@ export class ControllerMetrics {
   private readonly rejects: Counter<'type'>
   private readonly convergence: Histogram
   private readonly compileTime: Histogram
+  private readonly queueTime: Histogram
+  private readonly triggers: Counter<'type'>
+  /** Causes of the next push. */
+  private readonly pendingTriggers = new Set<string>()
   private readonly internalErrors: Counter
   private readonly events: Counter<'type' | 'event'>
   private readonly csrs: Counter
@@ -90,6 +108,18 @@ export class ControllerMetrics {
       name: 'pilot_proxy_convergence_time',
       help: 'Seconds from a change to an agent that has put it in force.',
       buckets: CONVERGENCE_SECONDS,
+      registers,
+    })
+    this.queueTime = new Histogram({
+      name: 'pilot_proxy_queue_time',
+      help: 'Seconds that an agent waited, with older responses to answer, before it was sent a change.',
+      buckets: CONVERGENCE_SECONDS,
+      registers,
+    })
+    this.triggers = new Counter({
+      name: 'pilot_push_triggers',
+      help: 'Causes of what was published, each once however many objects changed.',
+      labelNames: ['type'],
       registers,
     })
     this.compileTime = new Histogram({
@@ -176,8 +206,17 @@ export class ControllerMetrics {
     this.convergence.observe(ms / 1000)
   }
 
+  /** An agent is sent a change so long after it was published. */
+  queued(ms: number): void {
+    this.queueTime.observe(ms / 1000)
+  }
+
+  /** Everything that had changed was compiled and published, in so long. */
   compiled(ms: number): void {
     this.compileTime.observe(ms / 1000)
+    if (this.pendingTriggers.size === 0) this.triggers.inc({ type: CONFIG_TRIGGER })
+    for (const type of this.pendingTriggers) this.triggers.inc({ type })
+    this.pendingTriggers.clear()
   }
 
   failed(): void {
@@ -187,6 +226,7 @@ export class ControllerMetrics {
   /** An object of the API server changed. */
   changed(kind: string, event: 'add' | 'update' | 'delete'): void {
     this.events.inc({ type: kind, event })
+    this.pendingTriggers.add(TRIGGERS.get(kind) ?? CONFIG_TRIGGER)
   }
 
   certificateIssued(kind: 'node' | 'workload'): void {

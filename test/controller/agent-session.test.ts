@@ -266,3 +266,32 @@ test('an object that cannot be encoded keeps its last good version published, an
   )
   assert.match(publisher.problems[0]!, /workload "a": addresses "bad" is no address/)
 })
+
+test('how long an agent waited for a change is told: not of its first state, nor of one that it was not sent', () => {
+  const waits: number[] = []
+  let nowMs = 1_000
+  const publisher = new Publisher(silentLog, () => nowMs, {
+    pushed: () => {},
+    rejected: () => {},
+    converged: () => {},
+    failed: () => {},
+    queued: (ms) => waits.push(ms),
+  })
+  publisher.publish(state('a'))
+  const stream = new FakeStream()
+  const session = publisher.accept(stream, 'node1')
+  nowMs += 500
+  subscribe(session, TYPE_ADDRESS)
+  const first = stream.take()
+  publisher.publish(state('a', 'b'))
+  nowMs += 20
+  publisher.publish(state('a', 'b', 'c'))
+  nowMs += 30
+  assert.deepEqual(waits, [], 'it still owes an answer')
+  acknowledge(session, first)
+  assert.deepEqual(waits, [30], 'of the newest only')
+  acknowledge(session, stream.take())
+  publisher.publish(state('a', 'b', 'c'))
+  publisher.publish(state('a', 'b', 'c', 'd'))
+  assert.deepEqual(waits, [30, 0])
+})

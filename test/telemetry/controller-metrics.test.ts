@@ -33,6 +33,13 @@ test('the families by which dashboards know a control plane', async () => {
   metrics.rejected('policy')
   metrics.converged(250)
   metrics.changed('Pod', 'update')
+  metrics.changed('EndpointSlice', 'update')
+  metrics.changed('VirtualService', 'add')
+  metrics.compiled(3)
+  metrics.compiled(3)
+  metrics.changed('Service', 'add')
+  metrics.compiled(3)
+  metrics.queued(30)
   metrics.certificateIssued('node')
   metrics.certificateIssued('workload')
   metrics.certificateRefused('authentication')
@@ -48,6 +55,11 @@ test('the families by which dashboards know a control plane', async () => {
     'pilot_total_xds_rejects{type="policy"}': '1',
     'pilot_proxy_convergence_time_bucket{le="0.25"}': '1',
     'pilot_proxy_convergence_time_bucket{le="0.1"}': '0',
+    'pilot_proxy_queue_time_bucket{le="0.05"}': '1',
+    'pilot_proxy_queue_time_bucket{le="0.025"}': '0',
+    'pilot_push_triggers{type="endpoint"}': '1',
+    'pilot_push_triggers{type="config"}': '2',
+    'pilot_push_triggers{type="service"}': '1',
     pilot_services: '11',
     pilot_virt_services: '2',
     'pilot_k8s_cfg_events{type="Pod",event="update"}': '1',
