@@ -3,12 +3,11 @@
  * the pod's network: the agent of the node does, and ADD answers when the agent has captured the pod, or
  * knows that the pod is none of the mesh's. What the plugins before it have said goes on byte for byte.
  *
- *      ADD    pod of no meshed namespace            passes at once, with or without an agent
- *             else the agent answers                as it says
- *             else, by the namespace's choice       passes, or fails so that the kubelet tries again
- *      DEL    tells the agent, never fails
- *      CHECK  as the agent says, if there is one
- *      GC, STATUS, VERSION   need no agent: a node without it still runs pods
+ *      ADD    pod of no meshed namespace            the agent is asked whose it is (ASK): a label of the
+ * pod's own may be its first. None of ours, or nobody answers: passes else the agent answers as it says else,
+ * by the namespace's choice       passes, or fails so that the kubelet tries again DEL    tells the agent,
+ * never fails CHECK  as the agent says, if there is one GC, STATUS, VERSION   need no agent: a node without
+ * it still runs pods
  *
  * Linked statically, because it runs in the node's file system, whatever that has. The agent decides
  * everything that needs more than a namespace's name.
@@ -37,6 +36,11 @@
 #define PATIENCE_CLOSED_MS 5000
 #define PATIENCE_OPEN_MS 3000
 #define PATIENCE_DELETE_MS 2000
+/* For a pod that is most probably none of the mesh's: as long as an agent takes to hand the socket to the
+ * next. The answer: an agent gives up after three seconds, and one that hangs must not keep a stranger much
+ * longer. */
+#define PATIENCE_ASK_MS 500
+#define ANSWER_ASK_MS_MAX 4000
 #define RETRY_MS 50
 
 /* Codes of the specification. */
@@ -48,6 +52,10 @@ enum error_code {
   ERROR_BAD_CONFIG = 7,
   ERROR_TRY_AGAIN = 11,
 };
+
+/* Answers to ASK: the pod is the agent's to capture. */
+#define ANSWER_OURS_OPEN 101
+#define ANSWER_OURS_CLOSED 102
 
 static const char* const VERSIONS[] = {"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
 #define VERSION_COUNT (sizeof(VERSIONS) / sizeof(VERSIONS[0]))
@@ -164,6 +172,20 @@ static void ask(const struct plugin* plugin, int64_t patience_ms, int64_t answer
   }
 }
 
+/* Of a namespace that is not written down. An agent that knows no ASK says that it is nobody's. */
+static enum membership ask_whose(const struct plugin* plugin) {
+  struct plugin asking = *plugin;
+  asking.call.command = "ASK";
+  struct answer answer;
+  /* No agent has ever been here. */
+  if (access(plugin->socket, F_OK) != 0) return MEMBERSHIP_NONE;
+  ask(&asking, PATIENCE_ASK_MS, ANSWER_ASK_MS_MAX, &answer);
+  if (answer.kind != ANSWER_GIVEN || answer.code == 0) return MEMBERSHIP_NONE;
+  if (answer.code == ANSWER_OURS_OPEN) return MEMBERSHIP_OPEN;
+  if (answer.code == ANSWER_OURS_CLOSED) return MEMBERSHIP_CLOSED;
+  fail(answer.code, answer.message);
+}
+
 static void pass_on(const struct plugin* plugin) {
   struct span previous = plugin->members[MEMBER_PREVIOUS].value;
   if (fwrite(previous.start, 1, previous.length, stdout) != previous.length || fflush(stdout) != 0) exit(1);
@@ -181,6 +203,7 @@ static void add(const struct plugin* plugin) {
     return;
   }
   enum membership membership = membership_of(plugin->namespaces, namespace);
+  if (membership == MEMBERSHIP_NONE) membership = ask_whose(plugin);
   if (membership != MEMBERSHIP_NONE) {
     int is_open = membership == MEMBERSHIP_OPEN;
     struct answer answer;

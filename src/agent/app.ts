@@ -199,6 +199,7 @@ export class Agent implements PreparationUser, OfferOwner {
             networks,
             pods: this.pods,
             snapshot: () => this.snapshot,
+            membershipOf: (pod, timeoutMs) => preparation.link.podMembership(pod, timeoutMs),
             isReady: () => this.subscription.status().isReady,
             log: log.child('cni'),
           })

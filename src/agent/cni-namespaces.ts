@@ -6,7 +6,7 @@ import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { isPeerAuthentication, POLICY_SCOPE_GLOBAL } from '../model/policy.ts'
 import type { Snapshot } from '../model/snapshot.ts'
-import { FAILURE_BY_POLICY, FAILURE_CLOSED } from '../model/workload.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED, type FailureMode } from '../model/workload.ts'
 
 /** In the agent's state directory. */
 export const CNI_NAMESPACES_FILE = 'cni-namespaces'
@@ -17,11 +17,14 @@ const LAST_LINE = 'end'
 /** True when a namespace's pods must not start unmeshed, by name. */
 export type MeshNamespaces = ReadonlyMap<string, boolean>
 
+/** True when a pod with that failure mode, of that namespace, must not start unmeshed. */
+export type ClosedTest = (namespace: string, failureMode: FailureMode) => boolean
+
 /**
  * By policy a namespace is closed when plaintext is forbidden to any of its pods: which one a pod is that has just been
  * made is not known to whoever has to decide.
  */
-export function meshNamespaces({ namespaces, policies }: Snapshot): MeshNamespaces {
+export function closedTest({ policies }: Pick<Snapshot, 'policies'>): ClosedTest {
   const strict = new Set<string>()
   let isStrictEverywhere = false
   for (const policy of policies.values()) {
@@ -29,11 +32,15 @@ export function meshNamespaces({ namespaces, policies }: Snapshot): MeshNamespac
     if (policy.scope === POLICY_SCOPE_GLOBAL) isStrictEverywhere = true
     else strict.add(policy.namespace)
   }
+  return (namespace, mode) =>
+    mode === FAILURE_BY_POLICY ? isStrictEverywhere || strict.has(namespace) : mode === FAILURE_CLOSED
+}
+
+/** Namespaces that have pods in the mesh, or may not have any that start without anybody to ask. */
+export function meshNamespaces(snapshot: Snapshot): MeshNamespaces {
+  const isClosed = closedTest(snapshot)
   const closed = new Map<string, boolean>()
-  for (const { name, failureMode } of namespaces.values()) {
-    const isByPolicy = failureMode === FAILURE_BY_POLICY
-    closed.set(name, isByPolicy ? isStrictEverywhere || strict.has(name) : failureMode === FAILURE_CLOSED)
-  }
+  for (const { name, failureMode } of snapshot.namespaces.values()) closed.set(name, isClosed(name, failureMode))
   return closed
 }
 

@@ -8,7 +8,7 @@ import type { Snapshot } from '../model/snapshot.ts'
 import { CNI_PLUGIN } from './cni-conflist.ts'
 import { CniInstall } from './cni-install.ts'
 import { CniNamespacesFile } from './cni-namespaces.ts'
-import { type CniResult, CniServer } from './cni-server.ts'
+import { type CniResult, CniServer, type CniServerOptions } from './cni-server.ts'
 import type { AgentConfig } from './config.ts'
 import type { KubernetesPods } from './kubernetes-pods.ts'
 import type { Pods } from './pods.ts'
@@ -19,6 +19,7 @@ export interface CniNodeOptions {
   readonly networks: KubernetesPods
   readonly pods: Pods
   readonly snapshot: () => Snapshot
+  readonly membershipOf: CniServerOptions['membershipOf']
   readonly isReady: () => boolean
   readonly log: Logger
 }
@@ -30,10 +31,12 @@ export class CniNode {
   private readonly install: CniInstall
 
   constructor(options: CniNodeOptions) {
-    const { config, addon, networks, pods, snapshot, isReady, log } = options
+    const { config, addon, networks, pods, snapshot, membershipOf, isReady, log } = options
     this.options = options
     const file = new CniNamespacesFile(config.state)
-    this.server = new CniServer({ path: config.cniSocket, addon, networks, pods, file, snapshot, isReady, log })
+    this.server = new CniServer({
+      ...{ path: config.cniSocket, addon, networks, pods, file, snapshot, membershipOf, isReady, log },
+    })
     this.install = new CniInstall({
       confDirectory: config.cniConfDirectory,
       binDirectory: config.cniBinDirectory,

@@ -25,6 +25,12 @@ export const CNI_OK = 0
 export const CNI_TRY_AGAIN = 11
 /** From here on codes are a plugin's own. */
 export const CNI_NOT_CAPTURED = 100
+/** To ASK: the pod is this agent's to capture; it may start unmeshed when that fails, or must not. ADD comes next. */
+export const CNI_OURS_OPEN = 101
+export const CNI_OURS_CLOSED = 102
+
+/** Command of the plugin's own: whose is a pod of a namespace that is not written down as one of the mesh? */
+export const CNI_ASK = 'ASK'
 
 const FIELDS = ['command', 'containerId', 'netns', 'args', 'pid', 'netnsFd', 'config'] as const
 

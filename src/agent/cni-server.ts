@@ -2,6 +2,7 @@
  * Answers the CNI plugin of this node (native/cni). A new pod of a meshed namespace is captured before the plugin's ADD
  * ends, and with it before its first container starts: there is no moment in which it is not in the mesh.
  *
+ *      ASK     of a namespace that is not of the mesh, as far as is known: the controller is asked whose the pod is
  *      ADD     the plugin tells netns and addresses, which no API has yet
  *              the controller tells of the pod as soon as it is scheduled here      -> enrolled in that netns
  *              both known, and captured                                             -> ok
@@ -17,12 +18,16 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { Addon } from '../kernel/addon.ts'
+import { POD_MESHED, POD_OUTSIDE, type PodMembership, type StartingPod } from '../model/pod-membership.ts'
 import type { Snapshot } from '../model/snapshot.ts'
 import type { LocalPod, Workload } from '../model/workload.ts'
-import { type CniNamespacesFile, type MeshNamespaces, meshNamespaces } from './cni-namespaces.ts'
+import { type CniNamespacesFile, closedTest, type MeshNamespaces, meshNamespaces } from './cni-namespaces.ts'
 import {
+  CNI_ASK,
   CNI_NOT_CAPTURED,
   CNI_OK,
+  CNI_OURS_CLOSED,
+  CNI_OURS_OPEN,
   CNI_TRY_AGAIN,
   type CniRequest,
   CniRequestReader,
@@ -37,6 +42,12 @@ import { isStrict, type Pods } from './pods.ts'
  */
 const ADD_MS = 5000
 
+/**
+ * Longest wait for the controller to say whose a pod is. It has the answer at hand, or asks the API server once. The plugin
+ * waits a second longer, and with it a pod that nobody has labelled, when both hang.
+ */
+const ASK_MS = 3000
+
 /** Requests at one time: more pods than any node starts at once. */
 const CONNECTIONS_MAX = 256
 
@@ -44,7 +55,7 @@ const CONNECTIONS_MAX = 256
 const REQUEST_MS_MAX = 2000
 
 /** What became of requests, for metrics. */
-export type CniResult = 'captured' | 'unmeshed' | 'let_by' | 'refused' | 'deleted' | 'bad_request'
+export type CniResult = 'captured' | 'expected' | 'unmeshed' | 'let_by' | 'refused' | 'deleted' | 'bad_request'
 
 export interface CniServerOptions {
   /** Path of the socket. */
@@ -54,6 +65,8 @@ export interface CniServerOptions {
   readonly pods: Pick<Pods, 'isActive' | 'netnsOf' | 'networkMade' | 'networkGone' | 'watch'>
   readonly file: CniNamespacesFile
   readonly snapshot: () => Snapshot
+  /** Asks the controller; null when nobody can tell within that time. Never rejects. */
+  readonly membershipOf: (pod: StartingPod, timeoutMs: number) => Promise<PodMembership | null>
   /** False while no configuration is in force. */
   readonly isReady: () => boolean
   readonly log: Logger
@@ -181,6 +194,7 @@ export class CniServer {
     const fields = { command: request.command, pod: `${request.podNamespace}/${request.podName}` }
     try {
       if (request.podNamespace === '' || request.podName === '') return DONE
+      if (request.command === CNI_ASK) return await this.whose(request)
       if (request.command === 'ADD') return await this.add(request)
       if (request.command === 'DEL') return await this.remove(request)
       if (request.command === 'CHECK') return this.check(request)
@@ -191,17 +205,45 @@ export class CniServer {
     }
   }
 
+  /**
+   * Its object may be newer than what has been published: a label on a pod, or on a namespace, counts from the first pod
+   * on. Of closed namespaces nobody asks: they are written down, and ADD comes at once.
+   */
+  private async whose(request: CniRequest): Promise<Answer> {
+    const told = await this.ask(request)
+    if (told?.state === POD_MESHED) {
+      const isClosed = closedTest(this.options.snapshot())(request.podNamespace, told.failureMode)
+      return { code: isClosed ? CNI_OURS_CLOSED : CNI_OURS_OPEN, message: '', result: 'expected' }
+    }
+    if (told !== null) return DONE
+    if (this.server === null) return STOPPED
+    this.options.log.warn('a pod starts, and the controller does not say whether it is in the mesh', {
+      pod: `${request.podNamespace}/${request.podName}`,
+    })
+    return { code: CNI_OK, message: '', result: 'let_by' }
+  }
+
+  private async ask({
+    podNamespace: namespace,
+    podName: name,
+    podUid: uid,
+  }: CniRequest): Promise<PodMembership | null> {
+    return await this.options.membershipOf({ namespace, name, uid }, ASK_MS)
+  }
+
   private async add(request: CniRequest): Promise<Answer> {
     const { podNamespace, podName } = request
     const key = `${podNamespace}/${podName}`
     this.askedFor.set(key, (this.askedFor.get(key) ?? 0) + 1)
     try {
       const netns = await this.attach(request)
-      const verdict = await this.verdict(request, netns)
+      const told = this.localPod(request) === null ? await this.ask(request) : null
+      if (told?.state === POD_OUTSIDE) return DONE
+      const verdict = await this.verdict(request, netns, told?.state === POD_MESHED)
       if (verdict === 'captured') return { code: CNI_OK, message: '', result: 'captured' }
       if (verdict === 'not-ours') return DONE
       // Nobody reads it: the plugin asks the next agent.
-      return this.server === null ? STOPPED : this.giveUp(request)
+      return this.server === null ? STOPPED : this.giveUp(request, told)
     } finally {
       const left = this.askedFor.get(key)! - 1
       if (left === 0) this.askedFor.delete(key)
@@ -217,7 +259,12 @@ export class CniServer {
     return netns
   }
 
-  private async verdict(request: CniRequest, netns: string): Promise<'captured' | 'not-ours' | 'pending'> {
+  /** `isExpected`: the controller has said that it is ours. */
+  private async verdict(
+    request: CniRequest,
+    netns: string,
+    isExpected: boolean,
+  ): Promise<'captured' | 'not-ours' | 'pending'> {
     const { pods } = this.options
     const deadline = performance.now() + (this.options.addMs ?? ADD_MS)
     let told = ''
@@ -228,7 +275,7 @@ export class CniServer {
         if (pods.isActive(uid) && pods.netnsOf(uid) === netns) return 'captured'
         if (told !== uid) pods.networkMade(uid)
         told = uid
-      } else if (local === null && this.isNotOurs(request)) return 'not-ours'
+      } else if (local === null && !isExpected && this.isNotOurs(request)) return 'not-ours'
       const leftMs = deadline - performance.now()
       if (leftMs <= 0) break
       await this.change(uid, leftMs)
@@ -251,13 +298,17 @@ export class CniServer {
     })
   }
 
-  private giveUp(request: CniRequest): Answer {
+  private giveUp(request: CniRequest, told: PodMembership | null): Answer {
     const { log, snapshot } = this.options
     const { podNamespace, podName } = request
     const pod = `${podNamespace}/${podName}`
     const local = this.localPod(request)
     const isClosed =
-      local === null ? (this.namespaces.get(podNamespace) ?? false) : isStrict(snapshot(), local.pod, local.workload)
+      local !== null
+        ? isStrict(snapshot(), local.pod, local.workload)
+        : told?.state === POD_MESHED
+          ? closedTest(snapshot())(podNamespace, told.failureMode)
+          : (this.namespaces.get(podNamespace) ?? false)
     const seconds = (this.options.addMs ?? ADD_MS) / 1000
     const what = local === null ? 'the controller has not told of it' : "it could not be captured; see the agent's log"
     const reason = `${what} within ${seconds} s`

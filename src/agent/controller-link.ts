@@ -5,12 +5,16 @@
 import { X509Certificate } from 'node:crypto'
 import { WeftError } from '../base/errors.ts'
 import { formatControllerIdentity } from '../model/identity.ts'
+import type { PodMembership, StartingPod } from '../model/pod-membership.ts'
 import { uriNames } from '../model/subject-alt-name.ts'
 import { CallError, type Credential, STATUS_UNAVAILABLE } from '../wire/channel.ts'
 import { ControlClient } from '../wire/client.ts'
 
 /** A certificate request that takes longer has failed. */
 const REQUEST_TIMEOUT_MS = 10_000
+
+/** Times that the controller is asked about a pod: a second time over a new connection. */
+const MEMBERSHIP_TRIES = 2
 
 /** Where the controller is, and who we are to it. */
 export interface ControllerLinkOptions {
@@ -44,17 +48,43 @@ export class ControllerLink {
       return await client.createCertificate(csr, identity, validitySeconds, REQUEST_TIMEOUT_MS)
     } catch (error) {
       // Not reached: the next try begins with a new connection, without the back-off of this one.
-      if (isUnavailable(error)) {
-        if (this.client === client) this.client = null
-        client.close()
-      }
+      if (isUnavailable(error)) this.drop(client)
       throw error
     }
+  }
+
+  /**
+   * Whether a pod that starts here is this agent's to capture, as the controller's newest objects say; null when nobody can
+   * tell in time. Never rejects.
+   */
+  async podMembership(pod: StartingPod, timeoutMs: number): Promise<PodMembership | null> {
+    const deadline = performance.now() + timeoutMs
+    // A replica that has just gone is no reason to let the pod start without the mesh: the second try finds another.
+    for (let tries = 0; tries < MEMBERSHIP_TRIES; tries++) {
+      let client: ControlClient
+      try {
+        client = this.currentClient()
+      } catch {
+        return null
+      }
+      try {
+        return await client.podMembership(pod, Math.max(1, deadline - performance.now()))
+      } catch (error) {
+        if (!isUnavailable(error)) return null
+        this.drop(client)
+      }
+    }
+    return null
   }
 
   close(): void {
     this.client?.close()
     this.client = null
+  }
+
+  private drop(client: ControlClient): void {
+    if (this.client === client) this.client = null
+    client.close()
   }
 
   private currentClient(): ControlClient {

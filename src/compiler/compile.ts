@@ -11,7 +11,7 @@ import type { MeshNamespace } from '../model/namespace.ts'
 import type { Policy } from '../model/policy.ts'
 import type { Traffic } from '../model/route.ts'
 import type { Service } from '../model/service.ts'
-import { FAILURE_BY_POLICY, type LocalPod, type Workload } from '../model/workload.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED, type LocalPod, type Workload } from '../model/workload.ts'
 import { readAuthorizationPolicy, selectPolicies } from './authorization-policy.ts'
 import { readService } from './core-service.ts'
 import { type DestinationRule, type MergedRule, mergeRules, readDestinationRule } from './destination-rule.ts'
@@ -202,7 +202,10 @@ function localPods(
   return pods
 }
 
-/** Those that are in the mesh as a whole, and those that have a pod in it. */
+/**
+ * Those that are in the mesh as a whole, those that have a pod in it, and those that would rather have none start than one
+ * unmeshed: their first pod may be on its way.
+ */
 function meshNamespaces(
   enrolments: Enrolments,
   inventory: Inventory,
@@ -212,6 +215,7 @@ function meshNamespaces(
   const modes = failureModes(objects, run)
   const names = new Set(enrolments.meshNamespaces())
   for (const { isOurs, namespace } of inventory.members) if (isOurs) names.add(namespace)
+  for (const [name, mode] of modes) if (mode === FAILURE_CLOSED) names.add(name)
   return [...names].sort(compareText).map((name) => ({ name, failureMode: modes.get(name) ?? FAILURE_BY_POLICY }))
 }
 

@@ -22,6 +22,7 @@ import { isFact } from './kubernetes-objects.ts'
 import { KubernetesSource } from './kubernetes-source.ts'
 import { LastGood } from './last-good.ts'
 import { readLastGood, writeLastGood } from './last-good-file.ts'
+import { PodMemberships } from './pod-memberships.ts'
 import { Publisher } from './publisher.ts'
 import { scheduledPods } from './scheduled-pods.ts'
 import type { Source } from './source.ts'
@@ -148,8 +149,9 @@ class App implements Controller {
     this.authority = authority
     const tokens = control?.tokens ?? null
     const dnsNames = control === null ? [] : serviceNames(config)
+    const memberships = new PodMemberships(this.source, config)
     this.service = new ControlService({
-      ...{ config, authority, tokens, dnsNames, publisher, observer: metrics, log, clock },
+      ...{ config, authority, tokens, dnsNames, publisher, memberships, observer: metrics, log, clock },
     })
     this.feedback = this.openFeedback(authority, dnsNames)
     this.update()

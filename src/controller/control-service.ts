@@ -12,6 +12,7 @@ import type { CertificateAuthority } from './authority.ts'
 import { type CertificateObserver, CertificateServer, type TokenReviewer } from './ca-server.ts'
 import type { ControllerConfig } from './config.ts'
 import { nodeOf } from './peer-node.ts'
+import type { PodMemberships } from './pod-memberships.ts'
 import type { Publisher } from './publisher.ts'
 
 /** Lifetime of the controller's own certificate, which it renews by itself. */
@@ -26,6 +27,7 @@ export interface ControlServiceOptions {
   /** Names by which clients may dial the controller, beside its identity. */
   readonly dnsNames: readonly string[]
   readonly publisher: Publisher
+  readonly memberships: Pick<PodMemberships, 'of'>
   readonly observer: CertificateObserver
   readonly log: Logger
   readonly clock: Clock
@@ -40,7 +42,7 @@ export class ControlService {
   private cancelRenewal: () => void = () => {}
 
   constructor(options: ControlServiceOptions) {
-    const { authority, clock, config, log, observer, publisher, tokens } = options
+    const { authority, clock, config, log, memberships, observer, publisher, tokens } = options
     const { trustDomain } = config
     this.options = options
     this.certificates = new CertificateServer({
@@ -58,6 +60,7 @@ export class ControlService {
       acceptsTokens: tokens !== null,
       onStream: (stream) => publisher.accept(stream, nodeOf(stream.peer, trustDomain, clock.now())),
       onSigningRequest: (request, peer) => this.certificates.sign(request, peer),
+      onMembershipRequest: async (pod, peer) => await memberships.of(pod, nodeOf(peer, trustDomain, clock.now())),
     })
   }
 

@@ -62,6 +62,8 @@ export class DirectorySource implements Source {
   private isScanning = false
   private isScanWanted = false
   private isStopped = false
+  /** Who waits for the end of the next scan that begins. */
+  private readonly waiting: (() => void)[] = []
 
   constructor(options: DirectorySourceOptions) {
     this.options = options
@@ -96,6 +98,23 @@ export class DirectorySource implements Source {
     this.watcher?.close()
     this.watcher = null
     this.cancelScan?.()
+    for (const wake of this.waiting.splice(0)) wake()
+  }
+
+  newest(kind: string, namespace: string, name: string): MeshObject | null {
+    const isSought = (object: MeshObject): boolean =>
+      object.kind === kind && object.namespace === namespace && object.name === name
+    return this.objects.find(isSought) ?? null
+  }
+
+  async fetch(kind: string, namespace: string, name: string): Promise<MeshObject | null> {
+    if (!this.isStopped) {
+      const scanned = new Promise<void>((resolve) => this.waiting.push(resolve))
+      if (this.isScanning) this.isScanWanted = true
+      else this.scanAfter(0)
+      await scanned
+    }
+    return this.newest(kind, namespace, name)
   }
 
   status(): unknown {
@@ -150,11 +169,15 @@ export class DirectorySource implements Source {
   /** Never rejects. */
   private async scanAgain(): Promise<void> {
     this.isScanning = true
+    const waiting = this.waiting.splice(0)
     let nextMs = RESCAN_MS
     try {
       const { isChanged, isSettled } = await this.scan(false)
       // Whoever has stopped it waits for no change any more.
-      if (this.isStopped) return
+      if (this.isStopped) {
+        for (const wake of waiting) wake()
+        return
+      }
       if (this.directoryMessages.length > 0) {
         // It is back: the old watch may be on what was there before.
         this.directoryMessages = []
@@ -166,6 +189,7 @@ export class DirectorySource implements Source {
     } catch (error) {
       this.onLostDirectory(error)
     }
+    for (const wake of waiting) wake()
     this.endScan(nextMs)
   }
 

@@ -4,6 +4,7 @@
  * An object that did not change in what we read stays the very same one, so that everything made from it can stay, too.
  */
 import type { Clock } from '../base/clock.ts'
+import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { Message } from '../compiler/messages.ts'
 import { type MeshObject, parseObject } from '../compiler/object.ts'
@@ -30,6 +31,11 @@ export interface KindStoreOptions {
   onState(): void
 }
 
+/** By which objects of a kind are told apart. */
+export function keyIn(namespace: string, name: string): string {
+  return namespace === '' ? name : `${namespace}/${name}`
+}
+
 /** One object on its way in: read, or with what is wrong with it. */
 interface Arrived {
   readonly name: string
@@ -50,6 +56,8 @@ export class KindStore {
   /** What is wrong with objects that could not be read, by namespace and name. */
   private readonly broken = new Map<string, readonly Message[]>()
   private reflector: Reflector<Arrived> | null = null
+  /** In which it is followed; null when it is not. */
+  private resource: ServedResource | null = null
   private version = ''
   private phase: ReflectorPhase = 'listing'
   private reflectorProblem = ''
@@ -123,6 +131,19 @@ export class KindStore {
     this.options.onObjects()
   }
 
+  /** An object as the server has it now; null when it has none, or does not answer. Never rejects. */
+  async fetch(namespace: string, name: string): Promise<MeshObject | null> {
+    const { api, log } = this.options
+    if (this.resource === null) return null
+    try {
+      const object = await api.get(this.resource, namespace === '' ? null : namespace, name)
+      return object === null ? null : read(object, this.kind).object
+    } catch (error) {
+      log.warn('an object cannot be looked up', { kind: this.kind, namespace, name, error: describeError(error) })
+      return null
+    }
+  }
+
   async stop(): Promise<void> {
     await this.reflector?.stop()
   }
@@ -152,6 +173,7 @@ export class KindStore {
       },
     )
     this.reflector = reflector
+    this.resource = resource
     this.version = resource.version
     this.phase = 'listing'
     reflector.start()
@@ -209,8 +231,8 @@ export class KindStore {
 const NOWHERE = (): null => null
 
 function read(object: KubernetesObject, kind: string): Arrived {
-  const { namespace, name } = object.metadata
-  const key = namespace === undefined ? name : `${namespace}/${name}`
+  const { namespace = '', name } = object.metadata
+  const key = keyIn(namespace, name)
   const parsed = parseObject(shrink({ ...object, kind }), NOWHERE)
   return Array.isArray(parsed)
     ? { name: key, object: null, messages: parsed }

@@ -17,7 +17,7 @@ import type { Message } from '../compiler/messages.ts'
 import { groupOf, type MeshObject } from '../compiler/object.ts'
 import type { KubernetesApi } from '../kubernetes/api.ts'
 import { discover, type ServedResource } from '../kubernetes/discovery.ts'
-import { KindStore } from './kind-store.ts'
+import { KindStore, keyIn } from './kind-store.ts'
 import type { Source } from './source.ts'
 
 /** From the first of several changes to the moment when all are told. */
@@ -94,6 +94,14 @@ export class KubernetesSource implements Source {
 
   get messages(): readonly Message[] {
     return [...this.troubles(), ...this.stores.flatMap((store) => store.messages)]
+  }
+
+  newest(kind: string, namespace: string, name: string): MeshObject | null {
+    return this.stores.find((store) => store.kind === kind)?.objects.get(keyIn(namespace, name)) ?? null
+  }
+
+  async fetch(kind: string, namespace: string, name: string): Promise<MeshObject | null> {
+    return (await this.stores.find((store) => store.kind === kind)?.fetch(namespace, name)) ?? null
   }
 
   async start(): Promise<void> {

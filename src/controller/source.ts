@@ -7,8 +7,16 @@
 import type { Message } from '../compiler/messages.ts'
 import type { MeshObject } from '../compiler/object.ts'
 
+/** Single objects, for who cannot wait until all of them are compiled. `namespace` is empty for what has none. */
+export interface ObjectSearch {
+  /** As it was seen last. */
+  newest(kind: string, namespace: string, name: string): MeshObject | null
+  /** As the origin has it now; null when it has none, or does not answer. Never rejects. */
+  fetch(kind: string, namespace: string, name: string): Promise<MeshObject | null>
+}
+
 /** All objects of the mesh, kept in step with their origin. */
-export interface Source {
+export interface Source extends ObjectSearch {
   /** The state now. An object that did not change is the very same one as before. */
   readonly objects: readonly MeshObject[]
   /** What is wrong with the origin, or with objects of it that are not in force. */

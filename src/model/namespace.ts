@@ -1,4 +1,4 @@
-/** A namespace whose pods are in the mesh, as agents know it: what holds for a pod that they have not been told of yet. */
+/** A namespace that may have pods in the mesh, as agents know it: what holds for a pod that they have not been told of yet. */
 import type { FailureMode } from './workload.ts'
 
 export interface MeshNamespace {

@@ -12,7 +12,7 @@ export interface PodNetworkState {
 }
 
 /** Every result is there from the start, so that the first of a kind is seen as an increase. */
-const RESULTS = ['captured', 'unmeshed', 'let_by', 'refused', 'deleted', 'bad_request'] as const
+const RESULTS = ['captured', 'expected', 'unmeshed', 'let_by', 'refused', 'deleted', 'bad_request'] as const
 const REASONS = ['host_network', 'not_running'] as const
 
 export class PodNetworkFamilies {
@@ -30,7 +30,7 @@ export class PodNetworkFamilies {
     })
     this.requests = new Counter({
       name: 'weft_cni_requests_total',
-      help: 'Requests of the CNI plugin, by what became of them; let_by: a pod started unmeshed, as its failure mode allows.',
+      help: 'Requests of the CNI plugin, by what became of them; expected: the controller said that the pod is in the mesh; let_by: a pod started unmeshed, as its failure mode allows.',
       labelNames: ['result'],
       registers,
     })

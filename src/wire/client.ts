@@ -7,6 +7,8 @@
 import { createSecureContext } from 'node:tls'
 import { ChannelCredentials, Client, type ClientDuplexStream, Metadata, type ServiceError } from '@grpc/grpc-js'
 import { describeError, WeftError } from '../base/errors.ts'
+import { POD_MESHED, POD_OUTSIDE, POD_UNKNOWN, type PodMembership, type StartingPod } from '../model/pod-membership.ts'
+import { FAILURE_BY_POLICY, FAILURE_CLOSED, FAILURE_OPEN } from '../model/workload.ts'
 import {
   CallError,
   type Credential,
@@ -16,11 +18,20 @@ import {
   statusName,
   type TrustOnly,
 } from './channel.ts'
-import { CERTIFICATE_SERVICE, DISCOVERY_SERVICE, IMPERSONATED_IDENTITY } from './discovery.ts'
-import type { CertificateRequest, CertificateResponse, DeltaRequest, DeltaResponse } from './messages.ts'
+import { CERTIFICATE_SERVICE, DISCOVERY_SERVICE, IMPERSONATED_IDENTITY, MEMBERSHIP_SERVICE } from './discovery.ts'
+import type {
+  CertificateRequest,
+  CertificateResponse,
+  DeltaRequest,
+  DeltaResponse,
+  PodMembershipResponse,
+} from './messages.ts'
 
 /** Name sent as SNI. The controller's certificate is judged by its SPIFFE identity, not by this name. */
 const SERVER_NAME = 'weft-controller'
+
+const POD_STATES = [POD_OUTSIDE, POD_MESHED] as const
+const FAILURE_MODES = [FAILURE_OPEN, FAILURE_CLOSED] as const
 
 /** Where the controller is, and who we are to it. */
 export interface ControlClientOptions {
@@ -110,6 +121,32 @@ export class ControlClient {
       )
     })
     return response.certChain
+  }
+
+  /**
+   * Whether a pod that starts on this node is its agent's to capture. What a newer controller says and nobody here
+   * understands counts as unknown. Rejects with WeftError WEFT_CONTROLLER; its cause is a CallError.
+   */
+  async podMembership(pod: StartingPod, timeoutMs: number): Promise<PodMembership> {
+    const method = MEMBERSHIP_SERVICE.getPodMembership
+    const response = await new Promise<PodMembershipResponse>((resolve, reject) => {
+      this.client.makeUnaryRequest(
+        method.path,
+        method.requestSerialize,
+        method.responseDeserialize,
+        pod,
+        new Metadata(),
+        { deadline: Date.now() + timeoutMs },
+        (error, value) => {
+          if (error === null && value !== undefined) resolve(value)
+          else reject(controllerError(`pod ${pod.namespace}/${pod.name}`, this.address, error))
+        },
+      )
+    })
+    return {
+      state: POD_STATES.find((state) => state === response.state) ?? POD_UNKNOWN,
+      failureMode: FAILURE_MODES.find((mode) => mode === response.failureMode) ?? FAILURE_BY_POLICY,
+    }
   }
 
   /** Closes the connection; calls under way fail. */

@@ -1,5 +1,5 @@
 /**
- * The names of the control protocol: resource types, the two gRPC services, and how a response says that the
+ * The names of the control protocol: resource types, the gRPC services, and how a response says that the
  * generation it belongs to is complete.
  *
  * The generation is the controller's counter of compiled states. A generation may need several responses (types, and
@@ -17,6 +17,10 @@ import {
   type DeltaRequest,
   type DeltaResponse,
   type MessageType,
+  POD_MEMBERSHIP_REQUEST,
+  POD_MEMBERSHIP_RESPONSE,
+  type PodMembershipRequest,
+  type PodMembershipResponse,
 } from './messages.ts'
 
 const TYPE_PREFIX = 'type.googleapis.com/'
@@ -49,6 +53,7 @@ export const IMPERSONATED_IDENTITY = 'ImpersonatedIdentity'
 
 const DELTA_AGGREGATED_RESOURCES = '/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources'
 const CREATE_CERTIFICATE = '/istio.v1.auth.IstioCertificateService/CreateCertificate'
+const GET_POD_MEMBERSHIP = '/weft.v1.PodMembershipService/GetPodMembership'
 
 /** Value of `system_version_info`. */
 export function formatGeneration(generation: number, isComplete: boolean): string {
@@ -88,5 +93,17 @@ export const CERTIFICATE_SERVICE = {
     requestDeserialize: CERTIFICATE_REQUEST.decode,
     responseSerialize: serialize<CertificateResponse>(CERTIFICATE_RESPONSE),
     responseDeserialize: CERTIFICATE_RESPONSE.decode,
+  },
+} satisfies ServiceDefinition
+
+export const MEMBERSHIP_SERVICE = {
+  getPodMembership: {
+    path: GET_POD_MEMBERSHIP,
+    requestStream: false,
+    responseStream: false,
+    requestSerialize: serialize<PodMembershipRequest>(POD_MEMBERSHIP_REQUEST),
+    requestDeserialize: POD_MEMBERSHIP_REQUEST.decode,
+    responseSerialize: serialize<PodMembershipResponse>(POD_MEMBERSHIP_RESPONSE),
+    responseDeserialize: POD_MEMBERSHIP_RESPONSE.decode,
   },
 } satisfies ServiceDefinition

@@ -107,6 +107,22 @@ export interface CertificateResponse {
 export const CERTIFICATE_REQUEST = messageType<CertificateRequest>('istio.v1.auth.IstioCertificateRequest')
 export const CERTIFICATE_RESPONSE = messageType<CertificateResponse>('istio.v1.auth.IstioCertificateResponse')
 
+// --- pods that are about to start ---
+
+export interface PodMembershipRequest {
+  readonly namespace: string
+  readonly name: string
+  readonly uid: string
+}
+
+export interface PodMembershipResponse {
+  readonly state: number
+  readonly failureMode: number
+}
+
+export const POD_MEMBERSHIP_REQUEST = messageType<PodMembershipRequest>('weft.v1.PodMembershipRequest')
+export const POD_MEMBERSHIP_RESPONSE = messageType<PodMembershipResponse>('weft.v1.PodMembershipResponse')
+
 // --- workloads and services ---
 
 export interface PortMessage {

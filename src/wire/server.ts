@@ -1,5 +1,5 @@
 /**
- * The controller's gRPC server: delta discovery and certificate signing over mutual TLS.
+ * The controller's gRPC server: delta discovery, certificate signing and questions about new pods over mutual TLS.
  *
  * gRPC ends here: the controller sees streams and peers as plain interfaces. A peer without a certificate of the mesh
  * does not get through the TLS handshake; where tokens are accepted it does, but no further than to a certificate request
@@ -14,9 +14,11 @@ import {
   Server,
   ServerCredentials,
   type ServerDuplexStream,
+  type sendUnaryData,
 } from '@grpc/grpc-js'
 import { formatHostPort } from '../base/address.ts'
 import { describeError, WeftError } from '../base/errors.ts'
+import type { PodMembership, StartingPod } from '../model/pod-membership.ts'
 import {
   CallError,
   type Credential,
@@ -25,17 +27,27 @@ import {
   MESSAGE_BYTES_MAX,
   STATUS_INTERNAL,
   STATUS_INVALID_ARGUMENT,
+  STATUS_UNAVAILABLE,
 } from './channel.ts'
-import { CERTIFICATE_SERVICE, DISCOVERY_SERVICE, IMPERSONATED_IDENTITY } from './discovery.ts'
-import type { CertificateRequest, CertificateResponse, DeltaRequest, DeltaResponse } from './messages.ts'
+import { CERTIFICATE_SERVICE, DISCOVERY_SERVICE, IMPERSONATED_IDENTITY, MEMBERSHIP_SERVICE } from './discovery.ts'
+import type {
+  CertificateRequest,
+  CertificateResponse,
+  DeltaRequest,
+  DeltaResponse,
+  PodMembershipRequest,
+  PodMembershipResponse,
+} from './messages.ts'
 import { admitCertificateOrToken, bearerTokenOf } from './token-admission.ts'
 
 /** A connection is ended in order after this time, give or take 10 %. One hour: a credential that was replaced or has run out is not used much longer. */
 const CONNECTION_AGE_MS_MAX = 3_600_000
 /** Time for calls under way when a connection reaches its age. */
 const CONNECTION_AGE_GRACE_MS = 5_000
-/** Calls at one time on one connection. One stream and a few certificate requests are what an agent has. */
+/** Calls at one time on one connection. One stream, a few certificate requests and a few new pods are what an agent has. */
 const STREAMS_MAX = 64
+/** Longest name or uid of a pod: Kubernetes has none above 253 characters. */
+const NAME_LENGTH_MAX = 253
 /** Longest certificate request, characters. A P-256 request has about 500. */
 const CSR_LENGTH_MAX = 16_384
 
@@ -85,6 +97,8 @@ export interface ControlHandlers {
   onStream(stream: DiscoveryStream): DiscoverySession
   /** Resolves with PEM texts: leaf, intermediates, roots. Throws CallError to refuse. */
   onSigningRequest(request: SigningRequest, peer: SigningPeer): Promise<readonly string[]>
+  /** Says whether a pod that starts on the peer's node is its to capture. Throws CallError. Left out: nobody can say. */
+  onMembershipRequest?(pod: StartingPod, peer: Peer): Promise<PodMembership>
 }
 
 /** The controller's gRPC server. */
@@ -108,6 +122,7 @@ export class ControlServer {
     })
     this.server.addService(DISCOVERY_SERVICE, { deltaAggregatedResources: discoveryCall(handlers) })
     this.server.addService(CERTIFICATE_SERVICE, { createCertificate: certificateCall(handlers) })
+    this.server.addService(MEMBERSHIP_SERVICE, { getPodMembership: membershipCall(handlers) })
   }
 
   /** Resolves with the bound port; rejects with WeftError WEFT_SYSCALL when the address cannot be bound. */
@@ -216,14 +231,32 @@ function certificateCall(handlers: ControlHandlers): handleUnaryCall<Certificate
       const bearerToken = handlers.acceptsTokens === true ? bearerTokenOf(call.metadata) : null
       return { certChain: await handlers.onSigningRequest(request, { ...peerOf(call), bearerToken }) }
     }
-    answer().then(
-      (response) => callback(null, response),
-      (error) => {
-        const { status, message } = toCallError(error)
-        callback({ code: status, details: message })
-      },
-    )
+    answerCall(answer, callback)
   }
+}
+
+function membershipCall(handlers: ControlHandlers): handleUnaryCall<PodMembershipRequest, PodMembershipResponse> {
+  return (call, callback) => {
+    const { namespace, name, uid } = call.request
+    const answer = async (): Promise<PodMembershipResponse> => {
+      if ([namespace, name, uid].some((text) => text.length > NAME_LENGTH_MAX)) {
+        throw new CallError(STATUS_INVALID_ARGUMENT, `no pod's name or uid has more than ${NAME_LENGTH_MAX} characters`)
+      }
+      if (handlers.onMembershipRequest === undefined) throw new CallError(STATUS_UNAVAILABLE, 'nobody knows any pods')
+      return await handlers.onMembershipRequest({ namespace, name, uid }, peerOf(call))
+    }
+    answerCall(answer, callback)
+  }
+}
+
+function answerCall<T>(answer: () => Promise<T>, callback: sendUnaryData<T>): void {
+  answer().then(
+    (response) => callback(null, response),
+    (error) => {
+      const { status, message } = toCallError(error)
+      callback({ code: status, details: message })
+    },
+  )
 }
 
 function signingRequest(message: CertificateRequest): SigningRequest {

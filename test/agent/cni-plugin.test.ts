@@ -106,16 +106,43 @@ test('ADD fails with the code and the sentence of the agent', needsNativeBuild, 
   assert.deepEqual(errorOf(stdout), { cniVersion: '1.0.0', code: 11, msg: 'a "quoted" \\ reason ?' })
 })
 
+test('ADD of a pod that is none of Kubernetes asks nobody', needsNativeBuild, async () => {
+  await listen()
+  const { status, stdout } = await call({ args: {} })
+  assert.deepEqual([status, JSON.parse(stdout)], [0, resultOf(ADDRESSES, '/proc/self/ns/net')])
+  assert.equal(requests.length, 0)
+})
+
 test(
-  'ADD of a namespace outside the mesh asks nobody, and neither does one without a pod',
+  'ADD of a namespace outside the mesh asks whose the pod is, and passes unless the agent expects it',
   needsNativeBuild,
   async () => {
-    await listen()
-    for (const args of [{ ...POD, K8S_POD_NAMESPACE: 'sho' }, { ...POD, K8S_POD_NAMESPACE: 'shopp' }, {}]) {
+    const strangers = ['sho', 'shopp'].map((name) => ({ ...POD, K8S_POD_NAMESPACE: name }))
+    const commands = (): readonly string[] => requests.splice(0).map(({ command }) => command)
+    const passed = [0, JSON.stringify(resultOf(ADDRESSES, '/proc/self/ns/net'))]
+    const add = async (args: Readonly<Record<string, string>>): Promise<readonly unknown[]> => {
       const { status, stdout } = await call({ args })
-      assert.deepEqual([status, JSON.parse(stdout)], [0, resultOf(ADDRESSES, '/proc/self/ns/net')])
+      return [status, stdout]
     }
-    assert.equal(requests.length, 0)
+    // There was never an agent.
+    assert.deepEqual(await add(strangers[0]!), passed)
+    await listen()
+    for (const args of strangers) assert.deepEqual(await add(args), passed)
+    assert.deepEqual(commands(), ['ASK', 'ASK'])
+    onRequest = (socket, { command }) => socket.end(encodeAnswer(command === 'ASK' ? 101 : 0, ''))
+    assert.deepEqual(await add(strangers[0]!), passed)
+    assert.deepEqual(commands(), ['ASK', 'ADD'])
+    // The agent that expected the pod is gone before it has captured it: what it said of the pod counts.
+    onRequest = (socket, { command }) => {
+      if (command === 'ASK') socket.end(encodeAnswer(102, ''))
+      else socket.destroy()
+    }
+    const { status, stdout } = await call({ args: strangers[0]! })
+    assert.equal(status, 1)
+    assert.match(errorOf(stdout).msg, /does not run, and pods of namespace sho must not start without it/)
+    assert.deepEqual(commands().slice(0, 2), ['ASK', 'ADD'])
+    onRequest = (socket) => socket.end(encodeAnswer(11, 'not now'))
+    assert.equal(errorOf((await call({ args: strangers[1]! })).stdout).msg, 'not now')
   },
 )
 

@@ -10,8 +10,11 @@ import { type AuthorityMaterial, bundleOf, readMaterial } from '../../src/contro
 import { parseControllerConfig } from '../../src/controller/config.ts'
 import { ControlService } from '../../src/controller/control-service.ts'
 import { serviceNames } from '../../src/controller/kubernetes-control.ts'
+import type { PodMemberships } from '../../src/controller/pod-memberships.ts'
 import { Publisher } from '../../src/controller/publisher.ts'
-import { formatNodeIdentity } from '../../src/model/identity.ts'
+import { formatIdentity, formatNodeIdentity } from '../../src/model/identity.ts'
+import { POD_MESHED } from '../../src/model/pod-membership.ts'
+import { FAILURE_CLOSED } from '../../src/model/workload.ts'
 import type { CredentialTexts } from '../../src/security/credential-files.ts'
 import { createKey, createSigningRequest } from '../../src/security/csr.ts'
 import { createRoot } from '../../src/security/issue.ts'
@@ -28,19 +31,36 @@ function material(name: string): AuthorityMaterial {
   )
 }
 
-async function serve(t: TestContext, authority: CertificateAuthority): Promise<number> {
-  const service = new ControlService({
-    config: parseControllerConfig(['--source', 'kubernetes', '--listen', '127.0.0.1:0'], {}),
+async function serve(
+  t: TestContext,
+  authority: CertificateAuthority,
+  memberships: Pick<PodMemberships, 'of'> = { of: () => Promise.reject(new Error('nobody asks')) },
+): Promise<number> {
+  const service = serviceOf(authority, memberships, '127.0.0.1:0')
+  t.after(() => service.stop())
+  return await service.listen()
+}
+
+function serviceOf(
+  authority: CertificateAuthority,
+  memberships: Pick<PodMemberships, 'of'>,
+  address: string,
+): ControlService {
+  return new ControlService({
+    config: parseControllerConfig(['--source', 'kubernetes', '--listen', address], {}),
     authority,
     tokens: null,
     dnsNames: serviceNames({ clusterDomain: 'cluster.local', systemNamespace: 'weft-system' }),
     publisher: new Publisher(silentLog),
+    memberships,
     observer: { certificateIssued: () => {}, certificateRefused: () => {} },
     log: silentLog,
     clock: systemClock,
   })
-  t.after(() => service.stop())
-  return await service.listen()
+}
+
+function authorityOf(own: AuthorityMaterial): CertificateAuthority {
+  return new CertificateAuthority(own, bundleOf(own.roots))
 }
 
 /** The node's credential by `authority`, which trusts `bundle`. */
@@ -92,4 +112,41 @@ test('a rotation: both roots are believed while it lasts, and only the new one a
   authority.replace(young, bundleOf(young.roots))
   await renew(t, port, credentialBy(authority, both))
   await assert.rejects(renew(t, port, { ...before, bundle: both }), /UNAVAILABLE|UNAUTHENTICATED/)
+})
+
+test('agents ask about pods of the node in their certificate; workloads may not, and nobody asks about monsters', async (t) => {
+  const authority = authorityOf(material('a'))
+  const asked: unknown[] = []
+  const port = await serve(t, authority, {
+    of: async (pod, node) => {
+      asked.push([pod, node])
+      return { state: POD_MESHED, failureMode: FAILURE_CLOSED }
+    },
+  })
+  const pod = { namespace: 'shop', name: 'web', uid: 'u1' }
+  const link = linkTo(t, `127.0.0.1:${port}`, credentialBy(authority, authority.bundle))
+  assert.deepEqual(await link.podMembership(pod, 10_000), { state: POD_MESHED, failureMode: FAILURE_CLOSED })
+  assert.equal(await link.podMembership({ ...pod, name: 'x'.repeat(254) }, 10_000), null)
+  const workload = authority.issue(formatIdentity(TRUST_DOMAIN, 'shop', 'web'), HOUR_MS)
+  const texts = { certificateChain: workload.chain, key: workload.keyPem(), bundle: authority.bundle }
+  assert.equal(await linkTo(t, `127.0.0.1:${port}`, texts).podMembership(pod, 10_000), null)
+  assert.deepEqual(asked, [[pod, 'node1']])
+})
+
+test('a controller that is away is no answer about a pod, and one that is back answers the same link', async (t) => {
+  const authority = authorityOf(material('a'))
+  const memberships: Pick<PodMemberships, 'of'> = {
+    of: async () => ({ state: POD_MESHED, failureMode: FAILURE_CLOSED }),
+  }
+  const service = serviceOf(authority, memberships, '127.0.0.1:0')
+  const port = await service.listen()
+  const link = linkTo(t, `127.0.0.1:${port}`, credentialBy(authority, authority.bundle))
+  const pod = { namespace: 'shop', name: 'web', uid: 'u1' }
+  assert.notEqual(await link.podMembership(pod, 10_000), null)
+  service.stop()
+  assert.equal(await link.podMembership(pod, 10_000), null)
+  const next = serviceOf(authority, memberships, `127.0.0.1:${port}`)
+  t.after(() => next.stop())
+  await next.listen()
+  assert.notEqual(await link.podMembership(pod, 10_000), null)
 })

@@ -155,6 +155,19 @@ ${status}
     assert.equal(await mesh.code('stranger', `http://[${mesh.plan.pod('vault').addresses[1]}]:8080/`), '000')
   })
 
+  it('the first pod that labels itself in a namespace outside the mesh is captured when ADD ends', async () => {
+    const pod = await makeNetwork('pioneer', 'node2', 'frontier')
+    publish(pod, false, UID, ', weft.dev/mesh: enabled')
+    // Nobody has been told of it yet: the controller looks when the agent asks.
+    const { status, stdout, stderr } = await call(pod)
+    assert.equal(status, 0, stdout + stderr)
+    const results = async (result: string): Promise<number> => {
+      return await mesh.metric('node2', 'weft_cni_requests_total', { result })
+    }
+    assert.deepEqual([await results('expected'), await results('let_by')], [1, 0])
+    assert.equal(await mesh.code('pioneer', `http://${mesh.plan.pod('vault').addresses[0]}:8080/`), '200')
+  })
+
   it('a pod of the mesh that is labelled out passes as soon as that is known', async () => {
     const pod = await makeNetwork('optout', 'node1')
     publish(pod, false, UID, ', weft.dev/mesh: disabled')
