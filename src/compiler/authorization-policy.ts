@@ -5,6 +5,7 @@
  * nothing); in a DENY policy such an attribute counts as true (it denies more) and the object is reported as an error.
  * `spec: {}` denies all: an ALLOW policy without rules matches nothing. `rules: [{}]` matches everything.
  */
+import type { Steps } from '../base/steps.ts'
 import {
   ACTION_ALLOW,
   ACTION_DENY,
@@ -24,7 +25,7 @@ import {
   authorizationPolicySpec,
   type RuleFields,
 } from './authorization-policy-fields.ts'
-import type { Inventory, Member } from './inventory.ts'
+import type { Inventory, Member, Selectable, Selection } from './inventory.ts'
 import { compareText, findings } from './messages.ts'
 import type { MeshObject } from './object.ts'
 import { mayBeHttp } from './protocol.ts'
@@ -79,22 +80,22 @@ export function readAuthorizationPolicy(object: MeshObject, run: Run): Authoriza
   return { object, policy, selector, services, httpOnlyRules: isDeny && !isDryRun ? httpOnlyRules(spec) : [] }
 }
 
-/** Keys of the policies that select each workload, by uid; policies of a namespace or the mesh are not listed. */
-export function selectPolicies(
+/** Keys of policies by the uid of the workload that they select. */
+export type SelectedPolicies = ReadonlyMap<string, readonly string[]>
+
+/** Keys of the policies that select each workload, sorted; policies of a namespace or the mesh are not listed. */
+export function* selectPolicies(
   policies: readonly AuthorizationPolicy[],
-  inventory: Inventory,
+  selection: Selection,
   run: Run,
-): ReadonlyMap<string, readonly string[]> {
+): Steps<SelectedPolicies> {
   const keysOf = new Map<string, string[]>()
-  for (const { object, policy, selector, services, httpOnlyRules } of policies) {
-    const members =
-      services === null
-        ? selectedMembers(object, selector, inventory, run)
-        : targetMembers(object, services, inventory, run)
-    if (httpOnlyRules.length > 0 && members.some((member) => servesTcp(member, inventory))) {
-      for (const i of httpOnlyRules) run.log.add(object, ['spec', 'rules', i, 'to'], findings.denyHttpOnly())
-    }
+  for (const authorization of policies) {
+    const { object, policy, services } = authorization
     if (policy.scope !== POLICY_SCOPE_WORKLOAD) continue
+    yield
+    const members = membersOf(authorization, selection, run)
+    if (services !== null) reportUnknownTargets(authorization, selection, run)
     for (const { uid } of members) {
       const keys = keysOf.get(uid)
       if (keys === undefined) keysOf.set(uid, [policy.key])
@@ -108,6 +109,22 @@ export function selectPolicies(
   return keysOf
 }
 
+/** Reports DENY rules of HTTP attributes that hold for workloads which serve TCP. */
+export function* reportHttpOnly(
+  policies: readonly AuthorizationPolicy[],
+  { selection, drafts }: Inventory,
+  run: Run,
+): Steps<void> {
+  for (const authorization of policies) {
+    const { object, httpOnlyRules } = authorization
+    if (httpOnlyRules.length === 0) continue
+    yield
+    const members = membersOf(authorization, selection, run)
+    if (!members.some(({ uid }) => servesTcp(drafts.get(uid)!.member!, selection))) continue
+    for (const i of httpOnlyRules) run.log.add(object, ['spec', 'rules', i, 'to'], findings.denyHttpOnly())
+  }
+}
+
 // --- to whom it applies ---
 
 function scopeOf(object: MeshObject, selector: Selector, services: readonly string[] | null, run: Run): PolicyScope {
@@ -115,30 +132,40 @@ function scopeOf(object: MeshObject, selector: Selector, services: readonly stri
   return object.namespace === run.settings.rootNamespace ? POLICY_SCOPE_GLOBAL : POLICY_SCOPE_NAMESPACE
 }
 
-/** In the root namespace a selector selects in every namespace. */
-function selectedMembers(object: MeshObject, selector: Selector, inventory: Inventory, run: Run): Member[] {
+function membersOf(
+  { object, selector, services }: AuthorizationPolicy,
+  selection: Selection,
+  run: Run,
+): readonly Selectable[] {
+  if (services !== null) {
+    const members = new Set<Selectable>()
+    for (const key of targetKeys(object, services, run)) {
+      for (const member of selection.membersOf.get(key) ?? []) members.add(member)
+    }
+    return [...members]
+  }
+  // In the root namespace a selector selects in every namespace.
   const isRoot = object.namespace === run.settings.rootNamespace
-  return inventory.members.filter(
-    (member) => (isRoot || member.namespace === object.namespace) && selects(selector, member.labels),
-  )
+  const members = isRoot ? selection.members : (selection.membersIn.get(object.namespace) ?? [])
+  return members.filter(({ labels }) => selects(selector, labels))
 }
 
-function targetMembers(object: MeshObject, services: readonly string[], inventory: Inventory, run: Run): Member[] {
-  const members = new Map<string, Member>()
-  for (const name of services) {
-    const key = serviceKey(object.namespace, `${name}.${object.namespace}.svc.${run.settings.clusterDomain}`)
-    if (!inventory.services.some((service) => service.key === key)) {
-      run.log.add(object, ['spec', 'targetRefs'], findings.targetUnknown(`Service ${name}`))
-    }
-    for (const member of inventory.membersOf.get(key) ?? []) members.set(member.uid, member)
-  }
-  return [...members.values()]
+function targetKeys(object: MeshObject, services: readonly string[], { settings }: Run): string[] {
+  const { namespace } = object
+  return services.map((name) => serviceKey(namespace, `${name}.${namespace}.svc.${settings.clusterDomain}`))
+}
+
+function reportUnknownTargets({ object, services }: AuthorizationPolicy, selection: Selection, run: Run): void {
+  targetKeys(object, services!, run).forEach((key, i) => {
+    if (selection.serviceByKey.has(key)) return
+    run.log.add(object, ['spec', 'targetRefs'], findings.targetUnknown(`Service ${services![i]!}`))
+  })
 }
 
 /** True when some service port leads to a port of this workload that is known not to speak HTTP. */
-function servesTcp(member: Member, inventory: Inventory): boolean {
+function servesTcp(member: Member, { serviceByKey }: Selection): boolean {
   return member.workload.services.some((endpoint) => {
-    const service = inventory.services.find(({ key }) => key === endpoint.service)
+    const service = serviceByKey.get(endpoint.service)
     return endpoint.ports.some(({ servicePort }) =>
       service?.ports.some(({ number, protocol }) => number === servicePort && !mayBeHttp(protocol)),
     )

@@ -3,6 +3,7 @@ import { canonicalAddress } from '../base/address.ts'
 import { ENDPOINT_DRAINING, ENDPOINT_READY, ENDPOINT_UNREADY, type Readiness } from '../model/workload.ts'
 import { findings, quote } from './messages.ts'
 import type { MeshObject } from './object.ts'
+import { podWorkloadUid } from './pod.ts'
 import { Cursor, flag, integer, list, openObject, required, text, type ValueOf } from './schema.ts'
 import type { Run } from './settings.ts'
 
@@ -31,6 +32,8 @@ export interface SliceEndpoint {
   readonly address: string
   /** Name of the pod, empty when the endpoint is none. */
   readonly pod: string
+  /** Uid of the workload that is this pod; empty when the endpoint is none. */
+  readonly workloadUid: string
   /** Uid of the pod; empty when not said. */
   readonly podUid: string
   readonly readiness: Readiness
@@ -77,9 +80,11 @@ export function readEndpointSlice(object: MeshObject, run: Run): EndpointSlice |
       const place = cursor.at('endpoints', i, 'addresses', j)
       if (canonical === null) place.reject(`${quote(written)} is not an IP address.`, 'Write an IPv4 or IPv6 address.')
       else {
+        const pod = endpoint.targetRef?.kind === 'Pod' ? (endpoint.targetRef.name ?? '') : ''
         endpoints.push({
           address: canonical,
-          pod: endpoint.targetRef?.kind === 'Pod' ? (endpoint.targetRef.name ?? '') : '',
+          pod,
+          workloadUid: pod === '' ? '' : podWorkloadUid(run.settings, object.namespace, pod),
           podUid: endpoint.targetRef?.uid ?? '',
           readiness: readinessOf(endpoint.conditions),
           hostname: endpoint.hostname ?? '',

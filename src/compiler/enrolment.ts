@@ -6,7 +6,6 @@
  * the same, but are another control plane's to enrol.
  */
 import { findings } from './messages.ts'
-import { networkPrivilegeOf } from './network-privileges.ts'
 import type { MeshObject } from './object.ts'
 import type { Pod } from './pod.ts'
 import type { CompileSettings, Run } from './settings.ts'
@@ -31,12 +30,12 @@ const OUTSIDE: Enrolment = { isMeshed: false, isOurs: false }
 
 /** What namespaces say about their pods. Bad labels are reported once, at the namespace. */
 export class Enrolments {
-  private readonly run: Run
+  private readonly settings: CompileSettings
   private readonly meshed = new Set<string>()
   private readonly revisions = new Map<string, string>()
 
   constructor(namespaces: readonly MeshObject[], run: Run) {
-    this.run = run
+    this.settings = run.settings
     for (const namespace of namespaces) {
       if (labelled(namespace, run) === true) this.meshed.add(namespace.name)
       const revision = namespace.labels[REVISION_LABEL]
@@ -46,7 +45,7 @@ export class Enrolments {
 
   /** The namespaces whose pods are this control plane's to enrol, unless a pod says otherwise. */
   meshNamespaces(): readonly string[] {
-    return [...this.meshed].filter((name) => (this.revisions.get(name) ?? '') === this.run.settings.revision)
+    return [...this.meshed].filter((name) => (this.revisions.get(name) ?? '') === this.settings.revision)
   }
 
   /** True when the pods of a namespace are in the mesh unless they say otherwise. */
@@ -55,9 +54,8 @@ export class Enrolments {
   }
 
   /** What becomes of a pod. Reports pods that their labels want in the mesh and that cannot be. */
-  of(pod: Pod): Enrolment {
+  of(pod: Pod, run: Run): Enrolment {
     const { object } = pod
-    const { run } = this
     const isWanted = labelled(object, run) ?? this.meshed.has(object.namespace)
     if (!isWanted) return OUTSIDE
     if (pod.isHostNetwork) {
@@ -69,8 +67,7 @@ export class Enrolments {
       else run.log.add(object, ['spec'], findings.cannotEnrol('spec.nodeName says no node'))
       return OUTSIDE
     }
-    const privilege = networkPrivilegeOf(object)
-    if (privilege !== null) run.log.add(object, privilege, findings.canChangeNetwork())
+    if (pod.networkPrivilege !== null) run.log.add(object, pod.networkPrivilege, findings.canChangeNetwork())
     const revision = object.labels[REVISION_LABEL] ?? this.revisions.get(object.namespace) ?? ''
     return { isMeshed: true, isOurs: revision === run.settings.revision }
   }

@@ -3,7 +3,7 @@ import { ENDPOINT_READY, type PortMapping, TUNNEL_NONE } from '../model/workload
 import type { EntryHost } from './entry-hosts.ts'
 import type { EntryEndpoint, ServiceEntry } from './service-entry.ts'
 import type { Run } from './settings.ts'
-import { addEndpoint, type Draft } from './workload-draft.ts'
+import { addEndpoint, type Draft, uniquePorts } from './workload-draft.ts'
 
 /** Adds the endpoints of one host of an entry. */
 export function addEntryEndpoints(
@@ -21,7 +21,7 @@ export function addEntryEndpoints(
     const draft = addresses.get(endpoint.address) ?? drafts.get(made.uid) ?? made
     drafts.set(draft.uid, draft)
     if (endpoint.address !== '') addresses.set(endpoint.address, draft)
-    addEndpoint(draft, service.key, { ...ALWAYS_READY, ports })
+    addEndpoint(draft, { service: service.key, ...ALWAYS_READY, ports: uniquePorts(ports) })
   }
 }
 
@@ -56,6 +56,7 @@ function draftEntryEndpoint({ object }: ServiceEntry, endpoint: EntryEndpoint, r
       canonicalRevision: 'latest',
       capacity: endpoint.weight,
     },
-    endpoints: new Map(),
+    endpoints: [],
+    member: null,
   }
 }

@@ -20,9 +20,10 @@ export interface EntryHost {
 export function claimHosts(
   entries: readonly ServiceEntry[],
   services: readonly Service[],
-  workloadAddresses: readonly string[],
+  workloadAddresses: Iterable<string>,
   run: Run,
 ): EntryHost[] {
+  if (entries.length === 0) return []
   const byAge = [...entries].sort((a, b) => compareAge(a.object, b.object))
   const clusterHosts = new Map(services.map((service) => [service.hostname, service.key]))
   const hostOwners = new Map<string, ServiceEntry>()

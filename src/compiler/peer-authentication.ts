@@ -3,6 +3,8 @@
  * what it forbids becomes one DENY policy, listed at the workloads that it concerns: "nobody without an identity, except
  * on these ports". The policy carries the name of the object that decided, so that a log line leads back to it.
  */
+import { groupBy } from '../base/group-by.ts'
+import { STEP_VALUES, type Steps } from '../base/steps.ts'
 import {
   ACTION_DENY,
   EMPTY_POLICY_MATCH,
@@ -12,7 +14,7 @@ import {
   type PolicyMatch,
   policyKey,
 } from '../model/policy.ts'
-import type { Inventory, Member } from './inventory.ts'
+import type { Selectable, Selection } from './inventory.ts'
 import { compareText, findings } from './messages.ts'
 import { compareAge, type MeshObject } from './object.ts'
 import { Cursor, checked, map, object, oneOf } from './schema.ts'
@@ -81,22 +83,26 @@ export interface PeerPolicies {
 }
 
 /** Resolves the mode of every enrolled workload. Of several objects with one scope the oldest counts. */
-export function buildPeerPolicies(
+export function* buildPeerPolicies(
   objects: readonly PeerAuthentication[],
-  inventory: Inventory,
+  selection: Selection,
   run: Run,
-): PeerPolicies {
+): Steps<PeerPolicies> {
   const levels = sortLevels(objects, run)
   const policies = new Map<string, Policy>()
   const keysOf = new Map<string, readonly string[]>()
-  for (const member of inventory.members) {
+  const deciders = new Deciders(levels)
+  let count = 0
+  for (const member of objects.length === 0 ? [] : selection.members) {
+    if (++count % STEP_VALUES === 0) yield
     if (!member.isEnrolled) continue
-    const policy = policyFor(member, levels)
+    const policy = deciders.policyFor(member)
     if (policy === null) continue
     policies.set(policy.key, policy)
     keysOf.set(member.uid, [policy.key])
   }
-  reportIdleSelectors(levels.selected, inventory, run)
+  yield
+  reportIdleSelectors(levels.selected, selection, run)
   return { policies: [...policies.values()].sort((a, b) => compareText(a.key, b.key)), keysOf }
 }
 
@@ -105,6 +111,8 @@ interface Levels {
   readonly byNamespace: ReadonlyMap<string, PeerAuthentication>
   /** With a selector, oldest first. */
   readonly selected: readonly PeerAuthentication[]
+  /** The same by namespace. */
+  readonly selectedIn: ReadonlyMap<string, readonly PeerAuthentication[]>
 }
 
 function sortLevels(objects: readonly PeerAuthentication[], run: Run): Levels {
@@ -122,15 +130,34 @@ function sortLevels(objects: readonly PeerAuthentication[], run: Run): Levels {
     if (winner === undefined) byNamespace.set(namespace, one)
     else run.log.add(one.object, [], findings.policyTakenByOlder(winner.object.key))
   }
-  return { mesh: byNamespace.get(run.settings.rootNamespace) ?? null, byNamespace, selected }
+  const selectedIn = groupBy(selected, ({ object }) => object.namespace)
+  return { mesh: byNamespace.get(run.settings.rootNamespace) ?? null, byNamespace, selected, selectedIn }
 }
 
-/** What forbids plaintext for a workload; null when nothing does. */
-function policyFor(member: Member, levels: Levels): Policy | null {
-  const own = levels.selected.find(
-    (one) => one.object.namespace === member.namespace && selects(one.selector, member.labels),
-  )
-  const chain = [own ?? null, levels.byNamespace.get(member.namespace) ?? null, levels.mesh]
+/** What forbids plaintext, worked out once for all workloads of a namespace that have the same object of their own. */
+class Deciders {
+  private readonly levels: Levels
+  private readonly known = new Map<PeerAuthentication | string, Policy | null>()
+
+  constructor(levels: Levels) {
+    this.levels = levels
+  }
+
+  /** Null when nothing forbids it. */
+  policyFor({ namespace, labels }: Selectable): Policy | null {
+    const own = this.levels.selectedIn.get(namespace)?.find(({ selector }) => selects(selector, labels)) ?? null
+    const decider = own ?? namespace
+    let policy = this.known.get(decider)
+    if (policy === undefined) {
+      policy = policyOf(own, namespace, this.levels)
+      this.known.set(decider, policy)
+    }
+    return policy
+  }
+}
+
+function policyOf(own: PeerAuthentication | null, namespace: string, levels: Levels): Policy | null {
+  const chain = [own, levels.byNamespace.get(namespace) ?? null, levels.mesh]
   const base = chain.find((one) => one !== null && one.mode !== 'UNSET') ?? null
   const isStrict = base !== null && base.mode === 'STRICT'
   const exceptions: number[] = []
@@ -148,11 +175,11 @@ function policyFor(member: Member, levels: Levels): Policy | null {
     notDestinationPorts: isStrict ? exceptions : [],
   }
   const name = `${PEER_AUTHENTICATION_PREFIX}${decider.object.name}`
-  const { namespace } = decider.object
+  const { namespace: home } = decider.object
   return {
-    key: policyKey(namespace, name),
+    key: policyKey(home, name),
     name,
-    namespace,
+    namespace: home,
     scope: POLICY_SCOPE_WORKLOAD,
     action: ACTION_DENY,
     isDryRun: false,
@@ -160,11 +187,9 @@ function policyFor(member: Member, levels: Levels): Policy | null {
   }
 }
 
-function reportIdleSelectors(selected: readonly PeerAuthentication[], inventory: Inventory, run: Run): void {
+function reportIdleSelectors(selected: readonly PeerAuthentication[], { membersIn }: Selection, run: Run): void {
   for (const { object, selector } of selected) {
-    const members = inventory.members.filter(
-      (member) => member.namespace === object.namespace && selects(selector, member.labels),
-    )
+    const members = (membersIn.get(object.namespace) ?? []).filter(({ labels }) => selects(selector, labels))
     if (members.length === 0) run.log.add(object, ['spec', 'selector'], findings.selectorEmpty())
     else if (!members.some((member) => member.isEnrolled)) {
       run.log.add(object, ['spec', 'selector'], findings.selectorOutside())

@@ -2,9 +2,11 @@
 import { canonicalAddress } from '../base/address.ts'
 import { TEXT } from './form.ts'
 import { quote } from './messages.ts'
+import { networkPrivilegeOf } from './network-privileges.ts'
 import { isTree, type MeshObject, own } from './object.ts'
+import type { Path } from './position.ts'
 import { Cursor, flag, list, openObject, port, required, type Shape, text } from './schema.ts'
-import type { Run } from './settings.ts'
+import type { CompileSettings, Run } from './settings.ts'
 
 /** Text that is an IP address, in canonical form. */
 const address: Shape<string | null> = {
@@ -39,6 +41,8 @@ const podStatus = openObject({
 /** What the mesh needs of a Pod. */
 export interface Pod {
   readonly object: MeshObject
+  /** Of the workload that it is. */
+  readonly workloadUid: string
   /** Empty while it is not scheduled. */
   readonly node: string
   readonly serviceAccount: string
@@ -53,6 +57,8 @@ export interface Pod {
   readonly subdomain: string
   /** Named container ports. */
   readonly ports: ReadonlyMap<string, number>
+  /** Path of the first setting that lets it change its own network; null when there is none. */
+  readonly networkPrivilege: Path | null
   /** Kind and name of the controller that owns it; null for a bare pod. */
   readonly owner: { readonly kind: string; readonly name: string } | null
 }
@@ -77,6 +83,7 @@ export function readPod(object: MeshObject, run: Run): Pod | null {
   const isServing = (ready === undefined || ready.status === 'True') && status.phase !== 'Pending'
   return {
     object,
+    workloadUid: podWorkloadUid(run.settings, object.namespace, object.name),
     node: spec.nodeName ?? '',
     serviceAccount:
       spec.serviceAccountName === null || spec.serviceAccountName === '' ? 'default' : spec.serviceAccountName,
@@ -87,8 +94,18 @@ export function readPod(object: MeshObject, run: Run): Pod | null {
     hostname: spec.hostname ?? '',
     subdomain: spec.subdomain ?? '',
     ports,
+    networkPrivilege: networkPrivilegeOf(object),
     owner: ownerOf(object),
   }
+}
+
+/** Uid of the workload that is this pod. */
+export function podWorkloadUid(
+  { clusterId }: Pick<CompileSettings, 'clusterId'>,
+  namespace: string,
+  name: string,
+): string {
+  return `${clusterId}//Pod/${namespace}/${name}`
 }
 
 /** True when deletion has begun: the pod finishes what it has and takes nothing new. */

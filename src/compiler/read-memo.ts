@@ -2,7 +2,7 @@
  * Normal forms of objects that were read before, with what was said about them.
  *
  * Sources hand over the very same object as long as it does not change, and what a reader makes of an object depends on
- * nothing but the object and the settings. So most of a compile run is what the run before has read already.
+ * nothing but the object and the settings. What is made of all of them together is remembered in compile-memo.ts.
  */
 import { MessageLog } from './messages.ts'
 import type { MeshObject } from './object.ts'

@@ -6,7 +6,6 @@ import type { Service } from '../model/service.ts'
 import type { MergedRule } from './destination-rule.ts'
 import { isPrivate, isVisible, isWildcard, wildcardCovers } from './hosts.ts'
 import { findings } from './messages.ts'
-import { compareAge } from './object.ts'
 import type { Run } from './settings.ts'
 import type { ClientCondition, VirtualService } from './virtual-service.ts'
 
@@ -20,6 +19,7 @@ export interface Client {
 
 /** All traffic rules, whoever may see them. */
 export interface RuleSet {
+  /** Oldest first. */
   readonly virtualServices: readonly VirtualService[]
   readonly destinationRules: readonly MergedRule[]
 }
@@ -134,14 +134,15 @@ function isMoreSpecific(rule: MergedRule, best: MergedRule): boolean {
   return rule.host.length > best.host.length
 }
 
-/** The visible ones: private to the namespace, exported to it by name, public; each oldest first. */
+/** The visible ones: private to the namespace, exported to it by name, public; each in the order of `rules`, by age. */
 function orderFor(namespace: string, rules: readonly VirtualService[]): { rule: VirtualService; rank: number }[] {
-  const visible: { rule: VirtualService; rank: number }[] = []
+  const ranks: { rule: VirtualService; rank: number }[][] = [[], [], []]
   for (const rule of rules) {
     const { visibility, object } = rule
     if (!isVisible(visibility, namespace)) continue
     const isOwn = object.namespace === namespace && isPrivate(visibility, namespace)
-    visible.push({ rule, rank: visibility.isPublic ? RANK_PUBLIC : isOwn ? RANK_PRIVATE : RANK_EXPORTED })
+    const rank = visibility.isPublic ? RANK_PUBLIC : isOwn ? RANK_PRIVATE : RANK_EXPORTED
+    ranks[rank]!.push({ rule, rank })
   }
-  return visible.sort((a, b) => a.rank - b.rank || compareAge(a.rule.object, b.rule.object))
+  return ranks.flat()
 }

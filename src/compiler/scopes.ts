@@ -5,8 +5,9 @@
  * those of a namespace with rules of its own, `<namespace>/<selectors>` where rules select clients by label.
  */
 
+import { STEP_VALUES, type Steps } from '../base/steps.ts'
 import { type Traffic, trafficKey } from '../model/route.ts'
-import type { Inventory, Member } from './inventory.ts'
+import type { Selectable, Selection } from './inventory.ts'
 import { compareText } from './messages.ts'
 import { type Client, type RuleSet, RuleView } from './rule-view.ts'
 import { type Selector, selects } from './selector.ts'
@@ -29,18 +30,19 @@ const NO_SELECTORS: ReadonlySet<string> = new Set()
 interface ClientGroup {
   readonly client: Client
   readonly name: string
-  readonly members: Member[]
+  readonly members: Selectable[]
 }
 
 /** Compiles the traffic of every client and groups the clients. */
-export function buildScopes(inventory: Inventory, rules: RuleSet, run: Run): ScopedTraffic {
-  const builder = new TrafficBuilder(inventory, rules, run)
+export function* buildScopes(selection: Selection, rules: RuleSet, run: Run): Steps<ScopedTraffic> {
+  const builder = new TrafficBuilder(selection, rules, run)
   const scopeOf = new Map<string, string>()
   const traffic: Traffic[] = []
   /** Scope name by the fingerprint of everything that its clients do. */
   const scopes = new Map<string, string>()
   const published = new Set<string>()
-  for (const group of groupClients(inventory, rules)) {
+  for (const group of yield* groupClients(selection, rules)) {
+    yield
     const built = builder.build(new RuleView(rules, group.client, run))
     let scope = scopes.get(built.fingerprint)
     if (scope === undefined) {
@@ -53,6 +55,7 @@ export function buildScopes(inventory: Inventory, rules: RuleSet, run: Run): Sco
     }
     for (const member of group.members) scopeOf.set(member.uid, scope)
   }
+  yield
   traffic.sort((a, b) => compareText(a.key, b.key))
   return { traffic, scopeOf }
 }
@@ -61,7 +64,7 @@ export function buildScopes(inventory: Inventory, rules: RuleSet, run: Run): Sco
  * Groups in the order in which they may name a scope: anyone, then each namespace without its selected clients, then
  * those. Groups without members are there for their names, and so that rules are checked before clients exist.
  */
-function groupClients(inventory: Inventory, rules: RuleSet): ClientGroup[] {
+function* groupClients(selection: Selection, rules: RuleSet): Steps<ClientGroup[]> {
   const selectors = clientSelectors(rules)
   const groups = new Map<string, ClientGroup>()
   const group = (namespace: string, matching: readonly string[]): ClientGroup => {
@@ -80,11 +83,16 @@ function groupClients(inventory: Inventory, rules: RuleSet): ClientGroup[] {
   group('', [])
   for (const { object } of rules.virtualServices) group(object.namespace, [])
   for (const { namespace } of rules.destinationRules) group(namespace, [])
-  for (const member of inventory.members) {
-    if (!member.isEnrolled) continue
-    group(member.namespace, [])
-    const matching = selectors.filter((selector) => selects(selector, member.labels)).map((selector) => selector.text)
-    group(member.namespace, matching).members.push(member)
+  let count = 0
+  for (const [namespace, members] of selection.membersIn) {
+    for (const member of members) {
+      if (++count % STEP_VALUES === 0) yield
+      if (!member.isEnrolled) continue
+      const plain = group(namespace, [])
+      const matching = selectors.filter((selector) => selects(selector, member.labels)).map(({ text }) => text)
+      const own = matching.length === 0 ? plain : group(namespace, matching)
+      own.members.push(member)
+    }
   }
   return [...groups.values()].sort((a, b) => {
     const selected = a.client.matching.size - b.client.matching.size

@@ -16,7 +16,10 @@ import { findings } from './messages.ts'
 import type { Pod } from './pod.ts'
 import { selects } from './selector.ts'
 import type { Run } from './settings.ts'
-import { addEndpoint, type Draft, NOWHERE } from './workload-draft.ts'
+import { addEndpoint, type Draft, NOWHERE, uniquePorts } from './workload-draft.ts'
+
+/** Zones and nodes of whom nothing is said about. */
+const NOWHERE_SAID: readonly string[] = []
 
 /** Adds the pods that a service selects among the `drafts` of its namespace. */
 export function addSelected(service: CoreService, key: string, drafts: readonly Draft[], run: Run): void {
@@ -32,7 +35,15 @@ export function addSelected(service: CoreService, key: string, drafts: readonly 
     }
     const hostname = pod.subdomain === service.object.name ? pod.hostname : ''
     const readiness = readinessIn(service, pod)
-    addEndpoint(draft, key, { readiness, isOwn: true, ports, hostname, zones: [], nodes: [] })
+    const said = {
+      readiness,
+      isOwn: true,
+      ports: uniquePorts(ports),
+      hostname,
+      zones: NOWHERE_SAID,
+      nodes: NOWHERE_SAID,
+    }
+    addEndpoint(draft, { service: key, ...said })
   }
 }
 
@@ -56,18 +67,19 @@ export function addSlices(
   run: Run,
 ): void {
   for (const slice of slices) {
-    const ports: PortMapping[] = []
+    const mapped: PortMapping[] = []
     for (const port of service.ports) {
       const target = slice.ports.get(`${port.name}/${port.transport}`)
-      if (target !== undefined) ports.push({ servicePort: port.number, targetPort: target })
+      if (target !== undefined) mapped.push({ servicePort: port.number, targetPort: target })
     }
+    const ports = uniquePorts(mapped)
     for (const endpoint of slice.endpoints) {
       const draft = draftOf(slice, endpoint, drafts, addresses, run)
       if (draft === null) continue
       const { hostname, zones, nodes } = endpoint
       const readiness = readinessOf(service, endpoint, draft)
       const isOwn = draft.namespace === slice.object.namespace
-      addEndpoint(draft, key, { readiness, isOwn, ports, hostname, zones, nodes })
+      addEndpoint(draft, { service: key, readiness, isOwn, ports, hostname, zones, nodes })
     }
   }
 }
@@ -84,7 +96,7 @@ function draftOf(
   run: Run,
 ): Draft | null {
   if (endpoint.pod !== '') {
-    const draft = drafts.get(`${run.settings.clusterId}//Pod/${slice.object.namespace}/${endpoint.pod}`)
+    const draft = drafts.get(endpoint.workloadUid)
     const uid = draft?.pod?.object.uid ?? ''
     const isSame = draft !== undefined && (uid === '' || endpoint.podUid === '' || uid === endpoint.podUid)
     if (isSame) return draft
@@ -131,6 +143,7 @@ function draftEndpoint(slice: EndpointSlice, endpoint: SliceEndpoint, run: Run):
       canonicalRevision: 'latest',
       capacity: 1,
     },
-    endpoints: new Map(),
+    endpoints: [],
+    member: null,
   }
 }

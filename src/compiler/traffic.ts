@@ -16,7 +16,7 @@ import {
   settingsOf,
 } from './destination-rule.ts'
 import { isWildcard, wildcardCovers } from './hosts.ts'
-import type { Inventory } from './inventory.ts'
+import type { Selection } from './inventory.ts'
 import { findings } from './messages.ts'
 import type { MeshObject } from './object.ts'
 import { mayBeHttp, mayBeTcp } from './protocol.ts'
@@ -59,7 +59,7 @@ interface Dependence {
 
 /** Builds the traffic of services for one view of the rules. */
 export class TrafficBuilder {
-  private readonly inventory: Inventory
+  private readonly selection: Selection
   private readonly rules: RuleSet
   private readonly run: Run
   /** Uids by `service key|selector`. */
@@ -72,11 +72,11 @@ export class TrafficBuilder {
   /** Services that a rule names, whoever may see it; most have none. */
   private readonly ruled: readonly Service[]
 
-  constructor(inventory: Inventory, rules: RuleSet, run: Run) {
-    this.inventory = inventory
+  constructor(selection: Selection, rules: RuleSet, run: Run) {
+    this.selection = selection
     this.rules = rules
     this.run = run
-    this.ruled = ruledServices(inventory.services, rules)
+    this.ruled = ruledServices(selection.services, rules)
     this.ruleIds = new Map([null, ...rules.virtualServices, ...rules.destinationRules].map((rule, i) => [rule, i]))
   }
 
@@ -146,7 +146,7 @@ export class TrafficBuilder {
     const key = `${service.key}|${subset.labels.text}`
     const known = this.subsetMembers.get(key)
     if (known !== undefined) return known
-    const endpoints = this.inventory.membersOf.get(service.key) ?? []
+    const endpoints = this.selection.membersOf.get(service.key) ?? []
     const uids = endpoints.filter((member) => selects(subset.labels, member.labels)).map((member) => member.uid)
     this.subsetMembers.set(key, uids)
     return uids
@@ -198,7 +198,7 @@ export class TrafficBuilder {
   }
 
   serviceOf(host: string): Service | null {
-    return this.inventory.serviceByHost.get(host) ?? null
+    return this.selection.serviceByHost.get(host) ?? null
   }
 
   reportUnknownSubset(object: MeshObject, destination: Destination, namespace: string): void {

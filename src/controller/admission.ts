@@ -6,6 +6,7 @@
  * of an object that was wrong already are let through, with warnings.
  */
 import { isDeepStrictEqual } from 'node:util'
+import type { Steps } from '../base/steps.ts'
 import { meshKindOf } from '../compiler/mesh-kinds.ts'
 import type { Message } from '../compiler/messages.ts'
 import { groupOf, isTree, type MeshObject, own, parseObject } from '../compiler/object.ts'
@@ -58,19 +59,19 @@ interface AdmissionRequest {
 }
 
 /**
- * Answers a review. `analyse` is asked about objects that are to be made or changed. Null when `review` is none.
+ * Answers a review, a step at a time. `analyse` is asked about objects that are to be made or changed. Null when `review` is none.
  */
-export function answerReview(
+export function* answerReview(
   review: unknown,
-  analyse: (candidate: MeshObject) => CandidateFindings,
-): AdmissionAnswer | null {
+  analyse: (candidate: MeshObject) => Steps<CandidateFindings>,
+): Steps<AdmissionAnswer | null> {
   const request = readRequest(review)
   if (request === null) return null
   const { uid, operation, object, oldObject } = request
   const isChange = operation === 'CREATE' || operation === 'UPDATE'
   if (!isChange || !isTree(object) || isGoing(object)) return allowed(uid, null, [])
   const candidate = parseObject(named(object, request.namespace), () => null)
-  const findings = Array.isArray(candidate) ? { own: candidate, others: [] } : analyse(candidate as MeshObject)
+  const findings = Array.isArray(candidate) ? { own: candidate, others: [] } : yield* analyse(candidate as MeshObject)
   const errors = findings.own.filter(({ severity }) => severity === 'error')
   const judged = judgedIn(object)
   const isUnchanged = isTree(oldObject) && isDeepStrictEqual(own(oldObject, 'spec'), own(object, 'spec'))

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { type Clock, systemClock } from '../base/clock.ts'
 import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
+import { inSlices, type Steps } from '../base/steps.ts'
 import { formatMessage, type Message } from '../compiler/messages.ts'
 import type { MeshObject } from '../compiler/object.ts'
 import { KubernetesApi } from '../kubernetes/api.ts'
@@ -117,6 +118,9 @@ class App implements Controller {
   /** As on disk; null when that is not known. */
   private remembered: readonly MeshObject[] | null = null
   private isStopped = false
+  /** The run that is under way, and whether another one has to follow. */
+  private updating: Promise<void> | null = null
+  private isUpdateDue = false
   private writing: Promise<void> = Promise.resolve()
 
   constructor({ config, api, authority, remembered, log, clock, version }: AppParts) {
@@ -154,7 +158,8 @@ class App implements Controller {
       ...{ config, authority, tokens, dnsNames, publisher, memberships, observer: metrics, log, clock },
     })
     this.feedback = this.openFeedback(authority, dnsNames)
-    this.update()
+    await this.update()
+    if (this.isStopped) return
     this.port = await this.service.listen()
     await this.feedback?.listen(config.webhookListen)
     control?.onLeadership((isLeading) => this.feedback?.setLeading(isLeading))
@@ -166,6 +171,7 @@ class App implements Controller {
     this.isReady = false
     this.isStopped = true
     await this.source.stop()
+    await this.updating
     this.service?.stop()
     await this.feedback?.stop()
     await this.control?.stop()
@@ -194,7 +200,7 @@ class App implements Controller {
   private openSource(remembered: readonly MeshObject[]): Source {
     const { config, api, clock } = this
     const log = this.log.child('source')
-    const onChange = (): void => this.update()
+    const onChange = (): Promise<void> => this.update()
     if (config.source.kind === 'directory') {
       return new DirectorySource({ directory: config.source.directory, clock, log, remembered, onChange })
     }
@@ -211,30 +217,54 @@ class App implements Controller {
     return new Feedback({ api, authority, settings, memo: lastGood.memo, dnsNames, onJudged, instance, clock, log })
   }
 
-  /** Compiles what the source has now and publishes it. */
-  private update(): void {
+  /**
+   * Compiles what the source has now and publishes it, in slices. One run at a time: what changes meanwhile is for one
+   * further run. Resolves when what the source had is in force; never rejects.
+   */
+  private async update(): Promise<void> {
     // Nobody is served yet: the start does it once.
     if (this.service === null) return
-    const startedAtMs = this.clock.now()
-    try {
-      const { objects } = this.source
-      const { state, messages } = this.lastGood.compile(objects)
+    this.isUpdateDue = true
+    this.updating ??= this.updateWhileDue()
+    await this.updating
+  }
+
+  private async updateWhileDue(): Promise<void> {
+    while (this.isUpdateDue && !this.isStopped) {
+      this.isUpdateDue = false
+      const startedAtMs = this.clock.now()
+      try {
+        await inSlices(this.updateSteps(startedAtMs))
+        this.metrics.compiled(this.clock.now() - startedAtMs)
+      } catch (error) {
+        this.metrics.failed()
+        this.log.error('compiling failed, the last state stays in force; please report this', {
+          error: describeError(error),
+          stack: error instanceof Error ? error.stack : undefined,
+        })
+      }
+      this.report()
+    }
+    this.updating = null
+  }
+
+  private *updateSteps(startedAtMs: number): Steps<void> {
+    const { objects } = this.source
+    const { state, messages } = yield* this.lastGood.compileSteps(objects)
+    if (this.isStopped) return
+    yield* this.publisher.publishSteps(state, startedAtMs, () => {
+      // Who is told of a pod asks for its certificate at once.
+      const scheduled = this.control === null ? null : scheduledPods(objects)
+      this.service!.certificates.setWorkloads(state.workloads, scheduled)
       this.compileMessages = messages
       this.workloadCount = state.workloads.length
-      this.service.certificates.setWorkloads(state.workloads, this.control === null ? null : scheduledPods(objects))
-      this.publisher.publish(state, startedAtMs)
-      this.control?.setState(state, objects)
-      this.feedback?.update(objects, messages, (object) => this.lastGood.versionInForce(object))
-      this.remember()
-      this.metrics.compiled(this.clock.now() - startedAtMs)
-    } catch (error) {
-      this.metrics.failed()
-      this.log.error('compiling failed, the last state stays in force; please report this', {
-        error: describeError(error),
-        stack: error instanceof Error ? error.stack : undefined,
-      })
-    }
-    this.report()
+    })
+    yield
+    this.control?.setState(state, objects)
+    yield
+    this.feedback?.update(objects, messages, (object) => this.lastGood.versionInForce(object))
+    yield
+    this.remember()
   }
 
   /**

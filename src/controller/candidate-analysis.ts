@@ -2,10 +2,11 @@
  * What would be said of an object if it were part of the mesh: the whole analysis, with everything else as it is now.
  * Nothing of it takes effect.
  */
-import { compile } from '../compiler/compile.ts'
+import type { Steps } from '../base/steps.ts'
+import { compileSteps } from '../compiler/compile.ts'
+import { CompileMemo } from '../compiler/compile-memo.ts'
 import { compareText, formatMessage, type Message } from '../compiler/messages.ts'
 import type { MeshObject } from '../compiler/object.ts'
-import { ReadMemo } from '../compiler/read-memo.ts'
 import type { CompileSettings } from '../compiler/settings.ts'
 
 /** The mesh as it is. */
@@ -23,15 +24,19 @@ export interface CandidateFindings {
   readonly others: readonly Message[]
 }
 
-/** Analyses `candidate` in the place of the object with its key, if there is one. `memo` is the compiler's of the same mesh. */
-export function analyseCandidate(
+/**
+ * Analyses `candidate` in the place of the object with its key, if there is one, a step at a time. `memo` is the compiler's
+ * of the same mesh; it learns nothing of the candidate.
+ */
+export function* analyseCandidate(
   candidate: MeshObject,
   present: PresentMesh,
   settings: CompileSettings,
-  memo: ReadMemo = new ReadMemo(),
-): CandidateFindings {
+  memo: CompileMemo = new CompileMemo(),
+): Steps<CandidateFindings> {
   const others = present.objects.filter(({ key }) => key !== candidate.key)
-  const { messages } = compile([...others, candidate], settings, memo)
+  yield
+  const { messages } = yield* compileSteps([...others, candidate], settings, memo.fork())
   const known = new Set(present.messages.map(formatMessage))
   const own: Message[] = []
   const fresh: Message[] = []

@@ -42,8 +42,11 @@ export interface KubernetesSourceOptions {
   readonly api: KubernetesApi
   readonly clock: Clock
   readonly log: Logger
-  /** The objects or the messages changed. Not called before `start` has resolved. */
-  readonly onChange: () => void
+  /**
+   * The objects or the messages changed. Not called before `start` has resolved, and not again before what it returns has
+   * resolved: the change is worked in then. It must not reject.
+   */
+  readonly onChange: () => void | Promise<void>
   /** An object of a kind came, changed or went after the first list. For metrics. */
   readonly onEvent?: (kind: string, event: 'add' | 'update' | 'delete') => void
   /** [0, 1), for jitter. */
@@ -64,6 +67,9 @@ export class KubernetesSource implements Source {
   private cancelTelling: (() => void) | null = null
   private cancelWaiting = (): void => undefined
   private cancelTrouble: (() => void) | null = null
+  /** A change is being worked in, and whether there is another one to be told. */
+  private isTelling = false
+  private isTellingDue = false
   /** Until then no change is told. */
   private restUntilMs = 0
 
@@ -183,15 +189,30 @@ export class KubernetesSource implements Source {
 
   private tellSoon(): void {
     if (!this.isWhole || this.isStopped || this.cancelTelling !== null) return
+    if (this.isTelling) {
+      this.isTellingDue = true
+      return
+    }
     const { clock } = this.options
     const delayMs = Math.max(COALESCE_MS, this.restUntilMs - clock.now())
     this.cancelTelling = clock.after(delayMs, () => {
       this.cancelTelling = null
-      const startedAtMs = clock.now()
-      this.options.onChange()
-      const endedAtMs = clock.now()
-      this.restUntilMs = endedAtMs + Math.min(REST_MS_MAX, REST_FACTOR * (endedAtMs - startedAtMs))
+      // It never rejects.
+      void this.tell()
     })
+  }
+
+  private async tell(): Promise<void> {
+    const { clock, onChange } = this.options
+    this.isTelling = true
+    const startedAtMs = clock.now()
+    await onChange()
+    const endedAtMs = clock.now()
+    this.restUntilMs = endedAtMs + Math.min(REST_MS_MAX, REST_FACTOR * (endedAtMs - startedAtMs))
+    this.isTelling = false
+    if (!this.isTellingDue) return
+    this.isTellingDue = false
+    this.tellSoon()
   }
 
   // --- trouble ---

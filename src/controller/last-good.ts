@@ -2,9 +2,10 @@
  * Compiles, and keeps the last good version of every object in force: an object with an error is replaced by the newest
  * version of it that had none, and the errors are reported all the same.
  */
-import { type CompileResult, type CompileSettings, compile } from '../compiler/compile.ts'
+import { atOnce, type Steps } from '../base/steps.ts'
+import { type CompileResult, type CompileSettings, compileSteps } from '../compiler/compile.ts'
+import { CompileMemo } from '../compiler/compile-memo.ts'
 import type { MeshObject } from '../compiler/object.ts'
-import { ReadMemo } from '../compiler/read-memo.ts'
 import { generationOf, type InForce } from './status-of-object.ts'
 
 /**
@@ -17,7 +18,7 @@ const IN_FORCE_CODES: ReadonlySet<string> = new Set(['WEFT0303', 'WEFT0304'])
 export class LastGood {
   private readonly settings: CompileSettings
   /** What the compiler remembers of objects; for whoever analyses the same ones. */
-  readonly memo = new ReadMemo()
+  readonly memo = new CompileMemo()
   private good: ReadonlyMap<string, MeshObject> = new Map()
   /** Keys of objects that are not in force as written. */
   private failed: ReadonlySet<string> = new Set()
@@ -42,20 +43,26 @@ export class LastGood {
 
   /** The state to publish, and the messages about the objects as they are now. */
   compile(objects: readonly MeshObject[]): CompileResult {
-    const result = compile(objects, this.settings, this.memo)
+    return atOnce(this.compileSteps(objects))
+  }
+
+  /** The same, a step at a time. What is in force and what has failed changes with the last step alone. */
+  *compileSteps(objects: readonly MeshObject[]): Steps<CompileResult> {
+    const result = yield* compileSteps(objects, this.settings, this.memo)
     const failed = new Set<string>()
     for (const { severity, code, object } of result.messages) {
       if (severity === 'error' && !IN_FORCE_CODES.has(code)) failed.add(object)
     }
-    this.failed = failed
     const replaced = objects.map((object) => (failed.has(object.key) ? (this.good.get(object.key) ?? object) : object))
     const isReplaced = replaced.some((object, i) => object !== objects[i])
-    this.good = new Map(
-      replaced.flatMap((object, i) =>
-        failed.has(object.key) && object === objects[i] ? [] : [[object.key, object] as const],
-      ),
-    )
-    if (!isReplaced) return result
-    return { state: compile(replaced, this.settings, this.memo).state, messages: result.messages }
+    yield
+    const state = isReplaced ? (yield* compileSteps(replaced, this.settings, this.memo.fork())).state : result.state
+    const good = new Map<string, MeshObject>()
+    for (const [i, object] of replaced.entries()) {
+      if (!failed.has(object.key) || object !== objects[i]) good.set(object.key, object)
+    }
+    this.failed = failed
+    this.good = good
+    return { state, messages: result.messages }
   }
 }

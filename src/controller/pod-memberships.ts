@@ -39,7 +39,7 @@ export class PodMemberships {
     const inherited = place === null ? FAILURE_BY_POLICY : failureModeOf(place, FAILURE_BY_POLICY, run)
     const pod: Pod | null = object === null || !isSought(object) ? null : readPod(object, run)
     if (pod === null) return { state: POD_UNKNOWN, failureMode: inherited }
-    const { isOurs } = new Enrolments(place === null ? [] : [place], run).of(pod)
+    const { isOurs } = new Enrolments(place === null ? [] : [place], run).of(pod, run)
     return { state: isOurs ? POD_MESHED : POD_OUTSIDE, failureMode: failureModeOf(pod.object, inherited, run) }
   }
 

@@ -6,6 +6,7 @@
  */
 import { describeError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
+import { atOnce, type Steps } from '../base/steps.ts'
 import type { MeshState } from '../compiler/compile.ts'
 import type { ResourceType } from '../wire/discovery.ts'
 import type { DiscoveryStream } from '../wire/server.ts'
@@ -62,13 +63,26 @@ export class Publisher {
 
   /** Makes `state` the newest generation and tells every agent what changed for it. It changed at `changedAtMs`. */
   publish(state: MeshState, changedAtMs = this.now()): void {
+    atOnce(this.publishSteps(state, changedAtMs))
+  }
+
+  /**
+   * The same, a step at a time. Until all of it is encoded the generation before stays the newest; `onNewest` is called
+   * when it is not any more, before an agent is told.
+   */
+  *publishSteps(state: MeshState, changedAtMs: number, onNewest: () => void = () => {}): Steps<void> {
+    const set = yield* this.set.next(state)
     this.changedAtMs = changedAtMs
-    this.set = this.set.next(state)
     this.publishedAtMs = this.now()
-    for (const problem of this.set.problems) {
+    this.set = set
+    onNewest()
+    for (const problem of set.problems) {
       this.log.error(`a resource cannot be published, its last good version stays in force: ${problem}`)
     }
-    for (const session of this.sessions) this.pushTo(session)
+    for (const session of [...this.sessions]) {
+      yield
+      this.pushTo(session)
+    }
   }
 
   /** Serves the agent of `node` on `stream`. */

@@ -8,7 +8,13 @@
 import { createHash } from 'node:crypto'
 import { describeError } from '../base/errors.ts'
 import { isSameData } from '../base/same-data.ts'
-import type { MeshState } from '../compiler/compile.ts'
+import type { Steps } from '../base/steps.ts'
+import type { MeshState, NodePod } from '../compiler/compile.ts'
+import type { MeshNamespace } from '../model/namespace.ts'
+import type { Policy } from '../model/policy.ts'
+import type { Traffic } from '../model/route.ts'
+import type { Service } from '../model/service.ts'
+import type { Workload } from '../model/workload.ts'
 import {
   type ResourceType,
   TYPE_ADDRESS,
@@ -48,13 +54,35 @@ export interface Difference {
 /** Hex digits of a version: 64 bits, so that two contents of one name never share a version by accident. */
 const VERSION_DIGITS = 16
 
-/** A resource with the model object it was made of and what decides who gets it. */
+/** A resource with the model object it was made of. */
 interface Entry {
   readonly model: object
   readonly resource: VersionedResource
-  /** Scope of a traffic resource, node of a pod; empty for what every agent gets. */
-  readonly audience: string
 }
+
+/** One list of the state as it is published. */
+interface Part<T> {
+  readonly models: readonly T[]
+  /** By name. */
+  readonly entries: ReadonlyMap<string, Entry>
+  /** What of it could not be encoded. */
+  readonly problems: readonly string[]
+}
+
+/** The lists of a state. */
+interface Parts {
+  readonly workloads: Part<Workload>
+  readonly services: Part<Service>
+  readonly policies: Part<Policy>
+  readonly traffic: Part<Traffic>
+  readonly namespaces: Part<MeshNamespace>
+  readonly pods: Part<NodePod>
+}
+
+const EMPTY: Part<never> = { models: [], entries: new Map(), problems: [] }
+
+/** Resources between two steps, each of which may have to be encoded: 64 take 3 ms. */
+const STEP_RESOURCES = 64
 
 const NOTHING: ResourceMap = new Map()
 
@@ -68,91 +96,100 @@ export function differenceOf(sent: SentMap, wanted: ResourceMap): Difference {
   return { changed, removed }
 }
 
-/** Types that every agent gets whole. */
-const SHARED_TYPES = [TYPE_ADDRESS, TYPE_AUTHORIZATION, TYPE_POLICY, TYPE_NAMESPACE] as const
-
 /** Everything published at one moment. Immutable. */
 export class ResourceSet {
-  static readonly empty: ResourceSet = new ResourceSet(0, new Map(), [], [], null)
+  static readonly empty: ResourceSet = new ResourceSet(
+    0,
+    { workloads: EMPTY, services: EMPTY, policies: EMPTY, traffic: EMPTY, namespaces: EMPTY, pods: EMPTY },
+    null,
+  )
 
   readonly generation: number
-  /** Resources that could not be encoded; their last good version is published instead, if there is one. */
-  readonly problems: readonly string[]
-  /** By type and name. */
-  private readonly entries: ReadonlyMap<string, Entry>
-  /** By type and audience. */
-  private readonly groups: ReadonlyMap<string, ResourceMap>
+  private readonly parts: Parts
+  /** What every agent gets whole, by type. */
+  private readonly shared: ReadonlyMap<string, ResourceMap>
+  private readonly trafficByScope: ReadonlyMap<string, ResourceMap>
+  private readonly podsByNode: ReadonlyMap<string, ResourceMap>
   private readonly scopesByNode: ReadonlyMap<string, ReadonlySet<string>>
 
-  private constructor(
-    generation: number,
-    entries: ReadonlyMap<string, Entry>,
-    problems: readonly string[],
-    pods: MeshState['pods'],
-    previous: ResourceSet | null,
-  ) {
+  private constructor(generation: number, parts: Parts, former: ResourceSet | null) {
     this.generation = generation
-    this.entries = entries
-    this.problems = problems
-    const groups = new Map<string, ResourceMap>(groupEntries(entries))
-    for (const typeUrl of SHARED_TYPES) {
-      const key = groupKey(typeUrl, '')
-      groups.set(key, unlessEqual(groups.get(key) ?? NOTHING, previous?.groups.get(key)))
-    }
-    this.groups = groups
-    this.scopesByNode = indexScopes(pods)
+    this.parts = parts
+    const shared = sharedResources(parts)
+    for (const [type, resources] of shared) shared.set(type, unlessEqual(resources, former?.shared.get(type)))
+    this.shared = shared
+    const before = former?.parts
+    this.trafficByScope =
+      parts.traffic === before?.traffic ? former!.trafficByScope : groupPart(parts.traffic, ({ scope }) => scope)
+    this.podsByNode = parts.pods === before?.pods ? former!.podsByNode : groupPart(parts.pods, ({ node }) => node)
+    this.scopesByNode = parts.pods === before?.pods ? former!.scopesByNode : indexScopes(parts.pods.models)
+  }
+
+  /** Resources that could not be encoded; their last good version is published instead, if there is one. */
+  get problems(): readonly string[] {
+    return Object.values(this.parts).flatMap(({ problems }) => problems)
   }
 
   /** The next generation. What is the same as in this generation is not encoded again. */
-  next(state: MeshState): ResourceSet {
-    const entries = new Map<string, Entry>()
-    const problems: string[] = []
-    const add = <T extends object>(
-      types: readonly ResourceType[],
-      name: string,
-      model: T,
-      audience: string,
-      encode: (model: T) => EncodedResource,
-    ): void => {
-      const before = types
-        .map((typeUrl) => this.entries.get(entryKey(typeUrl, name)))
-        .find((entry) => entry !== undefined)
-      const entry = entryFor(before, model, audience, encode, problems)
-      if (entry !== null) entries.set(entryKey(entry.resource.typeUrl, name), entry)
+  *next(state: MeshState): Steps<ResourceSet> {
+    const { parts } = this
+    const next: Parts = {
+      workloads: yield* nextPart(parts.workloads, state.workloads, ({ uid }) => uid, encodeWorkload),
+      services: yield* nextPart(parts.services, state.services, ({ key }) => key, encodeService),
+      policies: yield* nextPart(parts.policies, state.policies, ({ key }) => key, encodePolicy),
+      traffic: yield* nextPart(parts.traffic, state.traffic, ({ key }) => key, encodeTraffic),
+      namespaces: yield* nextPart(parts.namespaces, state.namespaces, ({ name }) => name, encodeNamespace),
+      pods: yield* nextPart(
+        parts.pods,
+        state.pods,
+        ({ pod }) => pod.uid,
+        ({ pod }) => encodePod(pod),
+      ),
     }
-    for (const workload of state.workloads) add([TYPE_ADDRESS], workload.uid, workload, '', encodeWorkload)
-    for (const service of state.services) add([TYPE_ADDRESS], service.key, service, '', encodeService)
-    for (const policy of state.policies) add([TYPE_AUTHORIZATION, TYPE_POLICY], policy.key, policy, '', encodePolicy)
-    for (const traffic of state.traffic) add([TYPE_TRAFFIC], traffic.key, traffic, traffic.scope, encodeTraffic)
-    for (const namespace of state.namespaces) add([TYPE_NAMESPACE], namespace.name, namespace, '', encodeNamespace)
-    for (const { node, pod } of state.pods) add([TYPE_LOCAL_POD], pod.uid, pod, node, encodePod)
-    return new ResourceSet(this.generation + 1, entries, problems, state.pods, this)
+    yield
+    return new ResourceSet(this.generation + 1, next, this)
   }
 
   /** What the agent of `node` gets of a type: of routes only those that its pods follow, of pods only its own. */
   of(typeUrl: ResourceType, node: string): ResourceMap {
-    if (typeUrl === TYPE_LOCAL_POD) return this.groups.get(groupKey(typeUrl, node)) ?? NOTHING
-    if (typeUrl !== TYPE_TRAFFIC) return this.groups.get(groupKey(typeUrl, '')) ?? NOTHING
+    if (typeUrl === TYPE_LOCAL_POD) return this.podsByNode.get(node) ?? NOTHING
+    if (typeUrl !== TYPE_TRAFFIC) return this.shared.get(typeUrl) ?? NOTHING
     const traffic = new Map<string, VersionedResource>()
     for (const scope of this.scopesByNode.get(node) ?? []) {
-      for (const [name, resource] of this.groups.get(groupKey(typeUrl, scope)) ?? NOTHING) traffic.set(name, resource)
+      for (const [name, resource] of this.trafficByScope.get(scope) ?? NOTHING) traffic.set(name, resource)
     }
     return traffic
   }
 }
 
-function groupEntries(entries: ReadonlyMap<string, Entry>): Map<string, Map<string, VersionedResource>> {
+function sharedResources({ workloads, services, policies, namespaces }: Parts): Map<string, ResourceMap> {
+  const addresses = new Map<string, VersionedResource>()
+  for (const { entries } of [workloads, services]) {
+    for (const [name, { resource }] of entries) addresses.set(name, resource)
+  }
+  const byType = new Map<string, Map<string, VersionedResource>>([[TYPE_ADDRESS, addresses]])
+  for (const type of [TYPE_AUTHORIZATION, TYPE_POLICY, TYPE_NAMESPACE]) byType.set(type, new Map())
+  for (const { entries } of [policies, namespaces]) {
+    for (const [name, { resource }] of entries) byType.get(resource.typeUrl)!.set(name, resource)
+  }
+  return byType
+}
+
+function groupPart<T extends object>(
+  { entries }: Part<T>,
+  audienceOf: (model: T) => string,
+): ReadonlyMap<string, ResourceMap> {
   const groups = new Map<string, Map<string, VersionedResource>>()
-  for (const { resource, audience } of entries.values()) {
-    const key = groupKey(resource.typeUrl, audience)
-    const group = groups.get(key)
-    if (group === undefined) groups.set(key, new Map([[resource.name, resource]]))
-    else group.set(resource.name, resource)
+  for (const [name, { model, resource }] of entries) {
+    const audience = audienceOf(model as T)
+    const group = groups.get(audience)
+    if (group === undefined) groups.set(audience, new Map([[name, resource]]))
+    else group.set(name, resource)
   }
   return groups
 }
 
-function indexScopes(pods: MeshState['pods']): ReadonlyMap<string, ReadonlySet<string>> {
+function indexScopes(pods: readonly NodePod[]): ReadonlyMap<string, ReadonlySet<string>> {
   const scopesByNode = new Map<string, Set<string>>()
   for (const { node, pod } of pods) {
     const scopes = scopesByNode.get(node)
@@ -162,20 +199,39 @@ function indexScopes(pods: MeshState['pods']): ReadonlyMap<string, ReadonlySet<s
   return scopesByNode
 }
 
+function* nextPart<T extends object>(
+  former: Part<T>,
+  models: readonly T[],
+  nameOf: (model: T) => string,
+  encode: (model: T) => EncodedResource,
+): Steps<Part<T>> {
+  // One that cannot be encoded is tried and reported again.
+  if (models === former.models && former.problems.length === 0) return former
+  const entries = new Map<string, Entry>()
+  const problems: string[] = []
+  let count = 0
+  for (const model of models) {
+    if (++count % STEP_RESOURCES === 0) yield
+    const name = nameOf(model)
+    const entry = entryFor(former.entries.get(name), model, encode, problems)
+    if (entry !== null) entries.set(name, entry)
+  }
+  return { models, entries, problems }
+}
+
 function entryFor<T extends object>(
   before: Entry | undefined,
   model: T,
-  audience: string,
   encode: (model: T) => EncodedResource,
   problems: string[],
 ): Entry | null {
   // Most of what the compiler makes anew is what it made before, and comparing is five times as fast as encoding.
-  if (before !== undefined && before.audience === audience && isSameData(before.model, model)) return before
+  if (before !== undefined && isSameData(before.model, model)) return before
   try {
     const resource = encode(model)
     const version = versionOf(resource.bytes)
     const isSame = before?.resource.version === version && before.resource.typeUrl === resource.typeUrl
-    return { model, audience, resource: isSame ? before.resource : { ...resource, version } }
+    return { model, resource: isSame ? before.resource : { ...resource, version } }
   } catch (error) {
     problems.push(describeError(error))
     return before ?? null
@@ -184,14 +240,6 @@ function entryFor<T extends object>(
 
 function versionOf(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex').slice(0, VERSION_DIGITS)
-}
-
-function entryKey(typeUrl: ResourceType, name: string): string {
-  return `${typeUrl}\n${name}`
-}
-
-function groupKey(typeUrl: ResourceType, audience: string): string {
-  return `${typeUrl}\n${audience}`
 }
 
 /** `before` when both hold the same resources, else `next`. */

@@ -5,9 +5,9 @@
 import type { Clock } from '../base/clock.ts'
 import type { Logger } from '../base/log.ts'
 import type { ListenAddress } from '../base/settings.ts'
+import type { CompileMemo } from '../compiler/compile-memo.ts'
 import type { Message } from '../compiler/messages.ts'
 import type { MeshObject } from '../compiler/object.ts'
-import type { ReadMemo } from '../compiler/read-memo.ts'
 import type { CompileSettings } from '../compiler/settings.ts'
 import type { KubernetesApi } from '../kubernetes/api.ts'
 import { formatControllerIdentity } from '../model/identity.ts'
@@ -33,7 +33,7 @@ export interface FeedbackOptions {
   readonly authority: Pick<CertificateAuthority, 'bundle' | 'issue'>
   readonly settings: CompileSettings
   /** What the compiler remembers of the same objects. */
-  readonly memo: ReadMemo
+  readonly memo: CompileMemo
   /** Names by which the API server dials the webhook. */
   readonly dnsNames: readonly string[]
   /** Told of what the webhook judged. */

@@ -3,7 +3,7 @@
  *
  * Certificate and key live in memory alone, issued by the mesh's own authority and replaced in place. Anybody in the cluster
  * may ask, so everything is bounded: bodies, connections, time, and how many reviews wait. Reviews are judged one after the
- * other, with a turn of the event loop between two, because each takes as long as compiling the mesh.
+ * other, with a turn of the event loop between two, because each is an analysis of the mesh.
  */
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
@@ -13,6 +13,7 @@ import { formatHostPort } from '../base/address.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { Logger } from '../base/log.ts'
 import type { ListenAddress } from '../base/settings.ts'
+import { inSlices, type Steps } from '../base/steps.ts'
 import type { MeshObject } from '../compiler/object.ts'
 import { answerReview, type JudgedResource, reviewOf } from './admission.ts'
 import type { CandidateFindings } from './candidate-analysis.ts'
@@ -47,7 +48,7 @@ export interface ServingCredential {
 /** What the webhook works with. */
 export interface WebhookOptions {
   readonly credential: ServingCredential
-  readonly analyse: (candidate: MeshObject) => CandidateFindings
+  readonly analyse: (candidate: MeshObject) => Steps<CandidateFindings>
   /** Told of every object that was judged; `reason` is the code of its first error, null when it was let pass. */
   readonly onJudged?: (resource: JudgedResource, reason: string | null) => void
   readonly log: Logger
@@ -172,12 +173,13 @@ export class WebhookServer {
       if (isOver) return
       this.queue = this.queue.then(async () => {
         await new Promise((resolve) => setImmediate(resolve))
-        end(() => this.judge(Buffer.concat(chunks), request, response))
+        if (!isOver) await this.judge(Buffer.concat(chunks), request, response)
+        end(() => {})
       })
     })
   }
 
-  private judge(bytes: Buffer, request: IncomingMessage, response: ServerResponse): void {
+  private async judge(bytes: Buffer, request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { analyse, onJudged, nowMs, log } = this.options
     // Nobody waits for it any more.
     if (response.destroyed) return
@@ -190,7 +192,7 @@ export class WebhookServer {
     }
     const startedMs = nowMs()
     try {
-      const answer = answerReview(review, analyse)
+      const answer = await inSlices(answerReview(review, analyse))
       if (answer === null) {
         this.reject(request, response, 400, 'The body is not an AdmissionReview of admission.k8s.io/v1.')
         return

@@ -12,8 +12,8 @@ import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { readCrds } from '../../src/cli/install/crds.ts'
 import { compile } from '../../src/compiler/compile.ts'
+import { CompileMemo } from '../../src/compiler/compile-memo.ts'
 import type { MeshObject } from '../../src/compiler/object.ts'
-import { ReadMemo } from '../../src/compiler/read-memo.ts'
 import { CertificateAuthority } from '../../src/controller/authority.ts'
 import { KubernetesSource } from '../../src/controller/kubernetes-source.ts'
 import { Feedback } from '../../src/controller/status-feedback.ts'
@@ -61,7 +61,7 @@ describe('what the controller tells an API server', needsRoot, () => {
       api,
       authority: await CertificateAuthority.open(settings, silentLog),
       settings: SETTINGS,
-      memo: new ReadMemo(),
+      memo: new CompileMemo(),
       dnsNames: ['weft-controller.weft-system.svc'],
       onJudged: () => {},
       instance: 'weft-controller-test',

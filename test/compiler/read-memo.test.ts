@@ -3,7 +3,9 @@ import assert from 'node:assert/strict'
 import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { compile } from '../../src/compiler/compile.ts'
+import { atOnce } from '../../src/base/steps.ts'
+import { compile, compileSteps } from '../../src/compiler/compile.ts'
+import { CompileMemo } from '../../src/compiler/compile-memo.ts'
 import { MessageLog } from '../../src/compiler/messages.ts'
 import { type MeshObject, parseObject } from '../../src/compiler/object.ts'
 import { ReadMemo } from '../../src/compiler/read-memo.ts'
@@ -50,7 +52,7 @@ function damaged(object: MeshObject, random: SeededRandom): MeshObject {
 test('any history of changes compiles to what its end alone compiles to', () => {
   assert.ok(CORPUS.length > 30, `${CORPUS.length} objects`)
   const random = new SeededRandom(7)
-  const memo = new ReadMemo()
+  const memo = new CompileMemo()
   let objects = [...CORPUS]
   for (let round = 0; round < 150; round++) {
     const changes = 1 + random.integer(0, 3)
@@ -62,7 +64,7 @@ test('any history of changes compiles to what its end alone compiles to', () => 
       else objects[at] = damaged(objects[at]!, random)
     }
     if (objects.length < 15) objects = [...CORPUS]
-    assert.deepEqual(compile(objects, SETTINGS, memo), compile(objects, SETTINGS), `round ${round}`)
+    assert.deepEqual(atOnce(compileSteps(objects, SETTINGS, memo)), compile(objects, SETTINGS), `round ${round}`)
   }
 })
 

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { atOnce, type Steps } from '../../src/base/steps.ts'
 import { compile } from '../../src/compiler/compile.ts'
 import { OBJECT_MESSAGES_MAX } from '../../src/compiler/messages.ts'
+import type { MeshObject } from '../../src/compiler/object.ts'
 import { type AdmissionAnswer, answerReview, reviewOf } from '../../src/controller/admission.ts'
-import { analyseCandidate } from '../../src/controller/candidate-analysis.ts'
+import { analyseCandidate, type CandidateFindings } from '../../src/controller/candidate-analysis.ts'
 import {
   authorizationPolicy,
   destinationRule,
@@ -30,7 +32,9 @@ function reviewFor(object: unknown, fields: Tree = {}): Tree {
 function answerIn(trees: readonly unknown[], review: unknown): AdmissionAnswer {
   const objects = trees.map(parse)
   const { messages } = compile(objects, SETTINGS)
-  const answer = answerReview(review, (candidate) => analyseCandidate(candidate, { objects, messages }, SETTINGS))
+  const answer = atOnce(
+    answerReview(review, (candidate) => analyseCandidate(candidate, { objects, messages }, SETTINGS)),
+  )
   assert.ok(answer !== null)
   return answer
 }
@@ -138,10 +142,13 @@ describe('an admission review', () => {
     const policy = peerAuthentication('strict', { mtls: { mode: 'STRICT' } })
     const { metadata: _, ...rest } = policy
     const asked: string[] = []
-    answerReview(reviewFor({ ...rest, metadata: { name: 'strict' } }), (candidate) => {
+    const review = reviewFor({ ...rest, metadata: { name: 'strict' } })
+    const analyse = function* (candidate: MeshObject): Steps<CandidateFindings> {
       asked.push(candidate.key)
+      yield
       return { own: [], others: [] }
-    })
+    }
+    atOnce(answerReview(review, analyse))
     assert.deepEqual(asked, ['PeerAuthentication.security.istio.io/shop/strict'])
   })
 
@@ -172,7 +179,7 @@ describe('an admission review', () => {
     ['a request without uid', reviewFor(GOOD, { uid: '' })],
   ] as const) {
     test(`that is ${what} is none`, () => {
-      const answer = answerReview(review, () => assert.fail('nothing to analyse'))
+      const answer = atOnce(answerReview(review, () => assert.fail('nothing to analyse')))
       assert.equal(answer, null)
     })
   }

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { connect } from 'node:tls'
 import { silentLog } from '../../src/base/log.ts'
-import { ReadMemo } from '../../src/compiler/read-memo.ts'
+import { CompileMemo } from '../../src/compiler/compile-memo.ts'
 import { CertificateAuthority } from '../../src/controller/authority.ts'
 import { Feedback } from '../../src/controller/status-feedback.ts'
 import { WEBHOOK_CONFIGURATIONS } from '../../src/controller/webhook-configuration.ts'
@@ -48,7 +48,7 @@ describe('the certificate of the webhook', () => {
         },
       },
       settings: SETTINGS,
-      memo: new ReadMemo(),
+      memo: new CompileMemo(),
       dnsNames: [HOST],
       onJudged: () => {},
       instance: 'one',

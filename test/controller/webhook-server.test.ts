@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { after, afterEach, before, describe, test } from 'node:test'
 import { connect as tlsConnect } from 'node:tls'
 import { silentLog } from '../../src/base/log.ts'
+import type { Steps } from '../../src/base/steps.ts'
 import { CertificateAuthority } from '../../src/controller/authority.ts'
 import type { CandidateFindings } from '../../src/controller/candidate-analysis.ts'
 import {
@@ -54,7 +55,10 @@ describe('the webhook server', () => {
   async function start(): Promise<WebhookServer> {
     server = new WebhookServer({
       credential: credential(),
-      analyse: () => analyse(),
+      analyse: function* () {
+        yield
+        return analyse()
+      },
       onJudged: ({ plural }, reason) => judged.push(`${plural} ${reason}`),
       log: silentLog,
       nowMs: () => 0,
@@ -195,7 +199,11 @@ describe('the webhook server', () => {
 
   test('that cannot listen says where', async () => {
     await start()
-    const second = new WebhookServer({ credential: credential(), analyse, log: silentLog, nowMs: () => 0 })
+    function* silent(): Steps<CandidateFindings> {
+      yield
+      return { own: [], others: [] }
+    }
+    const second = new WebhookServer({ credential: credential(), analyse: silent, log: silentLog, nowMs: () => 0 })
     await assert.rejects(
       second.listen({ address: '127.0.0.1', port }),
       /cannot listen on 127\.0\.0\.1:\d+; see --webhook/,
