@@ -43,7 +43,7 @@ const RETRY = { baseMs: 1_000, maxMs: 60_000 }
 
 /** What the authority needs of the controller. */
 export interface KubernetesAuthorityOptions {
-  readonly api: Pick<KubernetesApi, 'open' | 'listPage' | 'server' | 'create' | 'replace'>
+  readonly api: Pick<KubernetesApi, 'open' | 'listPage' | 'server' | 'presence' | 'create' | 'replace'>
   readonly namespace: string
   readonly trustDomain: string
   /** Longest life of a certificate: so long the root is trusted that signed it last. */

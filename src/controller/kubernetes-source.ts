@@ -15,7 +15,7 @@ import type { Logger } from '../base/log.ts'
 import { COMPILED } from '../compiler/kinds.ts'
 import type { Message } from '../compiler/messages.ts'
 import { groupOf, type MeshObject } from '../compiler/object.ts'
-import type { KubernetesApi } from '../kubernetes/api.ts'
+import { type KubernetesApi, KubernetesError } from '../kubernetes/api.ts'
 import { discover, type ServedResource } from '../kubernetes/discovery.ts'
 import { KindStore, keyIn } from './kind-store.ts'
 import type { Source } from './source.ts'
@@ -28,7 +28,7 @@ const REST_FACTOR = 2
 const REST_MS_MAX = 2_000
 /** Between looks for kinds that were not served: whoever installs them waits for an effect. */
 const DISCOVERY_INTERVAL_MS = 5_000
-/** While the server does not answer. */
+/** While the server answers, but not that. One that is away is waited for. */
 const DISCOVERY_BACKOFF = { baseMs: 500, maxMs: 15_000 }
 /** A kind that is not served for this long is gone, with all its objects; before, the server may be restarting. */
 const GONE_AFTER_MS = 60_000
@@ -59,6 +59,7 @@ export class KubernetesSource implements Source {
   private readonly stores: readonly KindStore[]
   private readonly backoff: Backoff
   private isWhole = false
+  private readonly stopping = new AbortController()
   private isStopped = false
   private isDiscovering = false
   private discoveryProblem = ''
@@ -122,6 +123,7 @@ export class KubernetesSource implements Source {
 
   async stop(): Promise<void> {
     this.isStopped = true
+    this.stopping.abort()
     this.cancelDiscovery?.()
     this.cancelTelling?.()
     this.cancelWaiting()
@@ -158,6 +160,10 @@ export class KubernetesSource implements Source {
     } catch (error) {
       if (this.isStopped) return
       this.discoveryProblem = describeError(error)
+      if (error instanceof KubernetesError && error.isAway) {
+        await this.options.api.presence.returned(this.stopping.signal)
+        if (this.isStopped) return
+      }
       waitMs = this.backoff.nextMs()
     }
     this.isDiscovering = false

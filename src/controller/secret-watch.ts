@@ -2,9 +2,8 @@
 import type { Clock } from '../base/clock.ts'
 import type { Logger } from '../base/log.ts'
 import { isTree, own } from '../compiler/object.ts'
-import type { KubernetesApi } from '../kubernetes/api.ts'
 import type { KubernetesObject, ResourceType } from '../kubernetes/object.ts'
-import { Reflector, type ReflectorState } from '../kubernetes/reflector.ts'
+import { Reflector, type ReflectorApi, type ReflectorState } from '../kubernetes/reflector.ts'
 
 export const SECRETS: ResourceType = { group: '', version: 'v1', plural: 'secrets', isNamespaced: true }
 
@@ -18,7 +17,7 @@ export interface WatchedSecret {
 
 /** Which Secret. */
 export interface SecretWatchOptions {
-  readonly api: Pick<KubernetesApi, 'open' | 'listPage' | 'server'>
+  readonly api: ReflectorApi
   readonly namespace: string
   readonly name: string
   readonly clock: Clock

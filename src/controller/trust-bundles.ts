@@ -31,7 +31,7 @@ const RETRY = { baseMs: 1_000, maxMs: 60_000 }
 
 /** What the writer needs of the controller. */
 export interface TrustBundlesOptions {
-  readonly api: Pick<KubernetesApi, 'open' | 'listPage' | 'server' | 'apply' | 'delete'>
+  readonly api: Pick<KubernetesApi, 'open' | 'listPage' | 'server' | 'presence' | 'apply' | 'delete'>
   /** Where controller and agents are: it has the bundle always. */
   readonly systemNamespace: string
   readonly clock: Clock

@@ -12,6 +12,7 @@ import { WeftError } from '../base/errors.ts'
 import { type ConnectionSettings, KubernetesConnection } from './connection.ts'
 import { answerError, type FailedRequest, KubernetesError, timeoutError, unreachableError } from './error.ts'
 import { collectionPath, type KubernetesObject, objectPath, type ResourceType } from './object.ts'
+import { type PresencePauses, ServerPresence } from './server-presence.ts'
 
 export { KubernetesError } from './error.ts'
 export type { KubernetesObject, ObjectMeta, ResourceType } from './object.ts'
@@ -79,16 +80,29 @@ export interface OpenAnswer {
 /** A client of one API server. */
 export class KubernetesApi {
   readonly connection: KubernetesConnection
+  /** For who has lost the server, and waits until it is back. */
+  readonly presence: ServerPresence
   private readonly clock: Clock
 
-  constructor(connection: KubernetesConnection, clock: Clock = systemClock) {
+  /** `pauses` are those of `presence`; the clock's unless given. */
+  constructor(
+    connection: KubernetesConnection,
+    clock: Clock = systemClock,
+    pauses: PresencePauses = { clock, random: Math.random },
+  ) {
     this.connection = connection
     this.clock = clock
+    const closeIdle = (): void => connection.closeIdle()
+    this.presence = new ServerPresence({ askReady: (timeoutMs) => this.askReady(timeoutMs), closeIdle }, pauses)
   }
 
   /** Reads the configuration; connects to nobody yet. Rejects with WeftError WEFT_CONFIG. */
-  static async open(settings: ConnectionSettings, clock: Clock = systemClock): Promise<KubernetesApi> {
-    return new KubernetesApi(await KubernetesConnection.open(settings), clock)
+  static async open(
+    settings: ConnectionSettings,
+    clock: Clock = systemClock,
+    pauses?: PresencePauses,
+  ): Promise<KubernetesApi> {
+    return new KubernetesApi(await KubernetesConnection.open(settings), clock, pauses)
   }
 
   /** URL of the API server, for messages. */
@@ -191,6 +205,11 @@ export class KubernetesApi {
   }
 
   // --- requests ---
+
+  /** Resolves when the server says that it is ready; rejects with KubernetesError when it says anything else. */
+  async askReady(timeoutMs: number = TIMEOUT_MS): Promise<void> {
+    await this.request('GET', '/readyz', undefined, { accept: 'text/plain, */*', isText: true, timeoutMs })
+  }
 
   /**
    * Any request; resolves with the answer's JSON. Rejects with KubernetesError, or with WeftError WEFT_LIMIT when the

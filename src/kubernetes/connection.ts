@@ -106,7 +106,12 @@ export class KubernetesConnection {
     }
   }
 
-  /** Closes idle connections; requests under way go on. */
+  /** Closes connections that no request uses. */
+  closeIdle(): void {
+    for (const sockets of Object.values(this.agent.freeSockets)) for (const socket of sockets ?? []) socket.destroy()
+  }
+
+  /** Closes all connections. */
   close(): void {
     this.agent.destroy()
   }

@@ -12,7 +12,7 @@ export interface ServedResource extends ResourceType {
 }
 
 /** What discovery needs of the API. */
-export type DiscoveryApi = Pick<KubernetesApi, 'request'>
+export type DiscoveryApi = Pick<KubernetesApi, 'request' | 'askReady'>
 
 /** Everything in one answer since Kubernetes 1.27; a server that does not know it answers with the names of groups. */
 const AGGREGATED = 'application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json'
@@ -41,7 +41,7 @@ export async function discover(api: DiscoveryApi, groups: ReadonlySet<string>): 
 /** Rejects while the server says that it is not ready; one that does not let us ask is taken as ready. */
 async function checkReady(api: DiscoveryApi): Promise<void> {
   try {
-    await api.request('GET', '/readyz', undefined, { accept: 'text/plain, */*', isText: true })
+    await api.askReady()
   } catch (error) {
     if (error instanceof KubernetesError && (error.isForbidden || error.isNotFound || error.status === 401)) return
     throw error

@@ -61,6 +61,11 @@ export class KubernetesError extends WeftError {
   get isUnreachable(): boolean {
     return this.status === 0
   }
+
+  /** The server is away, as far as one request can tell: no answer came, or somebody on the way gave one in its place. */
+  get isAway(): boolean {
+    return this.isUnreachable || this.status === 502 || this.status === 503
+  }
 }
 
 /** What a failed request was, for messages. */

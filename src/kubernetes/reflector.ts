@@ -3,7 +3,8 @@
  *
  * A watch that ends is resumed where it was; when the server has forgotten that place (410), the list is read again and
  * handed on as one replacement, so that nobody ever sees a half of it. While the server is away, or says no, the last
- * state stays: only the server's own word removes an object.
+ * state stays: only the server's own word removes an object. All reflectors of a server wait for its return together
+ * (server-presence.ts), and go on at once.
  */
 import { Backoff } from '../base/backoff.ts'
 import type { Clock } from '../base/clock.ts'
@@ -43,9 +44,12 @@ export interface ReflectorSink<T> {
   onState(state: ReflectorState): void
 }
 
+/** What a reflector needs of the API. */
+export type ReflectorApi = Pick<KubernetesApi, 'open' | 'listPage' | 'server' | 'presence'>
+
 /** Which resource of which server. */
 export interface ReflectorSettings {
-  readonly api: Pick<KubernetesApi, 'open' | 'listPage' | 'server'>
+  readonly api: ReflectorApi
   readonly type: ResourceType
   /** Null, and absent: all namespaces. */
   readonly namespace?: string | null
@@ -57,34 +61,43 @@ export interface ReflectorSettings {
   readonly random?: () => number
 }
 
-/** After failures: short enough to be back soon after a restart of the server, long enough not to hinder it. */
+/** After failures of a server that is there, so that what it cannot do does not keep it busy. */
 const BACKOFF = { baseMs: 500, maxMs: 15_000 }
-/** Between tries while RBAC says no: somebody has to change it first. */
-const FORBIDDEN_RETRY_MS = 30_000
+/** While RBAC says no: somebody has to change it first, unless a server that just started has not read its roles yet. */
+const FORBIDDEN_BACKOFF = { baseMs: 2_000, maxMs: 45_000 }
 /** Between looks whether the resource is served: CRDs are installed by people who then wait for an effect. */
 const MISSING_RETRY_MS = 5_000
 /** The server is asked to end the watch after this long, at least; up to twice as long, so that not all end together. */
 const WATCH_SECONDS_MIN = 300
 /** A watch that ends sooner without an event is counted as a failure: a server that does so must not be asked in a loop. */
 const SHORT_WATCH_MS = 1_000
+/** A watch that was cut after this time or later had been a good one: what cut it is new. */
+const LASTING_WATCH_MS = 10_000
 /**
  * Watches in a row that the server refused or ended with an error before one event came: from then on the place we hold
  * is doubted (an etcd that was restored from a backup knows it no more) and the list is read again.
  */
 const BAD_WATCHES_MAX = 3
 
+const TOO_MANY_REQUESTS = 429
+
 /** Lists and watches until it is stopped. */
 export class Reflector<T> {
   private readonly settings: ReflectorSettings
   private readonly sink: ReflectorSink<T>
   private readonly backoff: Backoff
+  private readonly forbiddenBackoff: Backoff
   private readonly random: () => number
   private readonly abort = new AbortController()
   private readonly path: string
   /** Where the watch goes on; empty when a list is needed. */
   private resourceVersion = ''
   private badWatches = 0
+  /** How often the server was lost since all was well. */
+  private losses = 0
   private hasEvents = false
+  /** When the server took the watch; null when it has not. */
+  private openedAtMs: number | null = null
   private current: ReflectorState = { phase: 'listing', isSynced: false, problem: '' }
   private running: Promise<void> = Promise.resolve()
 
@@ -93,6 +106,7 @@ export class Reflector<T> {
     this.sink = sink
     this.random = settings.random ?? Math.random
     this.backoff = new Backoff(BACKOFF, this.random)
+    this.forbiddenBackoff = new Backoff(FORBIDDEN_BACKOFF, this.random)
     this.path = collectionPath(settings.type, settings.namespace ?? null)
   }
 
@@ -116,16 +130,21 @@ export class Reflector<T> {
   }
 
   private async run(): Promise<void> {
-    while (!this.abort.signal.aborted) {
+    const { signal } = this.abort
+    while (!signal.aborted) {
       let waitMs: number
+      let isAway = false
+      this.openedAtMs = null
       try {
         if (this.resourceVersion === '') await this.list()
         waitMs = await this.watchOnce()
       } catch (error) {
-        if (this.abort.signal.aborted) return
+        if (signal.aborted) return
+        isAway = error instanceof KubernetesError && error.isAway
         waitMs = this.onFailure(error)
       }
       if (waitMs > 0) await this.sleep(waitMs)
+      if (isAway) await this.settings.api.presence.returned(signal)
     }
   }
 
@@ -167,12 +186,22 @@ export class Reflector<T> {
     await watch(api, this.path, query, {
       clock,
       signal: this.abort.signal,
-      onOpen: () => this.setState('watching', ''),
+      onOpen: () => {
+        this.openedAtMs = clock.now()
+        this.forbiddenBackoff.reset()
+        this.setState('watching', '')
+      },
       onEvent: (event) => this.onEvent(event),
     })
     if (!this.hasEvents && clock.now() - startedAtMs < SHORT_WATCH_MS) return this.backoff.nextMs()
-    this.backoff.reset()
+    this.settle()
     return 0
+  }
+
+  /** The server is there and does what it should: the next failure is a first one. */
+  private settle(): void {
+    this.losses = 0
+    this.backoff.reset()
   }
 
   private onEvent({ type, object }: WatchEvent): void {
@@ -189,12 +218,13 @@ export class Reflector<T> {
     if (this.hasEvents) return
     this.hasEvents = true
     this.badWatches = 0
-    this.backoff.reset()
+    this.settle()
   }
 
-  /** Says what is wrong and returns how long to wait. */
+  /** Says what is wrong and returns how long to wait, beside the wait for a server that is away. */
   private onFailure(error: unknown): number {
-    const { log, type } = this.settings
+    const { clock, log, type } = this.settings
+    if (this.openedAtMs !== null && clock.now() - this.openedAtMs >= LASTING_WATCH_MS) this.settle()
     const name = nameOfType(type)
     const answer = error instanceof KubernetesError ? error : null
     if (answer?.isExpired === true) {
@@ -207,18 +237,20 @@ export class Reflector<T> {
       // What we may not watch we may not trust to be whole when we may again.
       this.resourceVersion = ''
       this.setState('forbidden', `${name} cannot be listed and watched: ${answer.apiMessage}. ${grantText(type)}`)
-      return this.jittered(FORBIDDEN_RETRY_MS)
+      return this.forbiddenBackoff.nextMs()
     }
     if (answer?.isNotFound === true) {
       this.resourceVersion = ''
       this.setState('missing', `${name} is not served by ${this.settings.api.server} in version ${type.version}`)
       return this.jittered(MISSING_RETRY_MS)
     }
-    if (answer === null || !answer.isUnreachable) {
+    // A server that is away, or busy, says nothing about our place.
+    if (answer === null || !(answer.isAway || answer.status === TOO_MANY_REQUESTS)) {
       if (++this.badWatches >= BAD_WATCHES_MAX) this.resourceVersion = ''
     }
     this.setState('failing', `${name} cannot be kept up to date, the last state stays: ${describeError(error)}`)
-    return this.backoff.nextMs()
+    // Who loses a server again that is there for others waits longer and longer.
+    return answer?.isAway === true && this.losses++ === 0 ? 0 : this.backoff.nextMs()
   }
 
   private jittered(ms: number): number {

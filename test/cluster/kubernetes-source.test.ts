@@ -10,7 +10,8 @@ import { type Logger, silentLog } from '../../src/base/log.ts'
 import type { MeshObject } from '../../src/compiler/object.ts'
 import { KubernetesSource } from '../../src/controller/kubernetes-source.ts'
 import { KubernetesApi, KubernetesError, type KubernetesObject, type ResourceType } from '../../src/kubernetes/api.ts'
-import { Reflector } from '../../src/kubernetes/reflector.ts'
+import { Reflector, type ReflectorApi, type ReflectorPhase } from '../../src/kubernetes/reflector.ts'
+import { ServerPresence } from '../../src/kubernetes/server-presence.ts'
 import { makeRootFiles, TestAgent, TestController } from '../support/control-plane.ts'
 import { needsRoot } from '../support/netns.ts'
 import { type Cluster, startControlPlane } from './support/cluster.ts'
@@ -126,42 +127,76 @@ describe('the Kubernetes API of a real control plane', needsRoot, () => {
 
   // --- list and watch ---
 
-  test('a reflector goes on through a restart of the API server, and through what happened before it was back', async (t) => {
+  test('reflectors go on through a restart of the API server, all at the first word that it is ready, and through what happened before', async (t) => {
     const ns = await namespace(t)
     await api.create(map('a', '1', ns), MAPS)
+    /** What was asked of the server, in order. */
+    const asked: string[] = []
+    const presence = new ServerPresence(
+      {
+        askReady: async (timeoutMs) => {
+          asked.push('?')
+          await api.askReady(timeoutMs)
+          asked.push('ready')
+        },
+        closeIdle: () => api.connection.closeIdle(),
+      },
+      { clock: systemClock, random: Math.random },
+    )
+    const recorded: ReflectorApi = {
+      ...{ server: api.server, presence },
+      listPage: (type, options, token) => api.listPage(type, options, token),
+      open: (method, path, body, options) => {
+        asked.push('watch')
+        return api.open(method, path, body, options)
+      },
+    }
     const names = new Map<string, string>()
     const phases: string[] = []
     let replacements = 0
-    const settings = { api, type: MAPS, namespace: ns, clock: systemClock, log: silentLog }
-    const reflector = new Reflector<{ name: string; value: string }>(settings, {
-      convert: (object) => ({
-        name: object.metadata.name,
-        value: (object['data'] as { value?: string } | undefined)?.value ?? '',
-      }),
-      onReplaced: (items) => {
-        replacements++
-        names.clear()
-        for (const { name, value } of items) names.set(name, value)
-      },
-      onPut: ({ name, value }) => names.set(name, value),
-      onDeleted: ({ name }) => names.delete(name),
-      onState: ({ phase }) => phases.push(phase),
-    })
-    t.after(() => reflector.stop())
-    reflector.start()
-    await until(() => names.get('a') === '1' && reflector.state.phase === 'watching')
+    const follow = (namespace: string | null): Reflector<{ name: string; value: string }> => {
+      const settings = { api: recorded, type: MAPS, namespace, clock: systemClock, log: silentLog }
+      const reflector = new Reflector<{ name: string; value: string }>(settings, {
+        convert: ({ metadata, ...object }) => ({
+          name: metadata.namespace === ns ? metadata.name : 'of others',
+          value: (object['data'] as { value?: string } | undefined)?.value ?? '',
+        }),
+        onReplaced: (items) => {
+          replacements++
+          if (namespace !== ns) return
+          names.clear()
+          for (const { name, value } of items) names.set(name, value)
+        },
+        onPut: ({ name, value }) => namespace === ns && names.set(name, value),
+        onDeleted: ({ name }) => namespace === ns && names.delete(name),
+        onState: ({ phase }) => phases.push(phase),
+      })
+      t.after(() => reflector.stop())
+      reflector.start()
+      return reflector
+    }
+    const reflectors = [follow(ns), follow(null), follow('default')]
+    const all = (phase: ReflectorPhase): boolean => reflectors.every(({ state }) => state.phase === phase)
+    await until(() => names.get('a') === '1' && all('watching'))
     await api.create(map('b', '1', ns), MAPS)
     await until(() => names.get('b') === '1')
 
+    asked.length = 0
     await cluster.stopComponent('control-plane/kube-apiserver', 'SIGKILL')
-    await until(() => reflector.state.phase === 'failing')
+    await until(() => all('failing'))
     assert.equal(names.size >= 2, true, 'the last state stays')
+    await until(() => asked.filter((one) => one === '?').length >= 3)
     await cluster.startComponent('control-plane/kube-apiserver')
     await cluster.serves()
     await api.delete(MAPS, ns, 'a')
     await api.apply(map('b', '2', ns), MAPS)
-    await until(() => !names.has('a') && names.get('b') === '2' && reflector.state.phase === 'watching')
-    t.diagnostic(`${replacements} lists; phases: ${phases.join(' ')}`)
+    await until(() => !names.has('a') && names.get('b') === '2' && all('watching'))
+    t.diagnostic(`${replacements} lists; phases: ${phases.join(' ')}; asked: ${asked.join(' ')}`)
+    // While it was away they asked together, and for nothing else.
+    const ready = asked.indexOf('ready')
+    const early = asked.slice(asked.indexOf('?'), ready).filter((one) => one === 'watch')
+    assert.ok(early.length < reflectors.length, asked.join(' '))
+    assert.deepEqual(asked.slice(ready + 1, ready + 1 + reflectors.length), ['watch', 'watch', 'watch'])
   })
 
   test('a place that the server has forgotten leads to one new list', async (t) => {
@@ -171,7 +206,8 @@ describe('the Kubernetes API of a real control plane', needsRoot, () => {
     let hasAsked = false
     const names = new Set<string>()
     // The watch begins at a place of long ago, once.
-    const forgetful: Pick<KubernetesApi, 'open' | 'listPage' | 'server'> = {
+    const forgetful: Pick<KubernetesApi, 'open' | 'listPage' | 'server' | 'presence'> = {
+      presence: api.presence,
       server: api.server,
       listPage: (type, options, token) => api.listPage(type, options, token),
       open: (method, path, body, options) => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, test } from 'node:test'
+import { systemClock } from '../../src/base/clock.ts'
 import { Logger } from '../../src/base/log.ts'
 import { KubernetesApi, type KubernetesObject, type ResourceType } from '../../src/kubernetes/api.ts'
 import { Reflector, type ReflectorPhase, type ReflectorState } from '../../src/kubernetes/reflector.ts'
@@ -68,8 +69,8 @@ class Kept {
 
 beforeEach(async () => {
   server = await FakeApiServer.start()
-  api = await KubernetesApi.open({ kubeconfig: server.kubeconfig })
   clock = new FakeClock()
+  api = await KubernetesApi.open({ kubeconfig: server.kubeconfig }, systemClock, { clock, random: () => 0 })
   kept = new Kept()
 })
 
@@ -79,8 +80,9 @@ afterEach(async () => {
   await server.stop()
 })
 
-const isList = ({ query }: SeenRequest): boolean => query.get('watch') === null
-const isWatch = (request: SeenRequest): boolean => !isList(request)
+const isQuestion = ({ path }: SeenRequest): boolean => path === '/readyz'
+const isWatch = ({ query }: SeenRequest): boolean => query.get('watch') !== null
+const isList = (request: SeenRequest): boolean => !isWatch(request) && !isQuestion(request)
 
 function put(...names: string[]): void {
   for (const name of names) server.put(PODS, { metadata: { name, namespace: 'shop' } } as never)
@@ -204,20 +206,72 @@ test('410 as the answer does the same', async () => {
   assert.deepEqual(kept.calls, ['replaced a b', 'replaced a b'])
 })
 
-test('a server that is away leaves the last state, and is asked again more and more seldom', async () => {
+test('a server that is away leaves the last state, is asked for twice a second, and followed as soon as it is ready', async () => {
   await startWithTwo()
   await server.goAway()
   await kept.phase('failing')
   assert.match(kept.reflector.state.problem, /^pods cannot be kept up to date, the last state stays: /)
-  for (const ms of [250, 500, 1_000, 2_000, 4_000, 7_500, 7_500]) await endPause(ms)
+  await endPause(250)
+  for (let i = 0; i < 100; i++) await endPause(500)
   assert.equal(kept.names, 'a b')
-  while (clock.nextDelayMs !== 7_500) await new Promise(setImmediate)
+  while (clock.nextDelayMs !== 500) await new Promise(setImmediate)
+  server.isReady = false
+  const before = server.requests.length
   await server.listenAgain()
   put('c')
-  await endPause(7_500)
+  for (let i = 0; i < 3; i++) await endPause(500)
+  while (clock.nextDelayMs !== 500) await new Promise(setImmediate)
+  assert.ok(server.requests.slice(before).every(isQuestion))
+  server.isReady = true
+  await endPause(500)
   await kept.phase('watching')
   await kept.until(() => kept.names === 'a b c')
   assert.deepEqual(kept.calls, ['replaced a b', 'put c'])
+})
+
+test('a server that is there, but not for this resource, is asked again more and more seldom', async () => {
+  await startWithTwo()
+  server.answer = (request, response) => {
+    if (isQuestion(request)) return false
+    response.destroy()
+    return true
+  }
+  server.endWatches(PODS, 'reset')
+  await endPause(250)
+  for (const ms of [250, 500, 1_000, 2_000, 4_000, 7_500, 7_500]) {
+    await endPause(ms)
+    await endPause(250)
+  }
+  while (clock.nextDelayMs !== 7_500) await new Promise(setImmediate)
+  assert.equal(server.requests.filter(isWatch).length, 9)
+  server.answer = null
+  await endPause(7_500)
+  await endPause(250)
+  await kept.phase('watching')
+  // A watch that lasted was a good one: its end is a first failure again.
+  clock.advance(10_000)
+  const again = server.next(isWatch)
+  server.endWatches(PODS, 'reset')
+  await endPause(250)
+  await again
+})
+
+test('a gateway that answers for a server that is away is no word of the server', async () => {
+  await startWithTwo()
+  server.answer = (_, response) => {
+    response.writeHead(503, { 'content-type': 'text/html' }).end('<h1>no healthy upstream</h1>')
+    return true
+  }
+  server.endWatches(PODS, 'end')
+  await endPause(250)
+  await kept.phase('failing')
+  await endPause(250)
+  for (let i = 0; i < 5; i++) await endPause(500)
+  while (clock.nextDelayMs !== 500) await new Promise(setImmediate)
+  server.answer = null
+  await endPause(500)
+  await kept.phase('watching')
+  assert.deepEqual(kept.calls, ['replaced a b'])
 })
 
 test('a watch that falls silent is opened again', async () => {
@@ -274,9 +328,11 @@ test('a missing permission is named, and the state stays', async () => {
     /User "system:serviceaccount:x" cannot watch.*Grant the verbs get, list and/,
   )
   assert.equal(kept.names, 'a b')
+  for (const ms of [1_000, 2_000, 4_000, 8_000, 16_000, 22_500]) await endPause(ms)
+  while (clock.nextDelayMs !== 22_500) await new Promise(setImmediate)
   server.answer = null
   server.remove(PODS, 'shop', 'a')
-  await endPause(30_000)
+  await endPause(22_500)
   await kept.until(() => kept.names === 'b')
   assert.deepEqual(kept.calls, ['replaced a b', 'replaced b'])
 })
