@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <ifaddrs.h>
+#include <linux/magic.h>
 #include <linux/netlink.h>
 #include <linux/nsfs.h>
 #include <net/if.h>
@@ -13,6 +14,7 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/vfs.h>
 
 #include <cerrno>
 #include <cstdint>
@@ -52,10 +54,18 @@ NetnsScope::~NetnsScope() {
 static Napi::Value OpenNetns(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::string path = TextArgument(info, 0);
-  Descriptor netns(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!netns.is_open()) throw SyscallError(env, "open", errno, path);
-  // A file that was left where a netns was mounted opens as well; setns would fail later with a less clear
+  // The path may be anybody's word. Found without being opened: opening a device may do something, and
+  // opening a pipe waits for its other end.
+  Descriptor found(open(path.c_str(), O_PATH | O_CLOEXEC));
+  if (!found.is_open()) throw SyscallError(env, "open", errno, path);
+  struct statfs filesystem = {};
+  if (fstatfs(found.get(), &filesystem) != 0) throw SyscallError(env, "fstatfs", errno, path);
+  // A file that was left where a netns was mounted is found as well; setns would fail later with a less clear
   // error.
+  if (filesystem.f_type != NSFS_MAGIC) throw SyscallError(env, "ioctl(NS_GET_NSTYPE)", ENOTTY, path);
+  std::string own = "/proc/self/fd/" + std::to_string(found.get());
+  Descriptor netns(open(own.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!netns.is_open()) throw SyscallError(env, "open", errno, path);
   int type = ioctl(netns.get(), NS_GET_NSTYPE);
   if (type != CLONE_NEWNET) throw SyscallError(env, "ioctl(NS_GET_NSTYPE)", type < 0 ? errno : EINVAL, path);
   return Napi::Number::New(env, netns.release());

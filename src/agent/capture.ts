@@ -35,6 +35,11 @@ export interface PodToCapture {
   readonly isStrict?: boolean
   /** Its questions to DNS resolvers are answered by the data workers. False when left out; not in loopback capture. */
   readonly isDnsCaptured?: boolean
+  /**
+   * Its netns was only claimed, by whoever wrote the pod's object: one of its addresses must be there, or else the pod could
+   * take the place of another one. False when left out; not in loopback capture.
+   */
+  readonly isNetnsClaimed?: boolean
 }
 
 /**

@@ -1,8 +1,8 @@
 /** What enrolling a pod does in the pod's netns, with failures that name the pod: finding it, listening, steering. */
 import { closeSync } from 'node:fs'
-import { canonicalAddress } from '../base/address.ts'
+import { canonicalAddress, formatAddress } from '../base/address.ts'
 import { WeftError } from '../base/errors.ts'
-import { type Addon, hasCode, kernelError } from '../kernel/addon.ts'
+import { type Addon, hasCode, kernelError, type NetnsInterface } from '../kernel/addon.ts'
 import { PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND } from '../kernel/layout.generated.ts'
 import { listenInNetns } from '../kernel/sockets.ts'
 import { installSteering, planSteering, type SteeringPlan } from '../kernel/steering.ts'
@@ -42,7 +42,27 @@ export function planPod(addon: Addon, pod: PodToCapture, netnsFd: number): Steer
     if (address === null) throw new WeftError('WEFT_CONFIG', `pod ${pod.displayName} has a bad address: ${text}`)
     addresses.push(address)
   }
-  return planSteering(addon.netnsInterfaces(netnsFd), addresses)
+  const interfaces = addon.netnsInterfaces(netnsFd)
+  if (pod.isNetnsClaimed === true) refuseFalseClaim(pod, addresses, interfaces)
+  return planSteering(interfaces, addresses)
+}
+
+/**
+ * Anybody may write any path into an annotation, but nobody the addresses that a pod was given: without this check a pod that
+ * is enrolled first, perhaps by the next agent, would have another one judged by its own policies and speak as its own.
+ */
+function refuseFalseClaim(
+  { pod, displayName }: PodToCapture,
+  addresses: readonly string[],
+  interfaces: readonly NetnsInterface[],
+): void {
+  if (interfaces.some(({ address }) => address !== null && addresses.includes(formatAddress(address)))) return
+  const none =
+    addresses.length === 0 ? 'the pod has no address' : `none of its addresses (${addresses.join(', ')}) is there`
+  throw new WeftError(
+    'WEFT_CONFIG',
+    `the network namespace ${pod.netns} that pod ${displayName} claims by its annotation weft.dev/netns is not its own: ${none}`,
+  )
 }
 
 /** Throws WeftError WEFT_SYSCALL. */

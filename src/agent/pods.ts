@@ -160,6 +160,7 @@ export class Pods {
       }
     }
     for (const uid of this.refusals.keys()) if (!snapshot.pods.has(uid)) this.refusals.delete(uid)
+    for (const uid of this.backoffs.keys()) if (!snapshot.pods.has(uid)) this.backoffs.delete(uid)
     for (const pod of snapshot.pods.values()) {
       const workload = snapshot.workloads.get(pod.uid)
       // Who was looked for in vain is looked for again by the clock, or when something is said of it.
@@ -427,6 +428,7 @@ export class Pods {
       inboundPorts: [...inboundPorts],
       isStrict: isStrict(snapshot, pod, workload),
       isDnsCaptured: this.options.isAnsweringDns === true && pod.isDnsExempt !== true,
+      isNetnsClaimed: located === null,
     }
   }
 

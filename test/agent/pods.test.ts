@@ -108,6 +108,7 @@ test('a pod is prepared, given to the workers, and only then captured; its ident
   assert.deepEqual([...identities], [IDENTITY])
   assert.deepEqual([pods.enrolledCount, pods.pendingCount], [1, 0])
   assert.equal(capture.asked[0]!.isStrict, false)
+  assert.equal(capture.asked[0]!.isNetnsClaimed, true, 'only its annotation says which netns is its own')
 })
 
 test('nothing is captured of a pod whose workload is not known yet', async () => {
@@ -294,6 +295,7 @@ test('a pod is captured in the network that was found, and is not touched when i
   assert.deepEqual(take(), ['enrol shop/a', `add ${A.uid}`, `begin ${A.uid}`])
   assert.equal(capture.asked[0]!.pod.netns, '/proc/7/ns/net')
   assert.deepEqual(capture.asked[0]!.addresses, ['10.0.0.1', 'fd00::1'])
+  assert.equal(capture.asked[0]!.isNetnsClaimed, false)
   assert.equal(pods.netnsOf(A.uid), '/proc/7/ns/net')
   await apply({ workloads: [{ ...A, addresses: ['fd00::1', '10.0.0.1'] }] })
   assert.deepEqual(take(), [`strict ${A.uid} false`])

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, before, test } from 'node:test'
+import { after, afterEach, before, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Child } from '../../src/cli/demo/children.ts'
@@ -28,9 +28,12 @@ before(async () => {
   await removeTopology(runDirectory)
 })
 
+afterEach(async () => {
+  if (lock !== null) await removeTopology(runDirectory)
+})
+
 after(async () => {
   if (lock === null) return
-  await removeTopology(runDirectory)
   await lock.release()
   rmSync(logs, { recursive: true })
 })
@@ -112,6 +115,21 @@ test('what is made can be used, and nothing of it is left', needsRoot, async () 
   assert.deepEqual(traces(), [])
   assert.match(await child.ended, /SIGKILL/)
   assert.match(await program.ended, /SIGKILL/)
+})
+
+test('the gateway of pods stays where it is when pods come and go', needsRoot, async () => {
+  await createTopology(plan, runDirectory)
+  const node = ['-n', plan.nodes[0]!.netns!] as const
+  const address = async () => /link\/ether (\S+)/.exec(await run('ip', [...node, 'link', 'show', 'pods']))![1]!
+  const before = await address()
+  // A bridge without an address of its own takes the lowest of its ports.
+  const ends = ['newcomer', 'address', '02:00:00:00:00:01', 'type', 'veth', 'peer', 'name', 'other']
+  await run('ip', [...node, 'link', 'add', ...ends])
+  await run('ip', [...node, 'link', 'set', 'newcomer', 'master', 'pods', 'up'])
+  assert.equal(await address(), before)
+  await run('ip', [...node, 'link', 'del', 'newcomer'])
+  assert.equal(await address(), before)
+  assert.deepEqual(await removeTopology(runDirectory), [])
 })
 
 test('what a killed demo left is removed, also when only half of it was made', needsRoot, async () => {

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync } from 'node:fs'
 import { afterEach, beforeEach, describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { ROLE_INBOUND, ROLE_OUTBOUND } from '../../src/agent/capture.ts'
@@ -405,7 +405,7 @@ describe('life of an eBPF capture', needsRoot, () => {
     assert.throws(() => openPodSocket(addon, dialing, FAMILY_IPV4), /not enrolled any more/)
     // The kernel gives the lowest free number: the same one as before.
     const taken: number[] = []
-    do taken.push(addon.openNetns(b.netns))
+    do taken.push(openSync(b.netns, 'r'))
     while (taken.at(-1)! < dialing.netnsFd)
     assert.throws(() => openPodSocket(addon, dialing, FAMILY_IPV4), { code: 'WEFT_SYSCALL', message: /ESTALE/ })
     for (const fd of taken) closeSync(fd)

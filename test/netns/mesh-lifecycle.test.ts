@@ -3,7 +3,7 @@
  * would meet it, with the processes really killed.
  */
 import assert from 'node:assert/strict'
-import { after, before, describe, it } from 'node:test'
+import { after, afterEach, before, describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { LiveMesh, NODES } from '../support/live-mesh.ts'
 import { Talker } from '../support/live-talker.ts'
@@ -43,8 +43,18 @@ spec: { mtls: { mode: STRICT } }
     await mesh?.close()
   })
 
+  afterEach(async () => {
+    if (mesh === undefined) return
+    // A test that has failed is to fail no other.
+    for (const name of ['broken.yaml', 'routing.yaml']) mesh.removeRules(name)
+    if (!mesh.hasChild('controller')) await mesh.startController()
+    for (const node of NODES) if (!mesh.hasChild(`agent-${node}`)) await mesh.startAgent(node)
+  })
+
   /** Status code of a GET from `pod` over a new connection. */
   const get = (host: string, pod = 'client'): Promise<string> => mesh.code(pod, `http://${host}:8080/`)
+  /** The same must be 200. */
+  const served = (host: string, pod = 'client'): Promise<void> => mesh.assertServed(pod, `http://${host}:8080/`)
   /** A pod's address: reaches it with and without a mesh. */
   const addressOf = (pod: string): string => mesh.plan.pod(pod).addresses[0]!
 
@@ -55,6 +65,10 @@ spec: { mtls: { mode: STRICT } }
   }
 
   describe('pods', () => {
+    after(async () => {
+      for (const name of ['late1', 'late2', 'mover']) if (mesh.hasPod(name)) await mesh.deletePod(name)
+    })
+
     for (const [node, name] of [
       ['node1', 'late1'],
       ['node2', 'late2'],
@@ -66,8 +80,8 @@ spec: { mtls: { mode: STRICT } }
           await get(host)
           return (await secured(name, node)) > 0
         })
-        assert.equal(await get('near', name), '200')
-        assert.equal(await get('vault', name), '200')
+        await served('near', name)
+        await served('vault', name)
       })
 
       it(`that opt out by label leave the mesh without losing open connections, and come back, on ${node}`, async () => {
@@ -78,7 +92,7 @@ spec: { mtls: { mode: STRICT } }
         mesh.plan.label(name, { 'weft.dev/mesh': 'disabled' })
         mesh.writeObjects()
         await mesh.eventually('the vault refuses it', async () => (await get(addressOf('vault'), name)) === '000')
-        assert.equal(await get(addressOf('near'), name), '200')
+        await served(addressOf('near'), name)
         await mesh.eventually('the other node knows', async () => (await get(addressOf(name))) === '200')
 
         const plain = new Talker(mesh, 'client', addressOf(name))
@@ -117,27 +131,44 @@ spec: { mtls: { mode: STRICT } }
 
     it('that cannot be enrolled are reported by name, and keep no other from being served', async () => {
       const paths = ['/var/run/netns/nowhere', '/etc/passwd', '/dev/null', `/run/netns/${mesh.plan.name}-near`]
-      const pods = paths.map(
-        (path, index) => `
-apiVersion: v1
-kind: Pod
-metadata: { name: broken${index}, namespace: default, annotations: { weft.dev/netns: ${path} } }
-spec: { nodeName: node1, serviceAccountName: near, containers: [{ name: x, image: x }] }
-status: { phase: Running, podIP: 198.18.1.20${index}, podIPs: [{ ip: 198.18.1.20${index} }] }
-`,
-      )
-      mesh.writeRules('broken.yaml', pods.join('---'))
+      mesh.writeRules('broken.yaml', claims('broken', paths))
       for (const index of paths.keys()) {
         await mesh.eventually('it is reported', () => mesh.log('agent-node1').includes(`default/broken${index}`))
       }
       await mesh.addPod({ name: 'sound', node: 'node1', programs: ['web'] })
-      await mesh.eventually('another is enrolled', async () => {
-        await get(addressOf('sound'))
-        return (await secured('sound', 'node1')) > 0
-      })
-      for (const host of ['near', 'far', 'vault']) assert.equal(await get(host), '200')
-      mesh.removeRules('broken.yaml')
-      await mesh.deletePod('sound')
+      try {
+        await mesh.eventually('another is enrolled', async () => {
+          await get(addressOf('sound'))
+          return (await secured('sound', 'node1')) > 0
+        })
+        for (const host of ['near', 'far', 'vault']) await served(host)
+      } finally {
+        mesh.removeRules('broken.yaml')
+        await mesh.deletePod('sound')
+      }
+      await mesh.eventually('nothing is left to enrol', async () => (await readiness('node1')).status === '200')
+    })
+
+    it('that claim the network of another one never get it, also from an agent that starts', async () => {
+      const names = ['client', 'near', 'outsider']
+      const paths = names.map((name) => `/run/netns/${mesh.plan.name}-${name}`)
+      mesh.writeRules('broken.yaml', claims('thief', paths))
+      try {
+        await mesh.end('agent-node1')
+        mesh.spawnAgent('node1')
+        await mesh.eventually('all are looked at', async () => {
+          const log = mesh.log('agent-node1')
+          if (!names.every((_, index) => log.includes(`default/thief${index}`))) return false
+          return (await mesh.metric('node1', 'weft_enrolled_pods').catch(() => 0)) === 2
+        })
+        const before = await secured('near', 'node1')
+        await served('near')
+        assert.ok((await secured('near', 'node1')) > before)
+        const { stdout } = await mesh.run('outsider', ['ip', 'rule'])
+        assert.doesNotMatch(stdout, /fwmark/, 'who is not in the mesh is not brought into it by another')
+      } finally {
+        mesh.removeRules('broken.yaml')
+      }
       await mesh.eventually('nothing is left to enrol', async () => (await readiness('node1')).status === '200')
     })
 
@@ -171,7 +202,7 @@ status: { phase: Running, podIP: 198.18.1.20${index}, podIPs: [{ ip: 198.18.1.20
       await mesh.eventually('both agents have noticed', async () => {
         return (await Promise.all(NODES.map(subscriptionOf))).every(({ isConnected }) => !isConnected)
       })
-      for (const { server } of PATHS) assert.equal(await get(server), '200')
+      for (const { server } of PATHS) await served(server)
       mesh.writeRules(
         'routing.yaml',
         `
@@ -211,12 +242,12 @@ spec:
       const { status, stdout } = await readiness('node1')
       assert.equal(status, '503')
       assert.match(stdout, /pods are not captured yet/)
-      for (const { server } of PATHS) assert.equal(await get(addressOf(server)), '200')
+      for (const { server } of PATHS) await served(addressOf(server))
       assert.equal(await get(addressOf('vault')), '000')
 
       await mesh.startController()
       await mesh.eventually('it is ready', async () => (await readiness('node1')).status === '200')
-      for (const host of ['near', 'far', 'vault']) assert.equal(await get(host), '200')
+      for (const host of ['near', 'far', 'vault']) await served(host)
     })
   })
 
@@ -247,11 +278,11 @@ spec:
         for (const { name } of mesh.plan.pods.filter((pod) => pod.node === node && pod.name !== 'outsider')) {
           assert.match((await mesh.run(name, ['ip', 'rule'])).stdout, /fwmark/, 'the next agent finds the pod captured')
         }
-        assert.equal(await get(addressOf(server), 'outsider'), '200')
+        await served(addressOf(server), 'outsider')
         // A pod in the mesh does not fall back to plaintext because the other node's agent is gone.
         assert.equal(await get(addressOf(server)), node === 'node1' ? '200' : '503')
         await mesh.startAgent(node)
-        assert.equal(await get('vault'), '200')
+        await served('vault')
       })
     }
 
@@ -275,8 +306,11 @@ spec:
       for (const node of NODES) {
         const pid = mesh.pid(`agent-${node}`)
         process.kill(pid, 'SIGSTOP')
-        await new Promise((resolve) => setTimeout(resolve, 1000))
-        process.kill(pid, 'SIGCONT')
+        try {
+          await new Promise((resolve) => setTimeout(resolve, 1000))
+        } finally {
+          process.kill(pid, 'SIGCONT')
+        }
       }
       for (const traffic of traffics) {
         const { outcomes, requests } = await traffic.stop()
@@ -292,7 +326,7 @@ spec:
         }
         assert.match(mesh.log(`agent-${node}`), /a data worker died/)
       }
-      for (let i = 0; i < 20; i++) for (const host of ['near', 'far', 'vault']) assert.equal(await get(host), '200')
+      for (let i = 0; i < 20; i++) for (const host of ['near', 'far', 'vault']) await served(host)
     })
 
     it('whose only data worker is blocked: pods go on without it within two seconds, and with it when it runs', async () => {
@@ -303,7 +337,7 @@ spec:
         )
       }
       for (const { server } of PATHS) {
-        for (const pod of ['client', 'outsider']) assert.equal(await get(addressOf(server), pod), '200')
+        for (const pod of ['client', 'outsider']) await served(addressOf(server), pod)
       }
       assert.equal(await get(addressOf('vault')), '000', 'nobody serves plaintext for a STRICT pod')
       for (const node of NODES) assert.equal(await mesh.metric(node, 'weft_silent_workers'), 1)
@@ -321,11 +355,11 @@ spec:
       await mesh.kill('agent-node1')
       await mesh.kill('agent-node2')
       for (const { server } of PATHS) {
-        for (const pod of ['client', 'outsider']) assert.equal(await get(addressOf(server), pod), '200')
+        for (const pod of ['client', 'outsider']) await served(addressOf(server), pod)
       }
       assert.equal(await get(addressOf('vault')), '000', 'nobody serves plaintext for a STRICT pod')
       await Promise.all(NODES.map((node) => mesh.startAgent(node)))
-      for (const host of ['near', 'far', 'vault']) assert.equal(await get(host), '200')
+      for (const host of ['near', 'far', 'vault']) await served(host)
       for (const node of NODES) assert.equal(await mesh.metric(node, 'weft_enrolled_pods'), 2)
     })
   })
@@ -341,16 +375,33 @@ spec:
       assert.match(await rulesOf('near'), /fwmark/)
       mesh.plan.label('near', { 'weft.dev/mesh': 'disabled' })
       mesh.writeObjects()
-      await mesh.startAgent('node1')
-      await mesh.eventually('its rules are gone', async () => !(await rulesOf('near')).includes('fwmark'))
-      assert.match(await rulesOf('client'), /fwmark/)
-      assert.equal(await get(addressOf('near')), '200')
-      assert.equal(await mesh.metric('node1', 'weft_enrolled_pods'), 1)
-      mesh.plan.label('near', {})
-      mesh.writeObjects()
+      try {
+        await mesh.startAgent('node1')
+        await mesh.eventually('its rules are gone', async () => !(await rulesOf('near')).includes('fwmark'))
+        assert.match(await rulesOf('client'), /fwmark/)
+        await served(addressOf('near'))
+        assert.equal(await mesh.metric('node1', 'weft_enrolled_pods'), 1)
+      } finally {
+        mesh.plan.label('near', {})
+        mesh.writeObjects()
+      }
       await mesh.eventually('it is captured again', async () => (await rulesOf('near')).includes('fwmark'))
     })
   })
+
+  /** Pods of node1 that name these network namespaces as their own; each has the name and a number. */
+  function claims(name: string, paths: readonly string[]): string {
+    const pods = paths.map(
+      (path, index) => `
+apiVersion: v1
+kind: Pod
+metadata: { name: ${name}${index}, namespace: default, annotations: { weft.dev/netns: ${path} } }
+spec: { nodeName: node1, serviceAccountName: near, containers: [{ name: x, image: x }] }
+status: { phase: Running, podIP: 198.18.1.20${index}, podIPs: [{ ip: 198.18.1.20${index} }] }
+`,
+    )
+    return pods.join('---')
+  }
 
   /** Ends or blocks a data worker of a running agent, as a bug would. */
   async function debugWorker(node: (typeof NODES)[number], ...what: readonly string[]): Promise<void> {

@@ -39,6 +39,7 @@ export function podToCapture(pod: TestPod, isStrict = false): PodToCapture {
     serviceAddresses: [],
     inboundPorts: [],
     isStrict,
+    isNetnsClaimed: true,
   }
 }
 

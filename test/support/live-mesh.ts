@@ -35,6 +35,9 @@ export const NODES: readonly NodeName[] = ['node1', 'node2']
 const PATIENCE_MS = 60_000
 const POLL_MS = 50
 
+/** Characters of a log that are shown when a request fails: its last seconds. */
+const LOG_SHOWN = 4000
+
 const WEFT = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const TETHER = new URL('../../deploy/demo/tether.ts', import.meta.url).href
 const PREFIX = 'weft-live'
@@ -175,6 +178,15 @@ export class LiveMesh {
     this.plan.removePod(name)
     this.writeObjects()
     await run('ip', ['netns', 'del', pod.netns!])
+  }
+
+  hasPod(name: string): boolean {
+    return this.plan.pods.some((pod) => pod.name === name)
+  }
+
+  /** True while a process of that name has not been ended by the test. */
+  hasChild(name: string): boolean {
+    return this.children.has(name)
   }
 
   /** True while the kernel still has the namespace of a deleted pod: its end of the wire is on the node's bridge. */
@@ -376,6 +388,21 @@ export class LiveMesh {
       ...['curl', '-s', '-o', '/dev/null', '--max-time', '10', '-w', '%{http_code}', ...args, url],
     ])
     return stdout
+  }
+
+  /** Rejects unless a GET from a pod is answered with 200; then says what the client and both agents say of it. */
+  async assertServed(pod: string, url: string, ...args: string[]): Promise<void> {
+    const format = '%{http_code} after %{time_total} s, from %{local_ip} to %{remote_ip}'
+    const { stdout, stderr } = await this.run(pod, [
+      ...['curl', '-sS', '-o', '/dev/null', '--max-time', '10', '-w', format, ...args, url],
+    ])
+    if (stdout.startsWith('200 ')) return
+    const said = [`a GET of ${url} from ${pod} was answered with ${stdout.trim()} ${stderr.trim()}`]
+    for (const node of NODES) {
+      said.push(`--- open connections of ${node}`, await this.get(node, 15_000, '/connections').catch(String))
+      said.push(`--- log of agent-${node}`, this.log(`agent-${node}`).slice(-LOG_SHOWN))
+    }
+    throw new Error(said.join('\n'))
   }
 
   /** Starts a program in a pod that runs until `end(pod/name)` or `close`. */

@@ -61,7 +61,8 @@ export class TestNetwork {
     network.ip(`netns add ${network.nodeNetns}`)
     network.ipBatch(network.nodeNetns, [
       'link set lo up',
-      'link add br0 type bridge',
+      // An address of its own: it would change with the pods, whose cached one of their gateway would be wrong then.
+      'link add br0 address 02:00:c6:12:00:fe type bridge',
       'addr add 198.18.0.254/24 dev br0',
       '-6 addr add fd77::fe/64 dev br0 nodad',
       'link set br0 up',

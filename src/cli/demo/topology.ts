@@ -214,7 +214,7 @@ async function connectNodes(plan: DemoPlan): Promise<void> {
 async function makeBridge(node: DemoNode): Promise<void> {
   await ipBatch(node.netns!, [
     // Without multicast snooping neighbour discovery works from the first packet.
-    `link add ${BRIDGE} type bridge mcast_snooping 0`,
+    `link add ${BRIDGE} address ${linkAddress(node)} type bridge mcast_snooping 0`,
     `addr add ${node.bridge!.ipv4} dev ${BRIDGE}`,
     `addr add ${node.bridge!.ipv6} dev ${BRIDGE} nodad`,
     `link set ${BRIDGE} up`,
@@ -262,6 +262,16 @@ function network(block: string): string {
 
 function host(block: string): string {
   return block.split('/')[0]!
+}
+
+/**
+ * The bridge's own link address. Without one a bridge takes the lowest of its ports, which changes as pods come and go, and
+ * for many seconds the others' packets to their gateway are lost: they go to the address that they have cached.
+ */
+function linkAddress(node: DemoNode): string {
+  const bytes = host(node.bridge!.ipv4).split('.').map(Number)
+  // 02: assigned locally, to one interface.
+  return ['02', '00', ...bytes.map((byte) => byte.toString(16).padStart(2, '0'))].join(':')
 }
 
 /** Switches network settings on inside a namespace. `ip netns exec` shows the namespace's own /proc/sys/net. */

@@ -141,7 +141,8 @@ async function connectNetworks(machine: Machine): Promise<number> {
   const { ipv4, ipv6 } = CONTROL_PLANE_ADDRESS
   await machine.ip([
     'link set lo up',
-    'link add fabric type bridge',
+    // An address of its own: it would change with the nodes, whose cached one of their router would be wrong then.
+    'link add fabric address 02:00:00:00:fa:b1 type bridge',
     'link set fabric up',
     `addr add ${ipv4}/${FABRIC_PREFIX.ipv4} dev fabric`,
     `addr add ${ipv6}/${FABRIC_PREFIX.ipv6} dev fabric nodad`,
