@@ -145,28 +145,33 @@ describe('agents on Kubernetes', needsRoot, () => {
     assert.ok(!(await dialFromNode(9001)).includes(28))
   })
 
-  test('pods that run once are in the mesh from their first connection on', async () => {
-    const jobs = Array.from({ length: 6 }, (_, i) => ({
+  test('pods that run once are in the mesh from their first connection on, also the first ones of a namespace', async () => {
+    const job = (name: string, inNamespace: string, labels: Readonly<Record<string, string>> = {}): object => ({
       apiVersion: 'batch/v1',
       kind: 'Job',
-      metadata: { name: `first-${i}`, namespace: SHOP },
+      metadata: { name, namespace: inNamespace },
       spec: {
         backoffLimit: 0,
         template: {
-          metadata: { labels: { app: 'first' } },
+          metadata: { labels: { app: 'first', ...labels } },
           spec: {
             restartPolicy: 'Never',
             containers: [{ name: 'client', image: APP_IMAGE_NAME, args: ['get', SHOP_URL] }],
           },
         },
       },
-    }))
-    await cluster.apply(...jobs)
-    await cluster.kubectl(['wait', 'jobs', '--all', '-n', SHOP, '--for=condition=Complete', '--timeout=90s'])
-    for (const { metadata } of await podsOf('app=first', SHOP)) {
-      assert.match(await cluster.kubectl(['logs', '-n', SHOP, metadata.name]), /"status":200/)
+    })
+    const meshed = Array.from({ length: 5 }, (_, i) => job(`first-${i}`, SHOP))
+    // Nobody has put their namespace into the mesh: they label themselves.
+    const pioneers = Array.from({ length: 3 }, (_, i) => job(`pioneer-${i}`, PLAIN, { 'weft.dev/mesh': 'enabled' }))
+    await cluster.apply(...pioneers, ...meshed)
+    for (const place of [PLAIN, SHOP]) {
+      await cluster.kubectl(['wait', 'jobs', '--all', '-n', place, '--for=condition=Complete', '--timeout=90s'])
+      for (const { metadata } of await podsOf('app=first', place)) {
+        assert.match(await cluster.kubectl(['logs', '-n', place, metadata.name]), /"status":200/, metadata.name)
+      }
+      await cluster.kubectl(['delete', 'jobs', '--all', '-n', place])
     }
-    await cluster.kubectl(['delete', 'jobs', '--all', '-n', SHOP])
   })
 
   test('a label meshes running pods within two seconds, and back, and cuts no request', async () => {

@@ -1,5 +1,7 @@
 /** Installing, upgrading and removing, on a real API server whose node and controller the test plays. */
 import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,6 +10,7 @@ import { EXIT_FAILED, EXIT_OK } from '../../src/cli/command.ts'
 import { needsRoot } from '../support/netns.ts'
 import { type Finished, runWeft } from '../support/run-weft.ts'
 import { type Cluster, startControlPlane } from './support/cluster.ts'
+import { REPOSITORY } from './support/cluster-files.ts'
 import { PlayedNode } from './support/played-node.ts'
 
 const NAMESPACE = 'weft-system'
@@ -20,12 +23,14 @@ describe('an installation', needsRoot, () => {
   let cluster: Cluster
   let node: PlayedNode
   const directory = mkdtempSync(join(tmpdir(), 'weft-install-'))
+  const children: ChildProcess[] = []
 
   before(async () => {
     cluster = await startControlPlane()
     node = await PlayedNode.start({ kubeconfig: cluster.kubeconfig, namespace: NAMESPACE })
   })
   after(async () => {
+    for (const child of children) child.kill('SIGKILL')
     await node?.stop()
     await cluster?.stop()
     rmSync(directory, { recursive: true })
@@ -40,6 +45,26 @@ describe('an installation', needsRoot, () => {
   function weft(...args: readonly string[]): Promise<Finished> {
     const isAsking = !args.includes('--kubeconfig')
     return runWeft(...args, ...(isAsking ? ['--kubeconfig', cluster.kubeconfig] : []))
+  }
+
+  /** `weft install` as a program of its own, which is sent the signal whenever it has said the next of `moments`. */
+  async function interrupted(
+    signal: NodeJS.Signals,
+    ...moments: readonly RegExp[]
+  ): Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null; readonly err: string }> {
+    const args = [join(REPOSITORY, 'src/cli/main.ts'), 'install', '--kubeconfig', cluster.kubeconfig]
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+    children.push(child)
+    let err = ''
+    let sent = 0
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      err += text
+      if (moments[sent]?.test(err) !== true) return
+      sent++
+      child.kill(signal)
+    })
+    const [code, endedBy] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
+    return { code, signal: endedBy, err }
   }
 
   /** Everything of every kind that an installation could touch, by kind and name. */
@@ -225,6 +250,55 @@ describe('an installation', needsRoot, () => {
     assert.match(out, /left +Namespace weft-system: there are objects of yours in it: Secret cacerts/)
     await cluster.get('secret', '-n', NAMESPACE, 'cacerts')
     await cluster.kubectl(['delete', 'namespace', NAMESPACE])
+  })
+
+  test('a node that is away keeps what is on it, told with what to do; a pod waits for it, and the next removal ends it', async () => {
+    assert.equal((await weft('install')).code, EXIT_OK)
+    const labels = { 'kubernetes.io/os': 'linux' }
+    await cluster.apply({ apiVersion: 'v1', kind: 'Node', metadata: { name: 'away-1', labels } })
+    const setReady = async (status: string): Promise<void> => {
+      const patch = JSON.stringify({ status: { conditions: [{ type: 'Ready', status, reason: 'NodeStatusUnknown' }] } })
+      await cluster.kubectl(['patch', 'node', 'away-1', '--subresource=status', '--type=merge', '-p', patch])
+    }
+    try {
+      await setReady('Unknown')
+      const removal = await weft('uninstall', '-o', 'json', '--timeout=60s')
+      assert.equal(removal.code, EXIT_FAILED, removal.err)
+      const { left } = JSON.parse(removal.out) as { left: string[] }
+      assert.match(left[0]!, /^traces on node away-1: the node is away \(NodeStatusUnknown\), and keeps programs/)
+      assert.match(left[0]!, /pod weft-system\/weft-node-cleanup-away-1 removes them when it is back/)
+      assert.match(left[1]!, /^Namespace weft-system: .* weft uninstall --namespace weft-system removes it/)
+      assert.equal(left.length, 2)
+      const { spec } = await cluster.get<{ spec: { nodeName: string } }>(
+        ...['-n', NAMESPACE, 'pod/weft-node-cleanup-away-1'],
+      )
+      assert.equal(spec.nodeName, 'away-1')
+      await setReady('True')
+      const done = JSON.stringify({ status: { phase: 'Succeeded' } })
+      const pod = ['pod', 'weft-node-cleanup-away-1', '-n', NAMESPACE]
+      await cluster.kubectl(['patch', ...pod, '--subresource=status', '--type=merge', '-p', done])
+      const { code, out, err } = await weft('uninstall', '-o', 'json', '--namespace', NAMESPACE, '--timeout=60s')
+      assert.equal(code, EXIT_OK, err + out)
+      assert.match(out, /traces on node away-1/)
+    } finally {
+      await cluster.kubectl(['delete', 'node', 'away-1'])
+    }
+  })
+
+  test('an installation that is interrupted takes everything back; a second time ends it, and it says what stays', async () => {
+    node.failing = { part: 'weft-agent', reason: 'ImagePullBackOff', message: 'it never comes' }
+    const earlier = await everything()
+    const early = await interrupted('SIGTERM', /^created +ClusterRole /m)
+    assert.deepEqual([early.code, early.signal], [EXIT_FAILED, null], early.err)
+    assert.match(early.err, /interrupted; taking back what was done \(interrupt again to leave it as it is\)/)
+    assert.match(early.err, /everything is as it was before/)
+    assert.deepEqual(await everything(), earlier)
+    const late = await interrupted('SIGINT', /^waiting +DaemonSet /m, /taking back what was done/)
+    assert.deepEqual([late.code, late.signal], [null, 'SIGINT'], late.err)
+    assert.match(late.err, /ended before it was done: [0-9]+ objects were made, 0 were changed; weft uninstall removes/)
+    await cluster.get('-n', NAMESPACE, 'deployment/weft-controller')
+    assert.equal((await weft('uninstall', '--timeout=60s')).code, EXIT_OK)
+    assert.deepEqual(await everything(), earlier)
   })
 
   test('whoever may not do it is told every missing verb, before anything is changed', async () => {

@@ -15,7 +15,7 @@ import { DAEMON_SETS, nameOf } from '../install/resource-types.ts'
 import { Uninstaller } from '../install/uninstaller.ts'
 import { limitsOf } from '../install/waiting.ts'
 import { jsonText } from '../output.ts'
-import { onEndSignals } from '../signals.ts'
+import { onInterruption } from '../signals.ts'
 import { yamlText } from '../yaml-text.ts'
 import { weftVersion } from './version.ts'
 
@@ -55,7 +55,8 @@ export const installCommand: Command = {
       summary:
         'Installs Weft in a cluster: CRDs, roles, the controller, an agent on every node, the webhook. Looks first, and\n' +
         'changes nothing when a permission is missing or an object of somebody else is in the way. Waits until all is\n' +
-        'ready, and takes everything back when that fails or is interrupted. CRDs of another mesh are left alone.\n\n' +
+        'ready, and takes everything back when that fails or is interrupted; a second interruption ends at once, and says\n' +
+        'what is left. CRDs of another mesh are left alone.\n\n' +
         'Values are those of the chart in deploy/helm/weft; see weft render --help.\n\n' +
         'Exit code 0 when Weft is installed and ready, 1 when nothing was changed or all was taken back.',
       usage: 'weft install [flags]',
@@ -86,7 +87,8 @@ export const upgradeCommand: Command = {
       summary:
         'Upgrades Weft in a cluster to the version of this program, or to other values: first the controller, then the\n' +
         'agents, node by node; on each node the new agent takes over from the old one without a lost connection. Begins\n' +
-        'with the values of the last installation. When it fails, what was changed gets its last form back.\n\n' +
+        'with the values of the last installation. When it fails or is interrupted, what was changed gets its last form\n' +
+        'back; a second interruption ends at once, and says what is left.\n\n' +
         'Exit code 0 when everything is of this version and ready.',
       usage: 'weft upgrade [flags]',
       flags: describeFlags(UPGRADE_FLAGS),
@@ -131,9 +133,12 @@ async function runInstaller(
 ): Promise<number> {
   const progress = new Progress(streams)
   const abort = new AbortController()
-  const forget = onEndSignals(() => abort.abort(new WeftError('WEFT_KUBERNETES', 'interrupted')))
   const limits = limitsOf(flags.timeout, abort.signal)
   const installer = new Installer({ api, progress, crds: readCrds(), limits })
+  const forget = onInterruption({
+    onFirst: () => abort.abort(new WeftError('WEFT_KUBERNETES', 'interrupted')),
+    onSecond: () => progress.note(`ended before it was done: ${stateOf(installer, isUpgrade)}`),
+  })
   try {
     const steps = await installer.prepare(order, isUpgrade)
     if (flags.dryRun) {
@@ -145,8 +150,12 @@ async function runInstaller(
       print(streams, flags.output, { ok: true, isDryRun: false, ...described(order), objects })
       return EXIT_OK
     } catch (error) {
-      if (flags.keep) throw error
-      progress.note(`${describeError(error)}; taking back what was done`)
+      if (flags.keep) {
+        progress.note(`kept: ${stateOf(installer, isUpgrade)}`)
+        throw error
+      }
+      const hint = abort.signal.aborted ? ' (interrupt again to leave it as it is)' : ''
+      progress.note(`${describeError(error)}; taking back what was done${hint}`)
       const left = await takeBack(api, installer, order, flags.timeout, progress)
       if (left.length === 0) progress.note('everything is as it was before')
       print(streams, flags.output, {
@@ -161,6 +170,17 @@ async function runInstaller(
   } finally {
     forget()
   }
+}
+
+/** What there is of an installation that was not finished, and how to go on. */
+function stateOf(installer: Installer, isUpgrade: boolean): string {
+  const { created, changed, restored } = installer
+  const counts = [`${created.length} objects were made`, `${changed.length} were changed`]
+  if (restored > 0) counts.push(`${restored} of these have their last form back`)
+  const goOn = isUpgrade
+    ? 'weft upgrade goes on, with the values of this one or of the last'
+    : 'weft uninstall removes all of it'
+  return `${counts.join(', ')}; ${goOn}`
 }
 
 /** Resolves with what could not be taken back. A second signal ends the program, and leaves what there is. */

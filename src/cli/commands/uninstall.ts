@@ -16,7 +16,7 @@ import { removalAccess, Uninstaller } from '../install/uninstaller.ts'
 import { installValues } from '../install/values.ts'
 import { limitsOf } from '../install/waiting.ts'
 import { jsonText } from '../output.ts'
-import { onEndSignals } from '../signals.ts'
+import { onInterruption } from '../signals.ts'
 import { weftVersion } from './version.ts'
 
 const MINUTE_MS = 60_000
@@ -58,7 +58,7 @@ export const uninstallCommand: Command = {
         'Takes Weft out of a cluster: agents end, and what they kept on their nodes is removed by a short-lived pod on\n' +
         'each (programs, routes, state, the CNI plugin); then the controller goes with all it made, and the CRDs that\n' +
         'Weft installed, unless objects of yours are in them. Pods go on without the mesh; what they have open through\n' +
-        'the proxy ends.\n\n' +
+        'the proxy ends. A node that is away keeps what is on it; a pod waits there and removes it when the node is back.\n\n' +
         'Exit code 0 when nothing is left, 1 when something is: it is named, and the command can be run again.',
       usage: 'weft uninstall [flags]',
       flags: describeFlags(FLAGS),
@@ -74,7 +74,11 @@ export const uninstallCommand: Command = {
     const flags = parseFlags(FLAGS, args)
     const api = await openCluster(flags)
     const abort = new AbortController()
-    const forget = onEndSignals(() => abort.abort(new WeftError('WEFT_KUBERNETES', 'interrupted; run it again')))
+    const forget = onInterruption({
+      onFirst: () =>
+        abort.abort(new WeftError('WEFT_KUBERNETES', 'interrupted; weft uninstall goes on where it ended')),
+      onSecond: () => streams.err('ended at once; weft uninstall goes on where it ended\n'),
+    })
     try {
       if (flags.forHelm) return await removeForHelm(api, flags, abort.signal, streams)
       const found = await installedNamespace(api)

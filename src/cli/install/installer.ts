@@ -72,6 +72,7 @@ export class Installer {
   private readonly progress: Progress
   private readonly done: Step[] = []
   private hadAuthority = false
+  private restoredCount = 0
 
   constructor(options: InstallerOptions) {
     this.options = options
@@ -130,6 +131,16 @@ export class Installer {
     return this.done.filter(({ action }) => action === 'create').reverse()
   }
 
+  /** What had another form before. */
+  get changed(): readonly Step[] {
+    return this.done.filter(({ action }) => action === 'change').reverse()
+  }
+
+  /** How much of that `restore` has given its last form back. */
+  get restored(): number {
+    return this.restoredCount
+  }
+
   /** What the controller has made belongs to this installation alone: there was no root before it. */
   get hasMadeAuthority(): boolean {
     return (
@@ -140,11 +151,12 @@ export class Installer {
   /** Gives what was changed its last form back, newest first. Resolves with what could not be. */
   async restore(): Promise<readonly string[]> {
     const left: string[] = []
-    for (const { object, found } of this.done.filter(({ action }) => action === 'change').reverse()) {
+    for (const { object, found } of this.changed) {
       try {
         const current = await this.api.get(typeOf(object), object.metadata.namespace ?? null, object.metadata.name)
         if (current === null || found === null) continue
         await this.api.replace(lastForm(found, current), typeOf(object))
+        this.restoredCount++
         this.progress.done('restored', nameOf(object))
       } catch (error) {
         left.push(`${nameOf(object)}: ${error instanceof Error ? error.message : String(error)}`)

@@ -5,19 +5,11 @@
  * What is the user's stays and is told of: objects of the mesh kinds with their CRDs (unless `withCrds`), labels of
  * namespaces, a root of their own (Secret `cacerts`) with its namespace.
  */
-import { describeError } from '../../base/errors.ts'
 import { type KubernetesApi, KubernetesError } from '../../kubernetes/api.ts'
 import { type KubernetesObject, nameOfType, type ResourceType } from '../../kubernetes/object.ts'
 import type { Access } from './access.ts'
-import {
-  AGENT,
-  AUTHORITY_ROOTS_SECRET,
-  AUTHORITY_SECRET,
-  CONTROLLER_LEASE,
-  selectorOf,
-  TRUST_CONFIG_MAP,
-} from './names.ts'
-import { CLEANUP_COMPONENT, nodeCleanupPod } from './node-cleanup-pod.ts'
+import { AGENT, AUTHORITY_ROOTS_SECRET, AUTHORITY_SECRET, CONTROLLER_LEASE, TRUST_CONFIG_MAP } from './names.ts'
+import { NodeCleanup } from './node-cleanup.ts'
 import type { Progress } from './progress.ts'
 import {
   CONFIG_MAPS,
@@ -34,13 +26,8 @@ import {
   SERVICES,
   typeOf,
 } from './resource-types.ts'
-import { podProblems } from './rollout.ts'
 import { until, type WaitLimits } from './waiting.ts'
 
-/** Nodes that are cleaned up at a time. */
-const NODES_AT_ONCE = 20
-/** After this, agents that still wait for connections are told to end at once. */
-const AGENT_END_MS = 60_000
 /** Objects that are named; more are counted. */
 const NAMED_MAX = 5
 
@@ -66,10 +53,17 @@ export class Uninstaller {
   private readonly api: KubernetesApi
   private readonly removed: string[] = []
   private readonly left: string[] = []
+  private readonly nodes: NodeCleanup
 
   constructor(options: UninstallerOptions) {
+    const { api, isUndo, limits, namespace, progress } = options
     this.options = options
-    this.api = options.api
+    this.api = api
+    this.nodes = new NodeCleanup({
+      ...{ api, isUndo, limits, namespace, progress },
+      onRemoved: (what) => this.tell(what),
+      onLeft: (what, why) => this.keep(what, why),
+    })
   }
 
   /**
@@ -83,12 +77,12 @@ export class Uninstaller {
   ): Promise<RemovalReport> {
     const agents = await this.api.get(DAEMON_SETS, this.options.namespace, AGENT)
     const hasAgents = agents !== null && isOwn(agents) && objects.some(({ kind }) => kind === 'DaemonSet')
-    const nodes = hasAgents ? await this.nodesOf(agents) : []
+    await this.nodes.look(hasAgents ? agents : null)
     for (const object of inOrderOfRemoval(objects)) {
       if (object.kind === 'Namespace') continue
       const isGone = await this.removeObject(object)
-      if (object.kind === 'DaemonSet' && hasAgents) await this.cleanUpNodes(agents, nodes)
-      if (object.kind === 'Deployment' && isGone) await this.podsGone('controller')
+      if (object.kind === 'DaemonSet') await this.nodes.cleanUp()
+      if (object.kind === 'Deployment' && isGone) await this.nodes.podsGone('controller')
     }
     if (this.options.isWithMade) await this.removeMade()
     for (const crd of crds) await this.removeCrd(crd, isWithCrds)
@@ -177,6 +171,11 @@ export class Uninstaller {
       this.keep(nameOf(object), "not made by Weft's installation")
       return
     }
+    if (this.nodes.waiting.length > 0) {
+      const again = `weft uninstall --namespace ${name} removes it when that is done`
+      this.keep(nameOf(object), `the clean-up of ${this.nodes.waiting.join(' ')} waits in it; ${again}`)
+      return
+    }
     const users = await this.usersObjects(name)
     if (users.length > 0) {
       this.keep(nameOf(object), `there are objects of yours in it: ${users.slice(0, NAMED_MAX).join(' ')}`)
@@ -203,72 +202,6 @@ export class Uninstaller {
       }
     }
     return found
-  }
-
-  // --- agents and their nodes ---
-
-  /** Nodes with traces of an agent, as far as one can know: all that may have one, or those where one has started. */
-  private async nodesOf(agents: KubernetesObject): Promise<readonly string[]> {
-    const { isUndo, namespace } = this.options
-    if (isUndo) {
-      const pods = await this.api.list(PODS, { namespace, labelSelector: selectorText(selectorOf('agent')) })
-      return [...new Set(pods.filter(hasStarted).map((pod) => (pod['spec'] as { nodeName: string }).nodeName))]
-    }
-    const { nodeSelector = {} } = (agents['spec'] as { template: { spec: { nodeSelector?: Record<string, string> } } })
-      .template.spec
-    const nodes = await this.api.list(NODES, { labelSelector: selectorText(nodeSelector) })
-    return nodes.map(({ metadata }) => metadata.name)
-  }
-
-  private async cleanUpNodes(agents: KubernetesObject, nodes: readonly string[]): Promise<void> {
-    await this.podsGone('agent')
-    for (let i = 0; i < nodes.length; i += NODES_AT_ONCE) {
-      await Promise.all(nodes.slice(i, i + NODES_AT_ONCE).map((node) => this.cleanUpNode(agents, node)))
-    }
-  }
-
-  /** Agents end when what is open has ended; whoever removes the mesh need not wait for all of it. */
-  private async podsGone(component: string): Promise<void> {
-    const { namespace, progress, limits } = this.options
-    const labelSelector = selectorText(selectorOf(component))
-    const hurryAtMs = performance.now() + AGENT_END_MS
-    const look = async (): Promise<true | null> => {
-      const pods = await this.api.list(PODS, { namespace, labelSelector })
-      if (pods.length === 0) return true
-      progress.state(`${component} pods`, `${pods.length} are ending`)
-      if (performance.now() < hurryAtMs) return null
-      for (const { metadata } of pods) await this.api.delete(PODS, namespace, metadata.name, { gracePeriodSeconds: 1 })
-      return null
-    }
-    await until(limits, look, () => `${component} pods do not end; is their node there?`)
-  }
-
-  /** Never rejects but when the user ends it: a node that is away must not keep the rest from being removed. */
-  private async cleanUpNode(agents: KubernetesObject, node: string): Promise<void> {
-    const { progress, namespace, limits } = this.options
-    const what = `node ${node}`
-    const name = cleanupName(node)
-    try {
-      await this.api.delete(PODS, namespace, name, { gracePeriodSeconds: 0 })
-      await this.gone(PODS, namespace, name)
-      await this.api.create(nodeCleanupPod(agents, node, name), PODS)
-      let last = ''
-      const look = async (): Promise<'Succeeded' | 'Failed' | null> => {
-        const pod = await this.api.get(PODS, namespace, name)
-        const { phase } = (pod?.['status'] ?? {}) as { phase?: string }
-        last = pod === null ? 'its pod has been deleted' : (podProblems(pod)[0] ?? `cleaning up, ${phase ?? 'Pending'}`)
-        progress.state(what, last)
-        if (phase === 'Failed') last = failureOf(pod!)
-        return phase === 'Succeeded' || phase === 'Failed' ? phase : null
-      }
-      const outcome = await until(limits, look, () => last)
-      if (outcome === 'Succeeded') this.tell(`traces on ${what}`)
-      else this.keep(`traces on ${what}`, last)
-    } catch (error) {
-      if (limits.signal.aborted) throw error
-      this.keep(`traces on ${what}`, `${describeError(error)}; run weft agent --cleanup there`)
-    }
-    await this.api.delete(PODS, namespace, name, { gracePeriodSeconds: 1 })
   }
 
   // --- both ---
@@ -323,38 +256,4 @@ function inOrderOfRemoval(objects: readonly KubernetesObject[]): readonly Kubern
   const isWebhook = ({ kind }: KubernetesObject): boolean => kind === 'ValidatingWebhookConfiguration'
   const rest = objects.filter((object) => !isWebhook(object))
   return [...objects.filter(isWebhook), ...rest.reverse()]
-}
-
-function selectorText(labels: Readonly<Record<string, string>>): string {
-  return Object.entries(labels)
-    .map(([label, value]) => `${label}=${value}`)
-    .join(',')
-}
-
-/** The program has run at least once. */
-function hasStarted(pod: KubernetesObject): boolean {
-  const { containerStatuses = [] } = (pod['status'] ?? {}) as {
-    readonly containerStatuses?: readonly {
-      readonly restartCount?: number
-      readonly state?: { readonly running?: unknown; readonly terminated?: unknown }
-    }[]
-  }
-  return containerStatuses.some(
-    ({ restartCount = 0, state }) =>
-      restartCount > 0 || state?.running !== undefined || state?.terminated !== undefined,
-  )
-}
-
-/** A pod's name; node names may have dots and may be long. */
-function cleanupName(node: string): string {
-  return `weft-${CLEANUP_COMPONENT}-${node}`.slice(0, 253).replace(/[^a-z0-9]+$/, '')
-}
-
-function failureOf(pod: KubernetesObject): string {
-  const status = (pod['status'] ?? {}) as {
-    readonly message?: string
-    readonly containerStatuses?: readonly { readonly state?: { readonly terminated?: { readonly message?: string } } }[]
-  }
-  const said = status.containerStatuses?.[0]?.state?.terminated?.message ?? status.message ?? 'it failed'
-  return said.trim().split('\n').slice(-3).join('; ')
 }

@@ -87,6 +87,9 @@ export class PlayedNode {
 
   private async play(pod: KubernetesObject): Promise<void> {
     const { name, namespace, deletionTimestamp } = pod.metadata
+    const { nodeName } = pod['spec'] as { nodeName?: string }
+    // Of a node that nobody plays: it is away.
+    if (nodeName !== undefined && nodeName !== this.name) return
     this.seen.set(name, pod)
     if (deletionTimestamp !== undefined) {
       await this.api.delete(PODS, namespace!, name, { gracePeriodSeconds: 0 })
