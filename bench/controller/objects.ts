@@ -5,7 +5,8 @@ import type { KubernetesObject, ResourceType } from '../../src/kubernetes/api.ts
 export const PODS_PER_SERVICE = 10
 /** As large clusters have them: what counts is that there are many of each. */
 const NAMESPACES = 100
-const NODES = 200
+/** Nodes that the pods are on. */
+export const NODES = 200
 
 const CORE = (plural: string, isNamespaced = true): ResourceType => ({ group: '', version: 'v1', plural, isNamespaced })
 const NETWORKING = { group: 'networking.istio.io', isNamespaced: true }
@@ -59,24 +60,8 @@ function* serviceObjects(index: number): Generator<BenchObject> {
     { name: 'tcp-db', port: 9000, targetPort: 9000 },
   ]
   yield made('Service', namespace, name, {}, { spec: { ports } })
-  const endpoints: unknown[] = []
-  for (let i = 0; i < PODS_PER_SERVICE; i++) {
-    const pod = podObject(index * PODS_PER_SERVICE + i)
-    yield pod
-    const { podIP } = pod.status as { podIP: string }
-    endpoints.push({
-      addresses: [podIP],
-      conditions: { ready: true, serving: true, terminating: false },
-      nodeName: (pod.object['spec'] as { nodeName: string }).nodeName,
-      targetRef: { kind: 'Pod', name: pod.object.metadata.name, namespace },
-    })
-  }
-  const slicePorts = [
-    { name: 'http', port: 8080, protocol: 'TCP' },
-    { name: 'tcp-db', port: 9000, protocol: 'TCP' },
-  ]
-  const labels = { 'kubernetes.io/service-name': name }
-  yield made('EndpointSlice', namespace, `${name}-a`, { labels }, { addressType: 'IPv4', endpoints, ports: slicePorts })
+  for (let i = 0; i < PODS_PER_SERVICE; i++) yield podObject(index * PODS_PER_SERVICE + i)
+  yield sliceObject(index)
   if (index % 5 === 0) {
     const to = (subset: string, weight: number): unknown => ({ destination: { host: name, subset }, weight })
     const spec = { hosts: [name], http: [{ route: [to('v1', 90), to('v2', 10)] }] }
@@ -89,6 +74,28 @@ function* serviceObjects(index: number): Generator<BenchObject> {
     const selector = { matchLabels: { app: name } }
     yield made('AuthorizationPolicy', namespace, name, {}, { spec: { selector, rules } })
   }
+}
+
+/** The EndpointSlice of a service. */
+export function sliceObject(index: number): BenchObject {
+  const namespace = namespaceOf(index)
+  const name = `svc-${index}`
+  const endpoints = Array.from({ length: PODS_PER_SERVICE }, (_, i) => {
+    const pod = podObject(index * PODS_PER_SERVICE + i)
+    const { podIP } = pod.status as { podIP: string }
+    return {
+      addresses: [podIP],
+      conditions: { ready: true, serving: true, terminating: false },
+      nodeName: (pod.object['spec'] as { nodeName: string }).nodeName,
+      targetRef: { kind: 'Pod', name: pod.object.metadata.name, namespace },
+    }
+  })
+  const ports = [
+    { name: 'http', port: 8080, protocol: 'TCP' },
+    { name: 'tcp-db', port: 9000, protocol: 'TCP' },
+  ]
+  const labels = { 'kubernetes.io/service-name': name }
+  return made('EndpointSlice', namespace, `${name}-a`, { labels }, { addressType: 'IPv4', endpoints, ports })
 }
 
 /** A pod as large as those of real clusters: most of it is of no use to a mesh. */

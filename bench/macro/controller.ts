@@ -7,6 +7,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import type { IncomingMessage } from 'node:http'
+import { request as httpsRequest } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -19,12 +21,21 @@ import { silentLog } from '../../src/base/log.ts'
 import { readCrds } from '../../src/cli/install/crds.ts'
 import { CertificateAuthority } from '../../src/controller/authority.ts'
 import { issueNodeCredential } from '../../src/controller/node-credential.ts'
-import { KubernetesApi } from '../../src/kubernetes/api.ts'
+import { KubernetesApi, type KubernetesObject } from '../../src/kubernetes/api.ts'
 import type { Delta } from '../../src/model/delta.ts'
 import { readCredentialFiles } from '../../src/security/credential-files.ts'
 import { askSupervisor, type Cluster, startControlPlane } from '../../test/cluster/support/cluster.ts'
 import { ClusterFiles } from '../../test/cluster/support/cluster-files.ts'
-import { type BenchObject, meshObjects, podObject, TYPES } from '../controller/objects.ts'
+import {
+  type BenchObject,
+  meshObjects,
+  NODES,
+  namespaceOf,
+  PODS_PER_SERVICE,
+  podObject,
+  sliceObject,
+  TYPES,
+} from '../controller/objects.ts'
 
 const root = join(import.meta.dirname, '../..')
 
@@ -33,16 +44,20 @@ const { values } = parseArgs({
     pods: { type: 'string', default: '10000' },
     cluster: { type: 'string' },
     changes: { type: 'string', default: '20' },
+    'limit-mb': { type: 'string', default: '1024' },
     'fill-only': { type: 'boolean', default: false },
     output: { type: 'string', short: 'o', default: 'table' },
   },
 })
 const PODS = Number(values.pods)
 const CHANGES = Number(values.changes)
-/** Of the controller's container in the chart. */
-const MEMORY_LIMIT_BYTES = 1024 ** 3
+/** Of the controller's container; by default as in the chart, 0 for none. */
+const MEMORY_LIMIT_BYTES = Number(values['limit-mb']) * 1024 ** 2
 /** Requests at a time while the cluster is filled. */
 const WRITERS = 16
+/** Pods that go and come back, and reviews. */
+const REPLACEMENTS = 5
+const REVIEWS = 10
 /** Longer than the controller rests after a change. */
 const CHANGE_PAUSE_MS = 1_000
 /** Pods whose status is written while the controller is watched, and how many a second. */
@@ -95,7 +110,7 @@ async function measure(): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), 'weft-bench-controller-'))
   const controller = new MeasuredController(directory)
   try {
-    const result: Record<string, unknown> = { pods: PODS }
+    const result: Record<string, unknown> = { pods: PODS, limitMb: MEMORY_LIMIT_BYTES / 1024 ** 2 }
     const startedAt = performance.now()
     await controller.start()
     result['secondsToReady'] = seconds(startedAt)
@@ -111,6 +126,20 @@ async function measure(): Promise<void> {
       Math.round(times[Math.min(times.length - 1, Math.floor(share * times.length))]!)
     result['changeToAgentMs'] = { p50: at(0.5), p90: at(0.9), max: at(1) }
     result['changing'] = await controller.loop()
+
+    const gone: number[] = []
+    for (let i = 0; i < REPLACEMENTS; i++) gone.push(await timeOfReplacement(agents[0]!, i))
+    result['replacementToAgentMs'] = Math.round(gone.sort((a, b) => a - b)[Math.floor(gone.length / 2)]!)
+    result['replacing'] = await controller.loop()
+
+    const reviewed: number[] = []
+    for (let i = 0; i < REVIEWS; i++) reviewed.push(await timeOfReview(controller.webhookPort, i))
+    reviewed.sort((a, b) => a - b)
+    result['reviewMs'] = { p50: Math.round(reviewed[REVIEWS >> 1]!), max: Math.round(reviewed.at(-1)!) }
+    result['reviewing'] = await controller.loop()
+
+    result['relabelToAgentMs'] = Math.round(await timeOfRelabel(agents[0]!))
+    result['relabelling'] = await controller.loop()
 
     const cpuBefore = controller.cpuSeconds()
     const churnedAt = performance.now()
@@ -146,6 +175,73 @@ async function timeOfChange(agent: BenchAgent, round: number): Promise<number> {
   return performance.now() - startedAt
 }
 
+/** A pod goes and comes back, and its EndpointSlice with it: until an agent has it again. */
+async function timeOfReplacement(agent: BenchAgent, round: number): Promise<number> {
+  const pod = podObject(round * PODS_PER_SERVICE)
+  const { namespace, name } = pod.object.metadata
+  const slice = sliceObject(round)
+  await delay(CHANGE_PAUSE_MS)
+  const uid = `Kubernetes//Pod/${namespace}/${name}`
+  const left = agent.until((delta) => delta.removedWorkloads.includes(uid))
+  const { endpoints } = slice.object as unknown as { endpoints: readonly unknown[] }
+  await write({ ...slice, object: { ...slice.object, endpoints: endpoints.slice(1) } as KubernetesObject })
+  // There is no kubelet that would say that it has ended.
+  await api.delete(TYPES.Pod, namespace!, name, { gracePeriodSeconds: 0 })
+  await left
+  await delay(CHANGE_PAUSE_MS)
+  const arrived = agent.until((delta) => delta.workloads.some((workload) => workload.uid === uid))
+  const startedAt = performance.now()
+  await write(pod)
+  await write(slice)
+  await arrived
+  return performance.now() - startedAt
+}
+
+/** A review of a rule that is right, by the webhook, as the API server asks for it. */
+async function timeOfReview(port: number, round: number): Promise<number> {
+  const name = `svc-${round * 5}`
+  const object = {
+    apiVersion: 'networking.istio.io/v1',
+    kind: 'VirtualService',
+    metadata: { name, namespace: namespaceOf(round * 5) },
+    spec: { hosts: [name], http: [{ timeout: '3s', route: [{ destination: { host: name, subset: 'v1' } }] }] },
+  }
+  const review = { uid: name, operation: 'CREATE', namespace: object.metadata.namespace, object }
+  const body = JSON.stringify({ apiVersion: 'admission.k8s.io/v1', kind: 'AdmissionReview', request: review })
+  const startedAt = performance.now()
+  const call = httpsRequest({ port, host: '127.0.0.1', path: '/validate', method: 'POST', rejectUnauthorized: false })
+  call.end(body)
+  const [response] = (await once(call, 'response')) as [IncomingMessage]
+  response.resume()
+  await once(response, 'end')
+  if (response.statusCode !== 200) throw new Error(`the webhook answered ${response.statusCode}`)
+  return performance.now() - startedAt
+}
+
+/** A change that touches everything: nodes are in other zones, and with them all pods; then back. */
+async function timeOfRelabel(agent: BenchAgent): Promise<number> {
+  const nodes = [...new Array(NODES).keys()]
+  const relabel = async (subzone: string | null): Promise<void> => {
+    const metadata = { labels: { 'topology.istio.io/subzone': subzone } }
+    await Promise.all(nodes.map((i) => api.mergePatch(TYPES.Node, null, `bench-${i}`, { metadata })))
+  }
+  const [first, last] = [podObject(0), podObject(NODES - 1)].map(({ object }) => object.metadata.name)
+  const seen = new Set<string>()
+  const arrived = agent.until((delta) => {
+    for (const { name, locality } of delta.workloads) if (locality.subzone === 'other') seen.add(name)
+    return seen.has(first!) && seen.has(last!)
+  })
+  const startedAt = performance.now()
+  await relabel('other')
+  await arrived
+  const elapsed = performance.now() - startedAt
+  const isBack = agent.until((delta) => delta.workloads.some(({ locality }) => locality.subzone === ''))
+  await relabel(null)
+  await isBack
+  await delay(CHANGE_PAUSE_MS)
+  return elapsed
+}
+
 /** Pods that become ready and unready, as in a rollout. */
 async function churn(): Promise<void> {
   for (let i = 0; i < CHURN_PODS; i++) {
@@ -166,6 +262,7 @@ function seconds(sinceMs: number): number {
 /** The controller in a process of its own, as it is installed. */
 class MeasuredController {
   port = 0
+  webhookPort = 0
   readonly stateDirectory: string
   private readonly loopFile: string
   private process: ChildProcess | null = null
@@ -196,8 +293,16 @@ class MeasuredController {
     const lines = createInterface({ input: this.process.stderr! })
     this.port = await new Promise<number>((resolve, reject) => {
       lines.on('line', (line) => {
-        const { message, port, level } = JSON.parse(line) as { message: string; port?: number; level: string }
-        if (message === 'listening') resolve(port!)
+        const { message, port, webhookPort, level } = JSON.parse(line) as {
+          message: string
+          port?: number
+          webhookPort?: number
+          level: string
+        }
+        if (message === 'listening') {
+          this.webhookPort = webhookPort!
+          resolve(port!)
+        }
         if (level === 'error') say(line)
       })
       lines.on('close', () => reject(new Error('the controller ended')))
@@ -218,7 +323,8 @@ class MeasuredController {
     const isUnified = existsSync('/sys/fs/cgroup/cgroup.controllers')
     this.cgroup = `/sys/fs/cgroup/${isUnified ? '' : 'memory/'}weft-bench-${process.pid}`
     mkdirSync(this.cgroup)
-    writeFileSync(join(this.cgroup, isUnified ? 'memory.max' : 'memory.limit_in_bytes'), String(MEMORY_LIMIT_BYTES))
+    if (MEMORY_LIMIT_BYTES > 0)
+      writeFileSync(join(this.cgroup, isUnified ? 'memory.max' : 'memory.limit_in_bytes'), String(MEMORY_LIMIT_BYTES))
     return this.cgroup
   }
 

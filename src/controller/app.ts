@@ -161,10 +161,13 @@ class App implements Controller {
     await this.update()
     if (this.isStopped) return
     this.port = await this.service.listen()
-    await this.feedback?.listen(config.webhookListen)
+    const webhookPort = await this.feedback?.listen(config.webhookListen)
     control?.onLeadership((isLeading) => this.feedback?.setLeading(isLeading))
     this.isReady = true
-    log.info('listening', { address: config.listen.address, port: this.port, adminPort: this.adminPort })
+    log.info('listening', {
+      ...{ address: config.listen.address, port: this.port, adminPort: this.adminPort },
+      ...(webhookPort === undefined ? {} : { webhookPort }),
+    })
   }
 
   async stop(): Promise<void> {
