@@ -47,6 +47,29 @@ describe('an installation', needsRoot, () => {
     return runWeft(...args, ...(isAsking ? ['--kubeconfig', cluster.kubeconfig] : []))
   }
 
+  /** A user's rule with somebody's conditions, to which the controller has added its own; how it was before that. */
+  async function ruleWithStatus(name: string, conditions: readonly object[]): Promise<unknown> {
+    const [apiVersion, kind] = ['networking.istio.io/v1', 'VirtualService']
+    await cluster.apply({ apiVersion, kind, metadata: { name, namespace: 'default' }, spec: { hosts: ['web'] } })
+    const write = async (manager: string, status: object): Promise<void> => {
+      const target = ['virtualservice', name, '-n', 'default', '--subresource=status', `--field-manager=${manager}`]
+      await cluster.kubectl(['patch', ...target, '--type=merge', '-p', JSON.stringify({ status })])
+    }
+    if (conditions.length > 0) await write('others', { conditions, observedGeneration: 1 })
+    const before = await contentOf(name)
+    const ours = ['Accepted', 'Programmed'].map((type) => ({ type: `weft.dev/${type}`, status: 'True' }))
+    await write('weft', { conditions: [...conditions, ...ours], validationMessages: [] })
+    if (conditions.length === 0) await write('weft', { observedGeneration: 1 })
+    assert.notDeepEqual(await contentOf(name), before)
+    return before
+  }
+
+  /** Of a user's rule: everything but the API server's book about it. */
+  async function contentOf(name: string): Promise<unknown> {
+    const { metadata, ...rest } = await cluster.get<{ metadata: { generation: number } }>('virtualservice', name)
+    return { ...rest, generation: metadata.generation }
+  }
+
   /** `weft install` as a program of its own, which is sent the signal whenever it has said the next of `moments`. */
   async function interrupted(
     signal: NodeJS.Signals,
@@ -177,21 +200,31 @@ describe('an installation', needsRoot, () => {
             served: true,
             storage: true,
             schema: { openAPIV3Schema: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true } },
+            subresources: { status: {} },
           },
         ],
       },
     }
     await cluster.apply(foreign)
+    await cluster.kubectl(['wait', '--for=condition=Established', 'crd', foreign.metadata.name, '--timeout=60s'])
     const read = async (): Promise<unknown> =>
       (await cluster.get<{ metadata: { resourceVersion: string }; spec: unknown }>('crd', foreign.metadata.name)).spec
     const spec = await read()
     const { code, err } = await weft('install')
     assert.equal(code, EXIT_OK, err)
     assert.match(err, /left +CustomResourceDefinition virtualservices.networking.istio.io: not Weft's/)
+    const shared = await ruleWithStatus('shared', [{ type: 'Reconciled', status: 'True' }])
+    const own = await ruleWithStatus('own', [])
     const removal = await weft('uninstall')
     assert.equal(removal.code, EXIT_FAILED)
     assert.match(removal.out, /left +CustomResourceDefinition virtualservices.* somebody else installed it/)
+    assert.match(removal.err, /removed +status of virtualservices\..*: conditions of weft.dev in 2 objects/)
     assert.deepEqual(await read(), spec)
+    // What was written into the status of users' objects is gone, and nothing else of them.
+    assert.deepEqual(await contentOf('shared'), shared)
+    assert.deepEqual(await contentOf('own'), own)
+    const again = await weft('uninstall', '--namespace', NAMESPACE)
+    assert.doesNotMatch(again.err, /status of/)
     await cluster.kubectl(['delete', 'crd', foreign.metadata.name])
   })
 

@@ -3,11 +3,13 @@
  * agents, and when they have ended what they left on their nodes; then the controller and all that it made; CRDs last.
  *
  * What is the user's stays and is told of: objects of the mesh kinds with their CRDs (unless `withCrds`), labels of
- * namespaces, a root of their own (Secret `cacerts`) with its namespace.
+ * namespaces, a root of their own (Secret `cacerts`) with its namespace. What the controller has written into the status of
+ * such objects goes.
  */
 import { type KubernetesApi, KubernetesError } from '../../kubernetes/api.ts'
 import { type KubernetesObject, nameOfType, type ResourceType } from '../../kubernetes/object.ts'
 import type { Access } from './access.ts'
+import { readCrds } from './crds.ts'
 import { AGENT, AUTHORITY_ROOTS_SECRET, AUTHORITY_SECRET, CONTROLLER_LEASE, TRUST_CONFIG_MAP } from './names.ts'
 import { NodeCleanup } from './node-cleanup.ts'
 import type { Progress } from './progress.ts'
@@ -26,6 +28,7 @@ import {
   SERVICES,
   typeOf,
 } from './resource-types.ts'
+import { removeStatus } from './status-removal.ts'
 import { until, type WaitLimits } from './waiting.ts'
 
 /** Objects that are named; more are counted. */
@@ -86,6 +89,7 @@ export class Uninstaller {
     }
     if (this.options.isWithMade) await this.removeMade()
     for (const crd of crds) await this.removeCrd(crd, isWithCrds)
+    if (this.options.isWithMade) await this.removeStatuses()
     for (const object of objects) if (object.kind === 'Namespace') await this.removeNamespace(object)
     return { removed: this.removed, left: this.left }
   }
@@ -130,6 +134,23 @@ export class Uninstaller {
     }
   }
 
+  /** Of objects whose CRDs stay. Nobody is left who would keep it true. */
+  private async removeStatuses(): Promise<void> {
+    for (const crd of readCrds()) {
+      const what = `status of ${crd.metadata.name}`
+      try {
+        const found = await this.api.get(CRDS, null, crd.metadata.name)
+        if (found === null || found.metadata.deletionTimestamp !== undefined) continue
+        const type = storedType(found)
+        const count = await removeStatus(this.api, type)
+        if (count > 0) this.tell(`${what}: conditions of weft.dev in ${count} objects`)
+      } catch (error) {
+        if (!(error instanceof KubernetesError)) throw error
+        this.keep(what, `conditions of weft.dev cannot be removed: ${error.message}`)
+      }
+    }
+  }
+
   private async removeCrd(ours: KubernetesObject, isWithObjects: boolean): Promise<void> {
     const { name } = ours.metadata
     const found = await this.api.get(CRDS, null, name)
@@ -153,13 +174,7 @@ export class Uninstaller {
   }
 
   private async objectsOf(crd: KubernetesObject): Promise<readonly KubernetesObject[]> {
-    const { group, names, versions } = crd['spec'] as {
-      readonly group: string
-      readonly names: { readonly plural: string }
-      readonly versions: readonly { readonly name: string; readonly storage: boolean }[]
-    }
-    const version = versions.find(({ storage }) => storage)!.name
-    return await this.api.list({ group, version, plural: names.plural, isNamespaced: true })
+    return await this.api.list(storedType(crd))
   }
 
   /** With everything in it, if that is nothing of the user's. */
@@ -249,6 +264,17 @@ export function removalAccess(namespace: string): readonly Access[] {
     ...of(NODES, ['list'], null),
     ...of(CRDS, ['get', 'delete'], null),
   ]
+}
+
+/** Objects of a CRD in the version that the API server keeps. */
+function storedType(crd: KubernetesObject): ResourceType {
+  const { group, names, versions } = crd['spec'] as {
+    readonly group: string
+    readonly names: { readonly plural: string }
+    readonly versions: readonly { readonly name: string; readonly storage: boolean }[]
+  }
+  const version = versions.find(({ storage }) => storage)!.name
+  return { group, version, plural: names.plural, isNamespaced: true }
 }
 
 /** The webhook first: nobody could answer it any more. */
