@@ -183,6 +183,7 @@ export class Agent implements PreparationUser, OfferOwner {
     this.pods = new Pods({
       capture,
       networks,
+      isDeafToAnnotations: config.kubernetes,
       workers: this.workers,
       carriage: this.carriage,
       log: log.child('pods'),

@@ -1,6 +1,6 @@
 /**
  * Where the pods of a Kubernetes node have their networks: as the CNI plugin has told (cni-server.ts), or as the processes
- * of the node show (pod-finding.ts). Only of pods that no annotation says it of.
+ * of the node show (pod-finding.ts). Never as an annotation says: whoever makes pods may write any.
  *
  * What the plugin told is believed as long as it is true: the netns at its path must be the very one that it had opened.
  */

@@ -26,6 +26,11 @@ export interface PodsOptions {
   readonly log: Logger
   /** Finds the networks of pods that no annotation tells of. Null where pods are found by annotations alone. */
   readonly networks?: Pick<KubernetesPods, 'locate'> | null
+  /**
+   * No annotation says which network is a pod's: on Kubernetes, where everybody who makes pods may write one, the node alone
+   * does. False when left out.
+   */
+  readonly isDeafToAnnotations?: boolean
   /** The data workers answer DNS for pods that are not exempt. False when left out. */
   readonly isAnsweringDns?: boolean
   /** Resolves when a credential of `identity` is with the workers. */
@@ -295,7 +300,8 @@ export class Pods {
     const credential = this.options.credentialReady(identityOf(workload))
     // Looked at below; whoever has no network needs none yet.
     credential.catch(() => {})
-    const search = pod.netns !== '' || networks === null ? null : await networks.locate(pod, workload)
+    const isTold = pod.netns !== '' && this.options.isDeafToAnnotations !== true
+    const search = isTold || networks === null ? null : await networks.locate(pod, workload)
     if (search !== null && search.kind !== 'found') {
       this.refuse(pod, workload, search)
       return 'refused'

@@ -31,6 +31,7 @@ let lines: Record<string, unknown>[]
 let identities: ReadonlySet<string>
 let isCredentialThere: boolean
 let areWorkersWilling: boolean
+let isOnKubernetes: boolean
 let pods: Pods
 /** What is found of pods that no annotation tells of, by name, and how often one was looked for. */
 let searches: Map<string, PodSearch>
@@ -41,6 +42,7 @@ let snapshot: Snapshot
 
 beforeEach(() => {
   mock.timers.enable({ apis: ['setTimeout'] })
+  isOnKubernetes = false
   begin('ebpf')
 })
 
@@ -71,6 +73,7 @@ function begin(kind: 'ebpf' | 'loopback'): void {
       lines.push(rest)
     }),
     isAnsweringDns: true,
+    isDeafToAnnotations: isOnKubernetes,
     networks: {
       locate: async (_pod, { name }) => {
         looks++
@@ -301,6 +304,18 @@ test('a pod is captured in the network that was found, and is not touched when i
   assert.deepEqual(take(), [`strict ${A.uid} false`])
   await apply({ workloads: [{ ...A, addresses: ['10.0.0.2'] }] })
   assert.equal(take().length, 5, 'with another address it is another network')
+})
+
+test('on Kubernetes the node says which network is a pod’s, whatever its annotation says', async () => {
+  isOnKubernetes = true
+  begin('ebpf')
+  const liar = { ...FOUND, netns: '/proc/1/ns/net' }
+  await apply({ workloads: [A], pods: [liar] })
+  assert.deepEqual([take(), pods.pendingCount], [[], 0], 'nobody waits for it')
+  searches.set('a', { kind: 'found', netns: '/proc/7/ns/net', addresses: [] })
+  await later()
+  assert.equal(pods.netnsOf(A.uid), '/proc/7/ns/net')
+  assert.equal(capture.asked[0]!.pod.netns, '/proc/7/ns/net')
 })
 
 test('another pod of the same name is captured anew', async () => {
