@@ -4,7 +4,7 @@
  */
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { canonicalAddress, parseCidr, parseHostPort } from '../base/address.ts'
+import { canonicalAddress, formatHostPort, parseCidr, parseHostPort } from '../base/address.ts'
 import { choiceFlag, type FlagValues, requiredFlag, switchFlag, UsageError } from '../base/flags.ts'
 import {
   type Environment,
@@ -47,7 +47,7 @@ export const agentFlags = {
     'NAME',
     '',
   ),
-  controller: requiredFlag({ name: 'controller', doc: 'The controller.' }, 'HOST:PORT', parseController),
+  controller: requiredFlag({ name: 'controller', doc: 'The controller.' }, 'HOST:PORT', parseEndpoint),
   credentials: requiredFlag(
     {
       name: 'credentials',
@@ -67,6 +67,21 @@ export const agentFlags = {
     { name: 'roots-file', doc: "With --kubernetes: the mesh's roots, PEM, from the ConfigMap weft-ca-root-cert." },
     'FILE',
     '/var/run/secrets/weft/root-cert.pem',
+  ),
+  apiServer: optionalFlag(
+    {
+      name: 'api-server',
+      doc:
+        "With --kubernetes: the API server, which is asked for the mesh's roots alone, because the kubelet brings them a " +
+        'minute later. Default: that of the pod, by KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT.',
+    },
+    'HOST:PORT',
+    parseEndpoint,
+  ),
+  serviceAccount: textFlag(
+    { name: 'service-account', doc: 'With --api-server: directory of token, ca.crt and namespace.' },
+    'DIR',
+    '/var/run/secrets/kubernetes.io/serviceaccount',
   ),
   trustDomain: textFlag(
     { name: 'trust-domain', doc: 'With --kubernetes: trust domain of the mesh, which the controller must prove.' },
@@ -204,7 +219,9 @@ export function parseAgentConfig(args: readonly string[], environment: Environme
     return parseSettings(agentFlags, args, environment, 'agent')
   }
   const defaults = { WEFT_CONTROLLER: KUBERNETES_CONTROLLER, WEFT_CREDENTIALS: CREDENTIAL_DIRECTORY }
-  const values = parseSettings(agentFlags, args, { ...defaults, ...environment }, 'agent')
+  const { KUBERNETES_SERVICE_HOST: host = '', KUBERNETES_SERVICE_PORT: port = '443' } = environment
+  const server = host === '' ? {} : { WEFT_API_SERVER: formatHostPort(host, Number(port)) }
+  const values = parseSettings(agentFlags, args, { ...defaults, ...server, ...environment }, 'agent')
   const node = values.node === '' ? (environment['NODE_NAME'] ?? '') : values.node
   if (node === '') {
     throw new UsageError('flag --kubernetes needs the name of the node: give --node, or NODE_NAME from spec.nodeName')
@@ -217,7 +234,7 @@ export function parseAgentConfig(args: readonly string[], environment: Environme
   }
 }
 
-function parseController(text: string): { readonly host: string; readonly port: number } {
+function parseEndpoint(text: string): { readonly host: string; readonly port: number } {
   const endpoint = parseHostPort(text)
   if (endpoint === null) throw new UsageError('must be HOST:PORT, such as weft-controller:15012 or [fd00::1]:15012')
   return endpoint

@@ -1,9 +1,10 @@
 /**
  * The node's own credential on Kubernetes: got from the controller with the agent's ServiceAccount token.
  *
- * Token and roots are files that the kubelet mounts and replaces; both are read anew whenever they are needed. The
+ * Token and roots are files that the kubelet mounts and replaces; both are read anew whenever they are needed. Roots that
+ * the API server tells (watched-roots.ts) go before those of the file, which come later. The
  * credential is kept in the state directory, so that an agent that is started again serves while neither controller nor
- * API server can be asked; it is used as long as it leads to a root that is mounted.
+ * API server can be asked; it is used as long as it leads to a root of them.
  */
 import { createPrivateKey } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
@@ -24,6 +25,7 @@ import { createKey, createSigningRequest } from '../security/csr.ts'
 import { BEARER_TOKEN_LENGTH_MAX } from '../wire/channel.ts'
 import { requestByToken } from './controller-link.ts'
 import type { NodeCredentialSource } from './node-credential.ts'
+import type { FollowRoots } from './watched-roots.ts'
 
 /** From half a second to 15 s: the controller may start at the same time as the agents of all nodes. */
 const RETRY = { baseMs: 500, maxMs: 15_000 }
@@ -39,6 +41,8 @@ export interface NodeTokenOptions {
   readonly tokenFile: string
   /** PEM of the roots that prove the controller. */
   readonly rootsFile: string
+  /** Tells of them sooner; null where nobody can. */
+  readonly followRoots: FollowRoots | null
   /** Where the credential is kept. */
   readonly directory: string
   readonly clock: Clock
@@ -56,6 +60,8 @@ export class NodeToken implements NodeCredentialSource {
   private readonly identity: string
   /** The roots as they were last read; null before, and when they could not be. */
   private roots: string | null = null
+  /** As the API server told them last; null before it did. From then on the file says nothing new. */
+  private told: string | null = null
 
   constructor(options: NodeTokenOptions) {
     this.options = options
@@ -74,7 +80,7 @@ export class NodeToken implements NodeCredentialSource {
   requestAnew = async (csr: string, identity: string): Promise<readonly string[]> => {
     const { controller, trustDomain, tokenFile, rootsFile } = this.options
     const token = await readToken(tokenFile)
-    const roots = await readRoots(rootsFile)
+    const roots = this.told ?? (await readRoots(rootsFile))
     this.roots ??= roots
     return await requestByToken({ address: controller, trustDomain, csr, identity, token, roots })
   }
@@ -84,14 +90,19 @@ export class NodeToken implements NodeCredentialSource {
     let cancel: () => void = () => {}
     let isEnded = false
     let problem = ''
+    const take = (roots: string): void => {
+      // The first ones are those with which the credential was opened.
+      const isChanged = roots !== this.roots
+      this.roots = roots
+      if (isChanged) onRoots(roots)
+    }
+    const unfollow = this.follow(take)
     const look = async (): Promise<void> => {
       try {
         const roots = await readRoots(rootsFile)
-        if (isEnded) return
-        // The first ones are those with which the credential was opened.
-        const isChanged = roots !== this.roots
-        this.roots = roots
-        if (isChanged) onRoots(roots)
+        // Whoever has been told needs the file no more.
+        if (isEnded || this.told !== null) return
+        take(roots)
         problem = ''
       } catch (error) {
         // Said once. What was good stays.
@@ -100,14 +111,30 @@ export class NodeToken implements NodeCredentialSource {
           log.warn('the roots of the mesh cannot be read, those in use stay', { error: problem })
         }
       }
-      if (!isEnded) cancel = clock.after(ROOTS_MS, () => void look())
+      if (!isEnded && this.told === null) cancel = clock.after(ROOTS_MS, () => void look())
     }
     // It never rejects: callers of `onRoots` do not throw.
     void look()
     return () => {
       isEnded = true
+      unfollow()
       cancel()
     }
+  }
+
+  /** Calls back with what the API server tells, if it is roots. */
+  private follow(onRoots: (roots: string) => void): () => void {
+    const { followRoots, log } = this.options
+    if (followRoots === null) return () => {}
+    return followRoots((pem) => {
+      try {
+        this.told = joinedRoots(pem, 'the ConfigMap weft-ca-root-cert')
+      } catch (error) {
+        log.warn('the roots that the API server tells are none, those in use stay', { error: describeError(error) })
+        return
+      }
+      onRoots(this.told)
+    })
   }
 
   /** Null when there is none, or none that is of use. */
@@ -141,39 +168,74 @@ export class NodeToken implements NodeCredentialSource {
     const { clock, directory, log, random } = this.options
     const backoff = new Backoff(RETRY, random)
     const key = createKey()
-    for (;;) {
-      try {
-        const texts = await this.requestAnew(createSigningRequest(key, this.identity), this.identity)
-        const chain = texts.slice(0, -1).join('')
-        const credential = new Credential(this.identity, key, chain, texts.at(-1) ?? '', clock.now())
-        const opened = { certificateChain: chain, key: credential.keyPem(), bundle: credential.bundle }
-        await writeCredentialFiles(directory, opened).catch((error) => {
-          // In memory it is good; only a restart needs the controller then.
-          log.error("the node's credential cannot be kept", { error: describeError(error) })
-        })
-        return opened
-      } catch (error) {
-        const delayMs = backoff.nextMs()
-        log.warn('this node has no credential yet', { error: describeError(error), retryInMs: delayMs })
-        await this.pause(delayMs)
+    const news = new Wake()
+    const unfollow = this.follow(() => {
+      backoff.reset()
+      news.wake()
+    })
+    try {
+      for (;;) {
+        try {
+          const texts = await this.requestAnew(createSigningRequest(key, this.identity), this.identity)
+          const chain = texts.slice(0, -1).join('')
+          const credential = new Credential(this.identity, key, chain, texts.at(-1) ?? '', clock.now())
+          const opened = { certificateChain: chain, key: credential.keyPem(), bundle: credential.bundle }
+          await writeCredentialFiles(directory, opened).catch((error) => {
+            // In memory it is good; only a restart needs the controller then.
+            log.error("the node's credential cannot be kept", { error: describeError(error) })
+          })
+          return opened
+        } catch (error) {
+          const delayMs = backoff.nextMs()
+          log.warn('this node has no credential yet', { error: describeError(error), retryInMs: delayMs })
+          await this.pause(delayMs, news)
+        }
       }
+    } finally {
+      unfollow()
     }
   }
 
-  private async pause(ms: number): Promise<void> {
+  /** Until the time is over, or `news` are there; also such as came before. */
+  private async pause(ms: number, news: Wake): Promise<void> {
     const { clock, signal } = this.options
     signal?.throwIfAborted()
     await new Promise<void>((resolve, reject) => {
-      const onAbort = (): void => {
+      const end = (): void => {
         cancel()
+        news.listener = null
+        signal?.removeEventListener('abort', onAbort)
+      }
+      const onAbort = (): void => {
+        end()
         reject(signal!.reason)
       }
-      const cancel = clock.after(ms, () => {
-        signal?.removeEventListener('abort', onAbort)
+      const onOver = (): void => {
+        end()
         resolve()
-      })
+      }
+      const cancel = clock.after(ms, onOver)
       signal?.addEventListener('abort', onAbort, { once: true })
+      news.listen(onOver)
     })
+  }
+}
+
+/** One who may wait for what may have come already. */
+class Wake {
+  listener: (() => void) | null = null
+  private isDue = false
+
+  wake(): void {
+    if (this.listener === null) this.isDue = true
+    else this.listener()
+  }
+
+  listen(listener: () => void): void {
+    this.listener = listener
+    if (!this.isDue) return
+    this.isDue = false
+    listener()
   }
 }
 
@@ -188,7 +250,12 @@ async function readToken(path: string): Promise<string> {
 
 async function readRoots(path: string): Promise<string> {
   const text = await readText(path, 'the controller writes them to the ConfigMap weft-ca-root-cert (see --roots-file)')
-  return parseCertificates(text, path)
+  return joinedRoots(text, path)
+}
+
+/** The certificates alone, so that bundles can be compared. Throws WeftError WEFT_CERTIFICATE. */
+function joinedRoots(text: string, source: string): string {
+  return parseCertificates(text, source)
     .map(({ pem }) => pem)
     .join('')
 }

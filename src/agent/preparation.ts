@@ -21,6 +21,7 @@ import { NodeToken } from './node-token.ts'
 import { identitiesOfPods } from './pods.ts'
 import { SNAPSHOT_FILE } from './snapshot-file.ts'
 import { Subscription } from './subscription.ts'
+import { followRootsByServiceAccount } from './watched-roots.ts'
 
 /** Longest wait for a first configuration of an agent that is to take over: the running one serves meanwhile. */
 const CONFIGURATION_MS_MAX = 30_000
@@ -165,7 +166,8 @@ export class Preparation {
 
 /** Files that were carried to this node, or on Kubernetes the agent's token. */
 function nodeCredentialSource(config: AgentConfig, log: Logger, signal: AbortSignal | undefined): NodeCredentialSource {
-  const { credentials, controller, kubernetes, node, rootsFile, tokenFile, trustDomain } = config
+  const { apiServer, credentials, controller, kubernetes, node, rootsFile, serviceAccount, tokenFile, trustDomain } =
+    config
   if (!kubernetes) return new NodeCredentialFiles(credentials)
   return new NodeToken({
     node,
@@ -173,6 +175,10 @@ function nodeCredentialSource(config: AgentConfig, log: Logger, signal: AbortSig
     controller: formatHostPort(controller.host, controller.port),
     tokenFile,
     rootsFile,
+    followRoots:
+      apiServer === null
+        ? null
+        : followRootsByServiceAccount({ ...apiServer, directory: serviceAccount }, systemClock, log.child('roots')),
     directory: credentials,
     clock: systemClock,
     log,

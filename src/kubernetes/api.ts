@@ -9,7 +9,7 @@ import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import { type Clock, systemClock } from '../base/clock.ts'
 import { WeftError } from '../base/errors.ts'
-import { type ConnectionSettings, KubernetesConnection } from './connection.ts'
+import { type ApiConnection, type ConnectionSettings, KubernetesConnection } from './connection.ts'
 import { answerError, type FailedRequest, KubernetesError, timeoutError, unreachableError } from './error.ts'
 import { collectionPath, type KubernetesObject, objectPath, type ResourceType } from './object.ts'
 import { type PresencePauses, ServerPresence } from './server-presence.ts'
@@ -78,18 +78,14 @@ export interface OpenAnswer {
 }
 
 /** A client of one API server. */
-export class KubernetesApi {
-  readonly connection: KubernetesConnection
+export class KubernetesApi<C extends ApiConnection = KubernetesConnection> {
+  readonly connection: C
   /** For who has lost the server, and waits until it is back. */
   readonly presence: ServerPresence
   private readonly clock: Clock
 
   /** `pauses` are those of `presence`; the clock's unless given. */
-  constructor(
-    connection: KubernetesConnection,
-    clock: Clock = systemClock,
-    pauses: PresencePauses = { clock, random: Math.random },
-  ) {
+  constructor(connection: C, clock: Clock = systemClock, pauses: PresencePauses = { clock, random: Math.random }) {
     this.connection = connection
     this.clock = clock
     const closeIdle = (): void => connection.closeIdle()

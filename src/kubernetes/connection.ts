@@ -18,15 +18,29 @@ export interface ConnectionSettings {
   readonly context?: string | null
 }
 
+/** What requests need of a connection, whoever made it. */
+export interface ApiConnection {
+  /** URL of the API server. */
+  readonly server: string
+  /** TLS, agent and headers with our credentials. */
+  requestOptions(): Promise<RequestOptions>
+  /** After a 401: true when another try may do better. */
+  renewCredentials(): Promise<boolean>
+  /** Closes connections that nobody uses; new ones may be made. */
+  closeIdle(): void
+  /** Closes idle connections for good; requests under way go on. */
+  close(): void
+}
+
 /** Idle connections that are kept; more than a handful of requests at once is rare. */
 const IDLE_SOCKETS_MAX = 4
 /** TCP keep-alive from this idle time on: below the idle time-outs of load balancers, which begin at 60 s. */
-const KEEP_ALIVE_MS = 30_000
+export const KEEP_ALIVE_MS = 30_000
 /** Between two looks at the configuration after the server refused our credentials. */
 const RELOAD_INTERVAL_MS = 10_000
 
 /** A server and credentials for it. */
-export class KubernetesConnection {
+export class KubernetesConnection implements ApiConnection {
   /** URL of the API server, with a path when the configuration has one. */
   readonly server: string
   /** Namespace of the context; `default` when it names none. */

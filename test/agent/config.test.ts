@@ -15,6 +15,8 @@ test('defaults are those of the documentation', () => {
     credentials: '/etc/weft/node1',
     tokenFile: '/var/run/secrets/weft/token',
     rootsFile: '/var/run/secrets/weft/root-cert.pem',
+    apiServer: null,
+    serviceAccount: '/var/run/secrets/kubernetes.io/serviceaccount',
     trustDomain: 'cluster.local',
     state: '/var/lib/weft/agent',
     capture: 'ebpf',
@@ -54,6 +56,14 @@ test('flags win over variables, variables over defaults', () => {
   assert.equal(config.accessLog, true)
   assert.equal(config.logLevel, 'warn')
   assert.equal(parseAgentConfig(NEEDED, { WEFT_ACCESS_LOG: 'false' }).accessLog, false)
+})
+
+test('on Kubernetes the API server is the one that pods are told of, unless a flag names another', () => {
+  const environment = { NODE_NAME: 'n1', KUBERNETES_SERVICE_HOST: 'fd00::1', KUBERNETES_SERVICE_PORT: '6443' }
+  assert.deepEqual(parseAgentConfig(['--kubernetes'], environment).apiServer, { host: 'fd00::1', port: 6443 })
+  const { apiServer } = parseAgentConfig(['--kubernetes', '--api-server=api:443'], environment)
+  assert.deepEqual(apiServer, { host: 'api', port: 443 })
+  assert.equal(parseAgentConfig(['--kubernetes'], { NODE_NAME: 'n1' }).apiServer, null)
 })
 
 test('on Kubernetes nothing needs to be said but the name of the node, which comes from the pod', () => {

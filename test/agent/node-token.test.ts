@@ -26,6 +26,9 @@ class Setting {
   readonly controller: TokenController
   readonly directory: string
   readonly mounts: string
+  /** Tells roots as the API server would; null while nobody listens, or nobody may. */
+  tell: ((pem: string) => void) | null = null
+  isFollowing = false
   /** Ended before its directory is removed. */
   certificates: Certificates | null = null
 
@@ -64,11 +67,19 @@ class Setting {
       controller: this.controller.address,
       tokenFile: join(this.mounts, 'token'),
       rootsFile: join(this.mounts, 'root-cert.pem'),
+      followRoots: this.isFollowing ? (onRoots) => this.follow(onRoots) : null,
       directory: this.directory,
       clock: this.clock,
       log: new Logger('credential', 'info', (line) => this.lines.push(line)),
       random: () => 1,
     })
+  }
+
+  private follow(onRoots: (pem: string) => void): () => void {
+    this.tell = onRoots
+    return () => {
+      this.tell = null
+    }
   }
 
   /** The way the kubelet does it: all at once. */
@@ -244,4 +255,55 @@ test('roots that cannot be read any more, or are none, change nothing', async (t
   }
   assert.equal(certificates.nodeCredential().bundle, setting.controller.authority.bundle)
   assert.equal(material.count, 0)
+})
+
+test('roots that the API server tells end the wait for a first credential, without a file', async (t) => {
+  const setting = await Setting.make(t)
+  setting.isFollowing = true
+  await setting.mountToken('first')
+  const opening = setting.source().open()
+  assert.match(await setting.lines.next(), /root-cert\.pem cannot be read/)
+  while (setting.clock.pending === 0) await new Promise(setImmediate)
+  setting.tell!('no roots')
+  assert.match(await setting.lines.next(), /the roots that the API server tells are none, those in use stay/)
+  setting.tell!(setting.controller.authority.bundle)
+  assert.match((await opening).certificateChain, /BEGIN CERTIFICATE/)
+  assert.equal(setting.clock.pending, 0)
+  assert.equal(setting.tell, null, 'nobody listens who does not need to')
+})
+
+test('roots that come while others are being tried are tried at once', async (t) => {
+  const setting = await Setting.make(t)
+  setting.isFollowing = true
+  await setting.mountToken('first')
+  await setting.mountRoots(new TestAuthority().bundle)
+  const opening = setting.source().open()
+  // Its first request, by the old roots, is under way.
+  while (setting.tell === null) await new Promise(setImmediate)
+  setting.tell(setting.controller.authority.bundle)
+  assert.match((await opening).certificateChain, /BEGIN CERTIFICATE/)
+})
+
+test('roots that the API server tells are followed at once, and older ones in the file change nothing any more', async (t) => {
+  const setting = await Setting.make(t)
+  setting.isFollowing = true
+  await setting.mountToken('first')
+  await setting.mountRoots()
+  const { certificates, renewed } = await certificatesOf(setting)
+  certificates.start()
+  const own = setting.controller.authority.bundle
+  const both = own + new TestAuthority().bundle
+  setting.tell!(own)
+  assert.equal(renewed.count, 0, 'they are those with which it was opened')
+  setting.tell!(both)
+  await renewed.next()
+  assert.equal(certificates.nodeCredential().bundle, both)
+  while (setting.clock.nextDelayMs === 10_000) {
+    setting.clock.advance(10_000)
+    await new Promise(setImmediate)
+  }
+  assert.equal(certificates.nodeCredential().bundle, both)
+  assert.equal(renewed.count, 0)
+  await certificates.stop()
+  assert.equal(setting.tell, null)
 })

@@ -155,6 +155,7 @@ describe('certificates in a cluster', needsRoot, () => {
       controller: mesh.address,
       tokenFile,
       rootsFile,
+      followRoots: null,
       directory: join(directory, 'credential'),
       clock: systemClock,
       log: silentLog,

@@ -79,7 +79,8 @@ function podSpec(plan: InstallPlan): Readonly<Record<string, unknown>> {
   const { paths } = agent
   return {
     serviceAccountName: AGENT,
-    automountServiceAccountToken: false,
+    // For the API server, which is asked for the mesh's roots and nothing else.
+    automountServiceAccountToken: true,
     // Variables of Services would be taken for settings: WEFT_CONTROLLER_PORT.
     enableServiceLinks: false,
     ...pullSecretsOf(plan),
@@ -140,7 +141,7 @@ function podSpec(plan: InstallPlan): Readonly<Record<string, unknown>> {
         projected: {
           sources: [
             { serviceAccountToken: { path: 'token', audience: TOKEN_AUDIENCE, expirationSeconds: TOKEN_SECONDS } },
-            // The controller makes it; until then the agent waits.
+            // The controller makes it, and agents watch it: the kubelet looks once a minute. For those that cannot.
             { configMap: { name: TRUST_CONFIG_MAP, optional: true, items: [{ key: TRUST_FILE, path: TRUST_FILE }] } },
           ],
         },

@@ -3,7 +3,7 @@
  * value, values.schema.json, and the roles with the reason of each rule.
  */
 import { commentLines, yamlStream, yamlText } from '../yaml-text.ts'
-import { accessReasons, controllerAccess } from './rbac-objects.ts'
+import { accessReasons, agentAccess, controllerAccess } from './rbac-objects.ts'
 import { isGroup, schemaOf, type ValueTable } from './value-rows.ts'
 import { INSTALL_VALUES, installValues } from './values.ts'
 
@@ -13,7 +13,7 @@ const VALUES_HEAD = `# Values of the chart, with their defaults. "weft install" 
 # Printed from src/cli/install/values.ts: change it there, then run ${PRINTED}
 `
 
-const ROLES_HEAD = `# What the controller may do, and why. Agents may do nothing: their ServiceAccount only says who they are.
+const ROLES_HEAD = `# What the controller may do, and why; and the one thing that agents may do.
 # Printed from src/cli/install/rbac-objects.ts: change it there, then run ${PRINTED}
 `
 
@@ -40,7 +40,7 @@ function schemaJson(): string {
 
 function rolesText(): string {
   const plan = { values: installValues(), namespace: NAMESPACE_MARK, version: VERSION_MARK }
-  const text = yamlStream(controllerAccess(plan), accessReasons)
+  const text = yamlStream([...controllerAccess(plan), ...agentAccess(plan)], accessReasons)
   return `${ROLES_HEAD}${text
     .replaceAll(NAMESPACE_MARK, '{{ .Release.Namespace }}')
     .replaceAll(VERSION_MARK, '{{ .Chart.AppVersion | quote }}')}`

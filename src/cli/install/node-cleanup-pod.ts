@@ -43,7 +43,7 @@ export function nodeCleanupPod(agents: KubernetesObject, node: string, name: str
   const template = (agents['spec'] as { template: { spec: PodSpec } }).template.spec
   const [container] = template.containers as readonly [Container]
   const { namespace } = agents.metadata
-  const { automountServiceAccountToken, enableServiceLinks, hostPID, imagePullSecrets, priorityClassName } = template
+  const { enableServiceLinks, hostPID, imagePullSecrets, priorityClassName } = template
   return {
     apiVersion: 'v1',
     kind: 'Pod',
@@ -65,7 +65,7 @@ export function nodeCleanupPod(agents: KubernetesObject, node: string, name: str
       terminationGracePeriodSeconds: 1,
       serviceAccountName: template['serviceAccountName'],
       ...(imagePullSecrets === undefined ? {} : { imagePullSecrets }),
-      automountServiceAccountToken,
+      automountServiceAccountToken: false,
       enableServiceLinks,
       hostPID,
       priorityClassName,

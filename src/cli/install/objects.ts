@@ -14,7 +14,7 @@ import {
 import { podMonitors } from './monitor-objects.ts'
 import { labelsOf } from './names.ts'
 import type { InstallPlan } from './plan.ts'
-import { controllerAccess } from './rbac-objects.ts'
+import { agentAccess, controllerAccess } from './rbac-objects.ts'
 import { controllerWebhook } from './webhook-objects.ts'
 
 /** See the head of the file. */
@@ -25,6 +25,7 @@ export function installObjects(plan: InstallPlan): readonly KubernetesObject[] {
     controllerServiceAccount(plan),
     agentServiceAccount(plan),
     ...controllerAccess(plan),
+    ...agentAccess(plan),
     controllerService(plan),
     controllerDisruptionBudget(plan),
     ...(values.webhook.enabled ? [controllerWebhook(plan)] : []),

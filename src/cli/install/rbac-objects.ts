@@ -1,10 +1,10 @@
 /**
- * What the controller may do in the cluster, rule by rule with its reason. Agents may do nothing: their ServiceAccount only
- * says who they are.
+ * What the controller may do in the cluster, rule by rule with its reason; and the one thing that agents may do.
  */
 import type { KubernetesObject } from '../../kubernetes/object.ts'
 import { MESH_GROUPS } from './mesh-kinds.ts'
 import {
+  AGENT,
   AUTHORITY_ROOTS_SECRET,
   AUTHORITY_SECRET,
   CONTROLLER,
@@ -122,6 +122,35 @@ export const NAMESPACE_RULES: readonly AccessRule[] = [
     verbs: READ,
   }),
 ]
+
+/** What agents may do, in the namespace of the installation. */
+export const AGENT_RULES: readonly AccessRule[] = [
+  because(
+    'Learns of new roots at once, and reads nothing else: everything that an agent knows comes from the controller.',
+    {
+      apiGroups: [''],
+      resources: ['configmaps'],
+      resourceNames: [TRUST_CONFIG_MAP],
+      verbs: READ,
+    },
+  ),
+]
+
+export function agentAccess(plan: InstallPlan): readonly KubernetesObject[] {
+  const { namespace, version } = plan
+  const metadata = { name: AGENT, namespace, labels: labelsOf('agent', version) }
+  const apiVersion = 'rbac.authorization.k8s.io/v1'
+  return [
+    { apiVersion, kind: 'Role', metadata, rules: AGENT_RULES },
+    {
+      apiVersion,
+      kind: 'RoleBinding',
+      metadata,
+      roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'Role', name: AGENT },
+      subjects: [{ kind: 'ServiceAccount', name: AGENT, namespace }],
+    },
+  ]
+}
 
 export function controllerAccess(plan: InstallPlan): readonly KubernetesObject[] {
   const { namespace } = plan

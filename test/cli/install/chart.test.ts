@@ -13,7 +13,7 @@ import { readCrds } from '../../../src/cli/install/crds.ts'
 import { manifestText } from '../../../src/cli/install/manifest-text.ts'
 import { MESH_GROUPS } from '../../../src/cli/install/mesh-kinds.ts'
 import { installObjects } from '../../../src/cli/install/objects.ts'
-import { accessReasons, CLUSTER_RULES, NAMESPACE_RULES } from '../../../src/cli/install/rbac-objects.ts'
+import { AGENT_RULES, accessReasons, CLUSTER_RULES, NAMESPACE_RULES } from '../../../src/cli/install/rbac-objects.ts'
 import { isOwn } from '../../../src/cli/install/resource-types.ts'
 import { fallbacksOf } from '../../../src/cli/install/value-rows.ts'
 import { INSTALL_VALUES, installValues } from '../../../src/cli/install/values.ts'
@@ -63,7 +63,7 @@ test('roles and webhook name the kinds that have a CRD in deploy/crds, and no ot
 })
 
 test('every rule of a role has its reason beside it, in the chart and in the manifests', () => {
-  const rules = [...CLUSTER_RULES, ...NAMESPACE_RULES]
+  const rules = [...CLUSTER_RULES, ...NAMESPACE_RULES, ...AGENT_RULES]
   const chart = readFileSync(join(ROOT, CHART, 'templates/rbac.yaml'), 'utf8')
   const manifests = readFileSync(join(ROOT, 'deploy/manifests/weft.yaml'), 'utf8')
   for (const rule of rules) {
@@ -76,7 +76,7 @@ test('every rule of a role has its reason beside it, in the chart and in the man
 })
 
 test('no rule grants everything of anything, and names are demanded wherever the API can demand them', () => {
-  for (const rule of [...CLUSTER_RULES, ...NAMESPACE_RULES]) {
+  for (const rule of [...CLUSTER_RULES, ...NAMESPACE_RULES, ...AGENT_RULES]) {
     assert.ok(![...rule.apiGroups, ...rule.resources, ...rule.verbs].includes('*'), JSON.stringify(rule))
     const isWrite = rule.verbs.some((verb) => verb === 'patch' || verb === 'update' || verb === 'delete')
     const isOwn = rule.resources.some((resource) => /^(configmaps|secrets|leases|validating)/.test(resource))
