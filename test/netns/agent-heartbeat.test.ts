@@ -20,9 +20,6 @@ const WEFT = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 /** A time after which no beat of before counts. */
 const FORGOTTEN_MS = HEARTBEAT_MS_MAX + HEARTBEAT_INTERVAL_MS
 
-/** Longer than data workers wait for the main thread, and for its report to be seen. */
-const BLOCK_MS = 8000
-
 const ABSENCE = 'the node was without its agent'
 const REPAIR = 'the capture of a pod was damaged, and is repaired'
 const SILENT_MAIN = 'the main thread does not respond; data workers go on with the configuration they have'
@@ -159,21 +156,26 @@ spec: { mtls: { mode: STRICT } }
   })
 
   it('only in its main thread serves on, is not ready, and its data workers say so', async () => {
-    const program = fileURLToPath(new URL('../support/live-debugger.ts', import.meta.url))
-    const command = [process.execPath, program, String(mesh.pid(AGENT)), 'block-main', String(BLOCK_MS)] as const
-    assert.equal(await mesh.onNode(NODE, [...command]), 'done\n')
     const absences = events(ABSENCE).length
-    await assert.rejects(
-      mesh.onNode(NODE, ['curl', '-sS', '--max-time', '0.5', 'http://127.0.0.1:15021/healthz/ready']),
-    )
-    // Somebody takes the rule of a pod away while nobody looks.
-    await mesh.onNode(NODE, ['ip', '-n', mesh.plan.pod('client').netns!, 'rule', 'del', 'pref', '151'])
-    for (let i = 0; i < 5; i++) assert.equal(await get('near', 'vault'), '200')
-    const { status, text } = await checkNode()
-    assert.equal(status, 1)
-    assert.match(text, /^wrong +agent +its main thread does not respond/m)
-    assert.match(text, /^wrong +pod default\/client +IPv4 packets are not steered to the agent; .*Restart the agent$/m)
-    await mesh.eventually('a data worker says so', () => events(SILENT_MAIN).length === 1)
+    const unblock = await mesh.block(NODE, 'main')
+    try {
+      await assert.rejects(
+        mesh.onNode(NODE, ['curl', '-sS', '--max-time', '0.5', 'http://127.0.0.1:15021/healthz/ready']),
+      )
+      // Somebody takes the rule of a pod away while nobody looks.
+      await mesh.onNode(NODE, ['ip', '-n', mesh.plan.pod('client').netns!, 'rule', 'del', 'pref', '151'])
+      for (let i = 0; i < 5; i++) assert.equal(await get('near', 'vault'), '200')
+      const { status, text } = await checkNode()
+      assert.equal(status, 1)
+      assert.match(text, /^wrong +agent +its main thread does not respond/m)
+      assert.match(
+        text,
+        /^wrong +pod default\/client +IPv4 packets are not steered to the agent; .*Restart the agent$/m,
+      )
+      await mesh.eventually('a data worker says so', () => events(SILENT_MAIN).length === 1)
+    } finally {
+      unblock()
+    }
     await mesh.eventually('it runs again', () => events('the main thread responds again').length === 1)
     assert.equal(await mesh.metric(NODE, 'weft_main_thread_stalls_total'), 1)
     assert.ok((await mesh.metric(NODE, 'weft_main_thread_stalled_seconds_total')) > 5)

@@ -4,7 +4,6 @@
  */
 import assert from 'node:assert/strict'
 import { after, afterEach, before, describe, it } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { LiveMesh, NODES } from '../support/live-mesh.ts'
 import { Talker } from '../support/live-talker.ts'
 import { needsRoot } from '../support/netns.ts'
@@ -320,7 +319,7 @@ spec:
 
     it('whose data worker dies replaces it and serves again; what arrives meanwhile waits', async () => {
       for (const node of NODES) {
-        await debugWorker(node, 'end')
+        await mesh.endWorker(node)
         for (const host of ['near', 'far', 'vault']) {
           await mesh.eventually(`${host} is served`, async () => (await get(host)) === '200')
         }
@@ -330,17 +329,21 @@ spec:
     })
 
     it('whose only data worker is blocked: pods go on without it within two seconds, and with it when it runs', async () => {
-      await Promise.all(NODES.map((node) => debugWorker(node, 'block', '8000')))
-      for (const node of NODES) {
-        await mesh.eventually('the agent says so', async () =>
-          /does not respond; it gets/.test(mesh.log(`agent-${node}`)),
-        )
+      const blocks = await Promise.all(NODES.map((node) => mesh.block(node, 'worker')))
+      try {
+        for (const node of NODES) {
+          await mesh.eventually('the agent says so', async () =>
+            /does not respond; it gets/.test(mesh.log(`agent-${node}`)),
+          )
+        }
+        for (const { server } of PATHS) {
+          for (const pod of ['client', 'outsider']) await served(addressOf(server), pod)
+        }
+        assert.equal(await get(addressOf('vault')), '000', 'nobody serves plaintext for a STRICT pod')
+        for (const node of NODES) assert.equal(await mesh.metric(node, 'weft_silent_workers'), 1)
+      } finally {
+        for (const unblock of blocks) unblock()
       }
-      for (const { server } of PATHS) {
-        for (const pod of ['client', 'outsider']) await served(addressOf(server), pod)
-      }
-      assert.equal(await get(addressOf('vault')), '000', 'nobody serves plaintext for a STRICT pod')
-      for (const node of NODES) assert.equal(await mesh.metric(node, 'weft_silent_workers'), 1)
       for (const host of ['near', 'far', 'vault']) {
         await mesh.eventually(`${host} is served again`, async () => (await get(host)) === '200')
       }
@@ -401,13 +404,6 @@ status: { phase: Running, podIP: 198.18.1.20${index}, podIPs: [{ ip: 198.18.1.20
 `,
     )
     return pods.join('---')
-  }
-
-  /** Ends or blocks a data worker of a running agent, as a bug would. */
-  async function debugWorker(node: (typeof NODES)[number], ...what: readonly string[]): Promise<void> {
-    const program = fileURLToPath(new URL('../support/live-debugger.ts', import.meta.url))
-    const command = [process.execPath, program, String(mesh.pid(`agent-${node}`)), ...what] as const
-    assert.equal(await mesh.onNode(node, [...command]), 'done\n')
   }
 
   async function subscriptionOf(node: (typeof NODES)[number]) {

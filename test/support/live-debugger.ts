@@ -3,19 +3,29 @@
  * in any Node process (SIGUSR1). The agent has no part in it. Run on the agent's node:
  *
  *      node live-debugger.ts PID end
- *      node live-debugger.ts PID block MILLISECONDS
- *      node live-debugger.ts PID block-main MILLISECONDS
+ *      node live-debugger.ts PID block FILE
+ *      node live-debugger.ts PID block-main FILE
  *
- * Prints `done` when the first worker thread has been told, its successor is left alone; or the main thread.
+ * A thread stands still as long as FILE is there, so that a test may take its time; a minute at most. Prints `done` when the first worker thread has been told, its successor is left alone; or the main thread.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 
 const INSPECTOR = 'http://127.0.0.1:9229/json/list'
 const TRIES_MAX = 100
 
-const [pid, mode, blockMs] = process.argv.slice(2)
+/** Of a block that nobody ends. */
+const BLOCK_MS_MAX = 60_000
+
+const [pid, mode, file] = process.argv.slice(2)
 const expression =
-  mode === 'end' ? 'process.exit(9)' : `for (const end = Date.now() + ${Number(blockMs)}; Date.now() < end; );`
+  mode === 'end'
+    ? 'process.exit(9)'
+    : `{
+      const { existsSync } = process.getBuiltinModule('node:fs')
+      const never = new Int32Array(new SharedArrayBuffer(4))
+      const end = Date.now() + ${BLOCK_MS_MAX}
+      while (existsSync(${JSON.stringify(file)}) && Date.now() < end) Atomics.wait(never, 0, 0, 20)
+    }`
 process.kill(Number(pid), 'SIGUSR1')
 let nextId = 1
 let hasEnded = false

@@ -40,6 +40,7 @@ const LOG_SHOWN = 4000
 
 const WEFT = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const TETHER = new URL('../../deploy/demo/tether.ts', import.meta.url).href
+const DEBUGGER = fileURLToPath(new URL('./live-debugger.ts', import.meta.url))
 const PREFIX = 'weft-live'
 
 export interface LiveMeshOptions {
@@ -345,6 +346,29 @@ export class LiveMesh {
   /** Runs a program on a node, outside of any pod. */
   async onNode(node: NodeName, command: readonly [string, ...string[]]): Promise<string> {
     return await run('nsenter', [`--net=/run/netns/${this.plan.name}-${node}`, ...command])
+  }
+
+  /** Ends a data worker of a node's agent, as a bug would. */
+  async endWorker(node: NodeName): Promise<void> {
+    await this.debug(node, 'end')
+  }
+
+  /** Blocks a data worker, or the main thread, of a node's agent as a bug would; what is returned lets it go on. */
+  async block(node: NodeName, thread: 'worker' | 'main'): Promise<() => void> {
+    const gate = join(this.runDirectory, `blocked-${node}-${++this.startedCount}`)
+    writeFileSync(gate, '')
+    const open = (): void => rmSync(gate, { force: true })
+    try {
+      await this.debug(node, thread === 'main' ? 'block-main' : 'block', gate)
+    } catch (error) {
+      open()
+      throw error
+    }
+    return open
+  }
+
+  private async debug(node: NodeName, ...what: readonly string[]): Promise<void> {
+    await this.onNode(node, [process.execPath, DEBUGGER, String(this.pid(`agent-${node}`)), ...what])
   }
 
   /** Runs a program of a node's own, as a kubelet is one: in its network, and where the agents' programs see it. */
