@@ -248,8 +248,11 @@ async function churn(): Promise<void> {
     const due = delay(1000 / CHURN_PER_S)
     const { object, status } = podObject((i * 37) % PODS)
     const { namespace, name } = object.metadata
-    const conditions = [{ type: 'Ready', status: i % 2 === 0 ? 'False' : 'True' }]
     const pod = await api.get(TYPES.Pod, namespace!, name)
+    // Other than it is, whatever a run before has left.
+    const known = (pod?.['status'] as { conditions?: { type: string; status: string }[] } | undefined)?.conditions ?? []
+    const isReady = known.some((one) => one.type === 'Ready' && one.status === 'True')
+    const conditions = [{ type: 'Ready', status: isReady ? 'False' : 'True' }]
     if (pod !== null) await api.replaceStatus({ ...pod, status: { ...(status as object), conditions } }, TYPES.Pod)
     await due
   }

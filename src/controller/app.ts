@@ -235,20 +235,25 @@ class App implements Controller {
   private async updateWhileDue(): Promise<void> {
     while (this.isUpdateDue && !this.isStopped) {
       this.isUpdateDue = false
-      const startedAtMs = this.clock.now()
-      try {
-        await inSlices(this.updateSteps(startedAtMs))
-        this.metrics.compiled(this.clock.now() - startedAtMs)
-      } catch (error) {
-        this.metrics.failed()
-        this.log.error('compiling failed, the last state stays in force; please report this', {
-          error: describeError(error),
-          stack: error instanceof Error ? error.stack : undefined,
-        })
-      }
-      this.report()
+      await this.updateOnce()
     }
     this.updating = null
+  }
+
+  /** Never rejects. */
+  private async updateOnce(): Promise<void> {
+    const startedAtMs = this.clock.now()
+    try {
+      await inSlices(this.updateSteps(startedAtMs))
+      this.metrics.compiled(this.clock.now() - startedAtMs)
+    } catch (error) {
+      this.metrics.failed()
+      this.log.error('compiling failed, the last state stays in force; please report this', {
+        error: describeError(error),
+        stack: error instanceof Error ? error.stack : undefined,
+      })
+    }
+    this.report()
   }
 
   private *updateSteps(startedAtMs: number): Steps<void> {

@@ -109,6 +109,25 @@ test('nothing more is sent while an answer is owed; then only the newest state',
   assert.equal(second[0]?.systemVersionInfo, '3')
 })
 
+test('until a generation is whole, the one before is what agents get; then it is the newest before anybody is told', () => {
+  const { publisher, stream, session } = setUp(state('a'))
+  subscribe(session, TYPE_ADDRESS)
+  acknowledge(session, stream.take())
+  const uids = Array.from({ length: 300 }, (_, i) => `b${i}`)
+  const told: number[] = []
+  const steps = publisher.publishSteps(state(...uids), 0, () => told.push(publisher.generation, stream.sent.length))
+  for (let i = 0; i < 3; i++) assert.equal(steps.next().done, false)
+  // In the middle of it an agent comes, and one asks again.
+  const late = new FakeStream()
+  subscribe(publisher.accept(late, 'node2'), TYPE_ADDRESS)
+  assert.deepEqual(names(late.take()), ['a'])
+  session.push()
+  assert.deepEqual([stream.take(), told, publisher.generation], [[], [], 1])
+  while (steps.next().done !== true);
+  assert.deepEqual(told, [2, 0])
+  assert.deepEqual(names(stream.take()), uids)
+})
+
 test('a generation that changes nothing for an agent sends nothing, and counts as acknowledged', () => {
   const { publisher, stream, session } = setUp(state('a'))
   subscribe(session, TYPE_ADDRESS)

@@ -16,6 +16,8 @@ let changes: number
 let lines: string[]
 /** What a change costs, on the clock. */
 let changeCostMs: number
+/** Until it is over, a change is being worked in. */
+let isWorkedIn: Promise<void>
 
 function typeOf(kind: string, version?: string): ResourceType {
   const apiVersion = COMPILED.get(kind)![0]!
@@ -34,6 +36,7 @@ beforeEach(async () => {
   clock = new FakeClock()
   changes = 0
   changeCostMs = 0
+  isWorkedIn = Promise.resolve()
   lines = []
   for (const kind of COMPILED.keys()) server.addType(typeOf(kind), kind)
   source = newSource()
@@ -47,9 +50,10 @@ afterEach(async () => {
 
 function newSource(): KubernetesSource {
   const log = new Logger('test', 'info', (line) => lines.push(line))
-  const onChange = (): void => {
+  const onChange = (): Promise<void> => {
     changes++
     clock.advance(changeCostMs)
+    return isWorkedIn
   }
   return new KubernetesSource({ api, clock, log, onChange, random: () => 0 })
 }
@@ -138,6 +142,27 @@ test('changes that cost much are told more seldom, and never later than two seco
   assert.equal(changes, 2)
   clock.advance(1)
   assert.equal(changes, 3)
+})
+
+test('what changes while a change is worked in is told once, afterwards', async () => {
+  await source.start()
+  let end = (): void => {}
+  isWorkedIn = new Promise((resolve) => {
+    end = resolve
+  })
+  putPod('a')
+  await pass(20, () => changes === 1)
+  putPod('b')
+  await until(() => names() === 'a b')
+  putPod('c')
+  await until(() => names() === 'a b c')
+  clock.advance(60_000)
+  assert.equal(changes, 1)
+  end()
+  await pass(20, () => changes === 2)
+  clock.advance(60_000)
+  await new Promise(setImmediate)
+  assert.equal(changes, 2)
 })
 
 test('what changes without a meaning for the mesh is not told, and the object stays the very same', async () => {

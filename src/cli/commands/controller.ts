@@ -6,6 +6,7 @@ import { Logger } from '../../base/log.ts'
 import { parseText } from '../../base/settings.ts'
 import { type Controller, startController } from '../../controller/app.ts'
 import { authorityFlags, controllerFlags, givenRoot, parseControllerConfig } from '../../controller/config.ts'
+import { boundHeapGrowth } from '../../controller/heap-growth.ts'
 import { issueNodeCredential } from '../../controller/node-credential.ts'
 import { type Command, EXIT_OK, helpText, type Streams } from '../command.ts'
 import { endSignal } from '../signals.ts'
@@ -47,6 +48,7 @@ export const controllerCommand: Command = {
       throw new UsageError(`unknown command "controller ${args[0]}"${didYouMean(args[0], ['issue'])}`)
     }
     const config = parseControllerConfig(args, environment)
+    boundHeapGrowth()
     const log = new Logger('controller', config.logLevel, (line) => streams.err(`${line}\n`))
     // Before there is a root in the cluster, a start can last as long as anything else.
     const abort = new AbortController()
