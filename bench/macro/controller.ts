@@ -36,6 +36,7 @@ import {
   sliceObject,
   TYPES,
 } from '../controller/objects.ts'
+import { describeCommit, describeMachine } from '../http/machine.ts'
 
 const root = join(import.meta.dirname, '../..')
 
@@ -110,7 +111,8 @@ async function measure(): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), 'weft-bench-controller-'))
   const controller = new MeasuredController(directory)
   try {
-    const result: Record<string, unknown> = { pods: PODS, limitMb: MEMORY_LIMIT_BYTES / 1024 ** 2 }
+    const facts = { suite: 'controller', machine: describeMachine(), commit: describeCommit(root) }
+    const result: Record<string, unknown> = { ...facts, pods: PODS, limitMb: MEMORY_LIMIT_BYTES / 1024 ** 2 }
     const startedAt = performance.now()
     await controller.start()
     result['secondsToReady'] = seconds(startedAt)
@@ -338,8 +340,11 @@ class MeasuredController {
     for (;;) {
       await delay(50)
       try {
-        const { p99Ms, maxMs, heapUsed } = JSON.parse(readFileSync(this.loopFile, 'utf8')) as Record<string, number>
-        return { loopP99Ms: p99Ms, loopMaxMs: maxMs, heapMb: Math.round(heapUsed! / 1e6) }
+        const { p99Ms, maxMs, gcMaxMs, heapUsed } = JSON.parse(readFileSync(this.loopFile, 'utf8')) as Record<
+          string,
+          number
+        >
+        return { loopP99Ms: p99Ms, loopMaxMs: maxMs, gcMaxMs, heapMb: Math.round(heapUsed! / 1e6) }
       } catch {
         // Not written yet.
       }
