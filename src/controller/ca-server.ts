@@ -89,14 +89,14 @@ export class CertificateServer {
 
   /** Answers one request: PEM texts of leaf, intermediates and, last, the trusted roots. Throws CallError. */
   async sign(request: SigningRequest, peer: SigningPeer): Promise<readonly string[]> {
-    const { authority, tokens, trustDomain, nodeLifetimeMs, workloadLifetimeMs, log } = this.options
-    const token = peer.certificate === null && tokens !== null ? peer.bearerToken : null
+    const { authority, trustDomain, nodeLifetimeMs, workloadLifetimeMs, log } = this.options
+    const tokenNode = peer.certificate === null ? peer.tokenNode : null
     let node = ''
     try {
-      node = token === null ? nodeOf(peer, trustDomain, this.options.now()) : await tokens!.nodeOf(token)
+      node = tokenNode ?? nodeOf(peer, trustDomain, this.options.now())
       const identity = this.requestedIdentity(request)
       const isOwn = identity === formatNodeIdentity(trustDomain, node)
-      if (token !== null && !isOwn) {
+      if (tokenNode !== null && !isOwn) {
         throw new CallError(
           STATUS_PERMISSION_DENIED,
           `the token of node ${node} is good for the node's own certificate only`,
@@ -113,11 +113,25 @@ export class CertificateServer {
       log.debug('certificate issued', { node, identity, lifetimeMs })
       return [...parseCertificates(chain, 'the issued chain').map((certificate) => certificate.pem), authority.bundle]
     } catch (error) {
-      this.denied++
-      this.options.observer?.certificateRefused(refusalOf(error))
-      log.warn('certificate refused', { node, peer: peer.address, reason: describeError(error) })
+      this.onRefused(node, peer.address, error)
       throw error
     }
+  }
+
+  /** The node whose agent at `address` shows this token; the certificate is asked for afterwards. Rejects with CallError. */
+  async admit(token: string, address: string): Promise<string> {
+    try {
+      return await this.options.tokens!.nodeOf(token)
+    } catch (error) {
+      this.onRefused('', address, error)
+      throw error
+    }
+  }
+
+  private onRefused(node: string, peer: string, error: unknown): void {
+    this.denied++
+    this.options.observer?.certificateRefused(refusalOf(error))
+    this.options.log.warn('certificate refused', { node, peer, reason: describeError(error) })
   }
 
   status(): CertificateStatus {

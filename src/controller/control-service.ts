@@ -57,7 +57,9 @@ export class ControlService {
     })
     this.credential = this.issueCredential()
     this.server = new ControlServer(this.serverCredential(), {
-      acceptsTokens: tokens !== null,
+      ...(tokens === null
+        ? {}
+        : { clock, onToken: (token: string, address: string) => this.certificates.admit(token, address) }),
       onStream: (stream) => publisher.accept(stream, nodeOf(stream.peer, trustDomain, clock.now())),
       onSigningRequest: (request, peer) => this.certificates.sign(request, peer),
       onMembershipRequest: async (pod, peer) => await memberships.of(pod, nodeOf(peer, trustDomain, clock.now())),

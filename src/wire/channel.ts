@@ -51,6 +51,7 @@ export const STATUS_PERMISSION_DENIED = status.PERMISSION_DENIED
 export const STATUS_INTERNAL = status.INTERNAL
 export const STATUS_UNAVAILABLE = status.UNAVAILABLE
 export const STATUS_UNAUTHENTICATED = status.UNAUTHENTICATED
+export const STATUS_DEADLINE_EXCEEDED = status.DEADLINE_EXCEEDED
 export const STATUS_RESOURCE_EXHAUSTED = status.RESOURCE_EXHAUSTED
 
 /** Name of a gRPC status code, as logs and operators know it. */

@@ -3,7 +3,7 @@
  *
  * gRPC ends here: the controller sees streams and peers as plain interfaces. A peer without a certificate of the mesh
  * does not get through the TLS handshake; where tokens are accepted it does, but no further than to a certificate request
- * with a token (token-admission.ts). `replaceCredential` takes effect for new connections; open ones live on until
+ * with a good token (token-admission.ts). `replaceCredential` takes effect for new connections; open ones live on until
  * they reach `CONNECTION_AGE_MS_MAX`, when the agent comes again (resuming costs next to nothing) and proves anew
  * who it is.
  */
@@ -17,6 +17,7 @@ import {
   type sendUnaryData,
 } from '@grpc/grpc-js'
 import { formatHostPort } from '../base/address.ts'
+import { type Clock, systemClock } from '../base/clock.ts'
 import { describeError, WeftError } from '../base/errors.ts'
 import type { PodMembership, StartingPod } from '../model/pod-membership.ts'
 import {
@@ -38,7 +39,7 @@ import type {
   PodMembershipRequest,
   PodMembershipResponse,
 } from './messages.ts'
-import { admitCertificateOrToken, bearerTokenOf } from './token-admission.ts'
+import { admitCertificateOrToken, nodeByToken, type TokenAdmission } from './token-admission.ts'
 
 /** A connection is ended in order after this time, give or take 10 %. One hour: a credential that was replaced or has run out is not used much longer. */
 const CONNECTION_AGE_MS_MAX = 3_600_000
@@ -61,8 +62,8 @@ export interface Peer {
 
 /** Who asks for a certificate. */
 export interface SigningPeer extends Peer {
-  /** What an `authorization: Bearer` header says, not yet believed; null when there is none, or tokens are not accepted. */
-  readonly bearerToken: string | null
+  /** The node that `onToken` found to have the token of this call; null when it came otherwise. */
+  readonly tokenNode: string | null
 }
 
 /** The controller's end of one discovery stream. */
@@ -91,8 +92,13 @@ export interface SigningRequest {
 
 /** Who answers its calls. */
 export interface ControlHandlers {
-  /** True lets peers without a certificate ask for one with a token. False when left out. */
-  readonly acceptsTokens?: boolean
+  /**
+   * Lets peers without a certificate ask for one with a token: resolves with the node whose agent has it. Throws CallError
+   * to refuse, before anything else of the call is read. Left out: tokens are not accepted.
+   */
+  readonly onToken?: (token: string, address: string) => Promise<string>
+  /** For how long a peer with a token has; the system's unless given. */
+  readonly clock?: Clock
   /** Throws CallError to refuse the stream. */
   onStream(stream: DiscoveryStream): DiscoverySession
   /** Resolves with PEM texts: leaf, intermediates, roots. Throws CallError to refuse. */
@@ -107,8 +113,8 @@ export class ControlServer {
   private readonly credentials: ReplaceableCredentials
 
   constructor(credential: Credential, handlers: ControlHandlers) {
-    const acceptsTokens = handlers.acceptsTokens === true
-    this.credentials = new ReplaceableCredentials(contextOptions(credential), acceptsTokens)
+    const { onToken, clock = systemClock } = handlers
+    this.credentials = new ReplaceableCredentials(contextOptions(credential), onToken !== undefined)
     this.server = new Server({
       'grpc.max_receive_message_length': MESSAGE_BYTES_MAX,
       'grpc.max_send_message_length': MESSAGE_BYTES_MAX,
@@ -117,7 +123,7 @@ export class ControlServer {
       'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
       'grpc.max_connection_age_ms': CONNECTION_AGE_MS_MAX,
       'grpc.max_connection_age_grace_ms': CONNECTION_AGE_GRACE_MS,
-      ...(acceptsTokens ? { interceptors: [admitCertificateOrToken] } : {}),
+      ...(onToken === undefined ? {} : { interceptors: [admitCertificateOrToken(admissionBy(onToken), clock)] }),
       // Channelz stays on, its default: without it grpc-js 1.14 does not know its sessions, and stopping leaves them open.
     })
     this.server.addService(DISCOVERY_SERVICE, { deltaAggregatedResources: discoveryCall(handlers) })
@@ -228,8 +234,8 @@ function certificateCall(handlers: ControlHandlers): handleUnaryCall<Certificate
   return (call, callback) => {
     const answer = async (): Promise<CertificateResponse> => {
       const request = signingRequest(call.request)
-      const bearerToken = handlers.acceptsTokens === true ? bearerTokenOf(call.metadata) : null
-      return { certChain: await handlers.onSigningRequest(request, { ...peerOf(call), bearerToken }) }
+      const tokenNode = nodeByToken(call.metadata)
+      return { certChain: await handlers.onSigningRequest(request, { ...peerOf(call), tokenNode }) }
     }
     answerCall(answer, callback)
   }
@@ -271,6 +277,16 @@ function signingRequest(message: CertificateRequest): SigningRequest {
 
 function peerOf(call: { getPeer(): string; getAuthContext(): { sslPeerCertificate?: { raw: Buffer } } }): Peer {
   return { certificate: call.getAuthContext().sslPeerCertificate?.raw ?? null, address: call.getPeer() }
+}
+
+function admissionBy(onToken: TokenAdmission): TokenAdmission {
+  return async (token, address) => {
+    try {
+      return await onToken(token, address)
+    } catch (error) {
+      throw toCallError(error)
+    }
+  }
 }
 
 /** What the peer is told. Only errors that were meant for it carry their text. */

@@ -61,7 +61,7 @@ async function statusFor(pods: ReadonlyMap<string, ScheduledPod> | null): Promis
   const certificate = new X509Certificate(leaf.certificateChain).raw
   const request = { csr: 'any', validitySeconds: 0, impersonatedIdentity: WEB }
   try {
-    await server.sign(request, { certificate, bearerToken: null, address: 'x' })
+    await server.sign(request, { certificate, tokenNode: null, address: 'x' })
     return null
   } catch (error) {
     assert.ok(error instanceof CallError)

@@ -1,5 +1,6 @@
 /** The controller's certificate service over real gRPC, with tokens whose holders a test says. */
 import type { TestContext } from 'node:test'
+import { type Clock, systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { CertificateAuthority } from '../../src/controller/authority.ts'
 import { CertificateServer, type TokenReviewer } from '../../src/controller/ca-server.ts'
@@ -29,6 +30,8 @@ export interface TokenControllerOptions {
   readonly identity?: string
   readonly acceptsTokens?: boolean
   readonly nodeLifetimeMs?: number
+  /** Of the wait for a message after its token. */
+  readonly clock?: Clock
   readonly now?: () => number
 }
 
@@ -59,7 +62,12 @@ export class TokenController {
     this.server = new ControlServer(
       { certificateChain: credential.chain, key: credential.keyPem(), bundle: credential.bundle },
       {
-        acceptsTokens: options.acceptsTokens ?? true,
+        ...(options.acceptsTokens === false
+          ? {}
+          : {
+              clock: options.clock ?? systemClock,
+              onToken: (token, address) => this.certificates.admit(token, address),
+            }),
         onStream: () => {
           this.streams++
           return { onRequest: () => {}, onClose: () => {} }

@@ -1,6 +1,8 @@
 /** Who gets how far without a certificate, over real gRPC. */
 import assert from 'node:assert/strict'
+import { type ClientHttp2Stream, connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import test from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
 import { Metadata } from '@grpc/grpc-js'
 import { requestByToken } from '../../src/agent/controller-link.ts'
@@ -8,14 +10,16 @@ import { formatIdentity, formatNodeIdentity } from '../../src/model/identity.ts'
 import { createKey, createSigningRequest } from '../../src/security/csr.ts'
 import {
   CallError,
+  STATUS_DEADLINE_EXCEEDED,
   STATUS_PERMISSION_DENIED,
   STATUS_UNAUTHENTICATED,
   STATUS_UNAVAILABLE,
 } from '../../src/wire/channel.ts'
 import { ControlClient } from '../../src/wire/client.ts'
-import { bearerTokenOf } from '../../src/wire/token-admission.ts'
+import { bearerTokenOf, MESSAGE_MS_MAX } from '../../src/wire/token-admission.ts'
 import { TestAuthority } from '../support/certificates.ts'
 import { TRUST_DOMAIN } from '../support/control-plane.ts'
+import { FakeClock } from '../support/fake-clock.ts'
 import { TokenController, type TokenControllerOptions } from '../support/token-controller.ts'
 
 const NODE_1 = formatNodeIdentity(TRUST_DOMAIN, 'node1')
@@ -60,6 +64,97 @@ test('a token gets no other node’s certificate, and no workload’s, not even 
 
 test('a token that is nobody’s gets nothing', async (t) => {
   await assertRefused(ask(await setUp(t), 'bad'), STATUS_UNAUTHENTICATED, /nobody/)
+})
+
+/** A certificate request of somebody who shows `token` and says what it likes afterwards, as bare HTTP/2. */
+function openCall(
+  t: test.TestContext,
+  controller: TokenController,
+  token: string,
+): { call: ClientHttp2Stream; socket: TLSSocket } {
+  const socket = dial(t, controller, {})
+  const session = connectHttp2('https://weft-controller', { createConnection: () => socket })
+  t.after(() => session.destroy())
+  session.on('error', () => {})
+  const call = session.request({
+    ':method': 'POST',
+    ':path': '/istio.v1.auth.IstioCertificateService/CreateCertificate',
+    'content-type': 'application/grpc',
+    te: 'trailers',
+    authorization: `Bearer ${token}`,
+  })
+  call.on('error', () => {})
+  return { call, socket }
+}
+
+/** How the call ends, by the server's word. */
+async function endOf(call: ClientHttp2Stream): Promise<{ status: number; message: string }> {
+  const headers = await new Promise<IncomingHttpHeaders>((resolve) => {
+    call.on('response', (head) => head['grpc-status'] !== undefined && resolve(head))
+    call.on('trailers', resolve)
+  })
+  return { status: Number(headers['grpc-status']), message: decodeURI(String(headers['grpc-message'])) }
+}
+
+/** Windows of a stream and a connection of HTTP/2, and the handshake, four times over. */
+const TAKEN_BYTES_MAX = 524_288
+
+test('a message is not read before its token was found good: what is sent with a bad one stays on the way', async (t) => {
+  const controller = await setUp(t)
+  let judge = (_: Error): void => {}
+  const judged = new Promise<string>((_, reject) => {
+    judge = reject
+  })
+  controller.tokens.nodeOf = (token) => {
+    controller.tokens.reviewed.push(token)
+    return judged
+  }
+  const { call, socket } = openCall(t, controller, 'bad')
+  // 15 MiB of one message of as much, in its frame.
+  const size = 15 * 1_048_576
+  const head = Buffer.alloc(5)
+  head.writeUInt32BE(size, 1)
+  call.write(head)
+  call.write(Buffer.alloc(size))
+  while (controller.tokens.reviewed.length === 0) await new Promise(setImmediate)
+  let before = -1
+  // Until no more goes out.
+  while (socket.bytesWritten !== before) {
+    before = socket.bytesWritten
+    await delay(50)
+  }
+  assert.ok(before < TAKEN_BYTES_MAX, `${before} bytes were taken before the token was judged`)
+  judge(new CallError(STATUS_UNAUTHENTICATED, 'the token is nobody’s'))
+  await new Promise((resolve) => call.on('close', resolve))
+  assert.ok(socket.bytesWritten < TAKEN_BYTES_MAX)
+  assert.deepEqual(controller.peers, [])
+  assert.equal(controller.certificates.status().denied, 1)
+})
+
+test('who was let in by a token and does not say what it wants is sent away', async (t) => {
+  const clock = new FakeClock()
+  const controller = await setUp(t, { clock })
+  const { call } = openCall(t, controller, 'good')
+  const ended = endOf(call)
+  call.write(Buffer.from([0, 0, 0]))
+  while (clock.pending === 0) await new Promise(setImmediate)
+  clock.advance(MESSAGE_MS_MAX)
+  const { status, message } = await ended
+  assert.equal(status, STATUS_DEADLINE_EXCEEDED)
+  assert.match(message, /did not come within 10 s after its token/)
+  assert.deepEqual(controller.peers, [])
+  assert.equal(clock.pending, 0)
+})
+
+test('no time runs any more for who has said what it wants, or has gone', async (t) => {
+  const clock = new FakeClock()
+  const controller = await setUp(t, { clock })
+  await ask(controller, 'good')
+  assert.equal(clock.pending, 0)
+  const { call } = openCall(t, controller, 'good')
+  while (clock.pending === 0) await new Promise(setImmediate)
+  call.close()
+  while (clock.pending > 0) await new Promise(setImmediate)
 })
 
 test('where tokens are not accepted, the handshake fails and no token is looked at', async (t) => {
@@ -135,9 +230,11 @@ test('a certificate of other roots counts as none', async (t) => {
     STATUS_UNAUTHENTICATED,
     /nobody/,
   )
+  assert.deepEqual(controller.peers, [])
+  await client(t, controller, stranger).createCertificate(csr, NODE_1, 0, 5_000, 'good')
   assert.deepEqual(
-    controller.peers.map(({ certificate }) => certificate),
-    [null],
+    controller.peers.map(({ certificate, tokenNode }) => [certificate, tokenNode]),
+    [[null, 'node1']],
   )
 })
 
@@ -184,7 +281,6 @@ function dial(t: test.TestContext, controller: TokenController, own: ConnectionO
 
 /** gRPC status of a certificate request on `socket`. */
 async function statusOf(socket: TLSSocket): Promise<number> {
-  const { connect: connectHttp2 } = await import('node:http2')
   const session = connectHttp2('https://weft-controller', { createConnection: () => socket })
   return await new Promise((resolve, reject) => {
     const request = session.request({
