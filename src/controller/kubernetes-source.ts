@@ -17,6 +17,7 @@ import type { Message } from '../compiler/messages.ts'
 import { groupOf, type MeshObject } from '../compiler/object.ts'
 import { type KubernetesApi, KubernetesError } from '../kubernetes/api.ts'
 import { discover, type ServedResource } from '../kubernetes/discovery.ts'
+import { API_SERVICE, apiServerAddresses } from './api-server-addresses.ts'
 import { KindStore, keyIn } from './kind-store.ts'
 import type { Source } from './source.ts'
 
@@ -36,6 +37,9 @@ const GONE_AFTER_MS = 60_000
 const TROUBLE_MS = 3_000
 /** Between words about what the first state is waiting for. */
 const WAITING_INTERVAL_MS = 10_000
+
+/** Kinds that say where the API server is. */
+const ADDRESSING: ReadonlySet<string> = new Set(['Service', 'EndpointSlice'])
 
 /** Which server, and who hears of it. */
 export interface KubernetesSourceOptions {
@@ -88,7 +92,10 @@ export class KubernetesSource implements Source {
         clock,
         log,
         random,
-        onObjects: () => this.tellSoon(),
+        onObjects: () => {
+          if (ADDRESSING.has(kind)) this.learnAddresses()
+          this.tellSoon()
+        },
         onEvent: (event) => onEvent?.(kind, event),
         onState: () => this.onState(),
       })
@@ -182,6 +189,15 @@ export class KubernetesSource implements Source {
     const isLookNeeded = !this.isDiscovering && this.cancelDiscovery === null
     if (isLookNeeded && this.stores.some((store) => !store.isServed)) this.discoverAfter(0)
     if (this.stores.some((store) => store.problem !== '')) this.watchTrouble()
+  }
+
+  /** Where the API server is, for when kube-proxy has not noticed yet that it is back. */
+  private learnAddresses(): void {
+    const { connection, server } = this.options.api
+    const [service, slice] = ['Service', 'EndpointSlice'].map((kind) =>
+      this.stores.find((store) => store.kind === kind)!.objects.get(API_SERVICE),
+    )
+    connection.direct.learn(apiServerAddresses(server, service, slice))
   }
 
   private discoverAfter(delayMs: number): void {

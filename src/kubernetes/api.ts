@@ -10,6 +10,7 @@ import { request as httpsRequest } from 'node:https'
 import { type Clock, systemClock } from '../base/clock.ts'
 import { WeftError } from '../base/errors.ts'
 import { type ApiConnection, type ConnectionSettings, KubernetesConnection } from './connection.ts'
+import { DirectAddresses } from './direct-address.ts'
 import { answerError, type FailedRequest, KubernetesError, timeoutError, unreachableError } from './error.ts'
 import { collectionPath, type KubernetesObject, objectPath, type ResourceType } from './object.ts'
 import { type PresencePauses, ServerPresence } from './server-presence.ts'
@@ -89,7 +90,7 @@ export class KubernetesApi<C extends ApiConnection = KubernetesConnection> {
     this.connection = connection
     this.clock = clock
     const closeIdle = (): void => connection.closeIdle()
-    this.presence = new ServerPresence({ askReady: (timeoutMs) => this.askReady(timeoutMs), closeIdle }, pauses)
+    this.presence = new ServerPresence({ askReady: (timeoutMs) => this.askReadyAnywhere(timeoutMs), closeIdle }, pauses)
   }
 
   /** Reads the configuration; connects to nobody yet. Rejects with WeftError WEFT_CONFIG. */
@@ -237,6 +238,23 @@ export class KubernetesApi<C extends ApiConnection = KubernetesConnection> {
     return await checked(await this.openOnce(method, path, body, options))
   }
 
+  /** As askReady; whoever cannot be reached by the usual address is looked for at its own, which stays in use for a while. */
+  private async askReadyAnywhere(timeoutMs: number): Promise<void> {
+    const { direct = new DirectAddresses() } = this.connection
+    direct.choose(null, Date.now())
+    try {
+      await this.askReady(timeoutMs)
+    } catch (error) {
+      if (!(error instanceof KubernetesError) || !error.isUnreachable) throw error
+      for (const address of direct.candidates) {
+        direct.choose(address, Date.now())
+        if (await this.askReady(timeoutMs).then(...EITHER)) return
+      }
+      direct.choose(null, Date.now())
+      throw error
+    }
+  }
+
   private async requestOnce(
     method: string,
     path: string,
@@ -325,6 +343,9 @@ export class KubernetesApi<C extends ApiConnection = KubernetesConnection> {
     })
   }
 }
+
+/** What became of a promise. */
+const EITHER = [() => true, () => false] as const
 
 function pathOf(object: KubernetesObject, type: ResourceType): string {
   return objectPath(type, object.metadata.namespace ?? null, object.metadata.name)

@@ -9,6 +9,7 @@ import { Agent as HttpAgent } from 'node:http'
 import { Agent as HttpsAgent, type RequestOptions } from 'node:https'
 import type { KubeConfig } from '@kubernetes/client-node'
 import { describeError, WeftError } from '../base/errors.ts'
+import { DIRECT_SERVER_NAME, DirectAddresses } from './direct-address.ts'
 
 /** Which configuration is taken. */
 export interface ConnectionSettings {
@@ -22,6 +23,8 @@ export interface ConnectionSettings {
 export interface ApiConnection {
   /** URL of the API server. */
   readonly server: string
+  /** Ways to the server that do not depend on anybody between it and us; absent where nobody could know them. */
+  readonly direct?: DirectAddresses
   /** TLS, agent and headers with our credentials. */
   requestOptions(): Promise<RequestOptions>
   /** After a 401: true when another try may do better. */
@@ -47,6 +50,8 @@ export class KubernetesConnection implements ApiConnection {
   readonly namespace: string
   /** Name of the context, for people. */
   readonly context: string
+  /** Ways to the server that do not depend on anybody between it and us. */
+  readonly direct = new DirectAddresses()
   private readonly settings: ConnectionSettings
   private readonly agent: HttpAgent | HttpsAgent
   private current: KubeConfig
@@ -100,8 +105,12 @@ export class KubernetesConnection implements ApiConnection {
     // Tokens from files end with a newline now and then, which no header may.
     if (headers['Authorization'] !== undefined) headers['Authorization'] = headers['Authorization'].trim()
     // The client's own agent would keep the certificates it began with; ours takes those of each request.
-    if (!this.current.getCurrentCluster()?.proxyUrl) options.agent = this.agent
-    return options
+    if (this.current.getCurrentCluster()?.proxyUrl) return options
+    options.agent = this.agent
+    const direct = this.direct.at(Date.now())
+    if (direct === null) return options
+    headers['Host'] = new URL(this.server).host
+    return { ...options, hostname: direct.address, port: direct.port, servername: DIRECT_SERVER_NAME }
   }
 
   /** After a 401: reads the configuration again, at most now and then. True when it is worth another try. */

@@ -199,6 +199,20 @@ describe('the Kubernetes API of a real control plane', needsRoot, () => {
     assert.deepEqual(asked.slice(ready + 1, ready + 1 + reflectors.length), ['watch', 'watch', 'watch'])
   })
 
+  test('a server whose usual address leads nowhere is found at its own, and proves itself there', async (t) => {
+    const text = await cluster.kubectl(['config', 'view', '--raw', '--flatten', '-o', 'json'])
+    const config = JSON.parse(text) as { clusters: { cluster: { server: string } }[] }
+    const { hostname, port } = new URL(config.clusters[0]!.cluster.server)
+    // Nobody listens there.
+    for (const entry of config.clusters) entry.cluster.server = 'https://127.7.7.7:1'
+    const lost = await KubernetesApi.open({ kubeconfig: await fileWith(t, JSON.stringify(config)) })
+    t.after(() => lost.close())
+    await assert.rejects(lost.list(MAPS), (error) => error instanceof KubernetesError && error.isUnreachable)
+    lost.connection.direct.learn([{ address: hostname, port: Number(port) }])
+    await lost.presence.returned(new AbortController().signal)
+    assert.deepEqual((await lost.list(MAPS)).length, (await api.list(MAPS)).length)
+  })
+
   test('a place that the server has forgotten leads to one new list', async (t) => {
     const ns = await namespace(t)
     await api.create(map('a', '1', ns), MAPS)
@@ -355,17 +369,20 @@ describe('the Kubernetes API of a real control plane', needsRoot, () => {
     assert.equal(answer.status, 200)
   })
 
-  /** The administrator's kubeconfig with a token instead of the certificate. */
-  async function kubeconfigWith(t: TestContext, token: string): Promise<string> {
+  async function fileWith(t: TestContext, text: string): Promise<string> {
     const directory = await mkdtemp(join(tmpdir(), 'weft-kubeconfig-'))
     t.after(() => rm(directory, { recursive: true }))
     const file = join(directory, 'config')
-    await cluster.kubectl(['config', 'view', '--raw', '--flatten']).then((text) => writeFile(file, text))
+    await writeFile(file, text)
+    return file
+  }
+
+  /** The administrator's kubeconfig with a token instead of the certificate. */
+  async function kubeconfigWith(t: TestContext, token: string): Promise<string> {
     const text = await cluster.kubectl(['config', 'view', '--raw', '--flatten', '-o', 'json'])
     const config = JSON.parse(text) as { users: { user: unknown }[] }
     for (const entry of config.users) entry.user = { token }
-    await writeFile(file, JSON.stringify(config))
-    return file
+    return await fileWith(t, JSON.stringify(config))
   }
 })
 
