@@ -1,7 +1,6 @@
 /**
- * Loaded into a process under test with `--import`: measures how long its event loop is held up, how long of it
- * by the garbage collector, and writes it to the file
- * WEFT_BENCH_LOOP_FILE when it gets SIGUSR2, from then on anew.
+ * Loaded into a process under test with `--import`: measures how long its event loop is held up, and how long by the
+ * garbage collector, and writes it to the file WEFT_BENCH_LOOP_FILE when it gets SIGUSR2, from then on anew.
  */
 import { writeFileSync } from 'node:fs'
 import { monitorEventLoopDelay, PerformanceObserver } from 'node:perf_hooks'

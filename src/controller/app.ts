@@ -259,10 +259,11 @@ class App implements Controller {
   private *updateSteps(startedAtMs: number): Steps<void> {
     const { objects } = this.source
     const { state, messages } = yield* this.lastGood.compileSteps(objects)
+    yield
     if (this.isStopped) return
+    const scheduled = this.control === null ? null : scheduledPods(objects)
     yield* this.publisher.publishSteps(state, startedAtMs, () => {
       // Who is told of a pod asks for its certificate at once.
-      const scheduled = this.control === null ? null : scheduledPods(objects)
       this.service!.certificates.setWorkloads(state.workloads, scheduled)
       this.compileMessages = messages
       this.workloadCount = state.workloads.length

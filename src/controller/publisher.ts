@@ -72,6 +72,7 @@ export class Publisher {
    */
   *publishSteps(state: MeshState, changedAtMs: number, onNewest: () => void = () => {}): Steps<void> {
     const set = yield* this.set.next(state)
+    yield
     this.changedAtMs = changedAtMs
     this.publishedAtMs = this.now()
     this.set = set

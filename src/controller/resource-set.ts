@@ -96,33 +96,38 @@ export function differenceOf(sent: SentMap, wanted: ResourceMap): Difference {
   return { changed, removed }
 }
 
+/** Who gets what. */
+interface Groups {
+  /** What every agent gets whole, by type. */
+  readonly shared: ReadonlyMap<string, ResourceMap>
+  readonly trafficByScope: ReadonlyMap<string, ResourceMap>
+  readonly podsByNode: ReadonlyMap<string, ResourceMap>
+  readonly scopesByNode: ReadonlyMap<string, ReadonlySet<string>>
+}
+
+const NO_GROUPS: Groups = {
+  shared: new Map(),
+  trafficByScope: new Map(),
+  podsByNode: new Map(),
+  scopesByNode: new Map(),
+}
+
 /** Everything published at one moment. Immutable. */
 export class ResourceSet {
   static readonly empty: ResourceSet = new ResourceSet(
     0,
     { workloads: EMPTY, services: EMPTY, policies: EMPTY, traffic: EMPTY, namespaces: EMPTY, pods: EMPTY },
-    null,
+    NO_GROUPS,
   )
 
   readonly generation: number
   private readonly parts: Parts
-  /** What every agent gets whole, by type. */
-  private readonly shared: ReadonlyMap<string, ResourceMap>
-  private readonly trafficByScope: ReadonlyMap<string, ResourceMap>
-  private readonly podsByNode: ReadonlyMap<string, ResourceMap>
-  private readonly scopesByNode: ReadonlyMap<string, ReadonlySet<string>>
+  private readonly groups: Groups
 
-  private constructor(generation: number, parts: Parts, former: ResourceSet | null) {
+  private constructor(generation: number, parts: Parts, groups: Groups) {
     this.generation = generation
     this.parts = parts
-    const shared = sharedResources(parts)
-    for (const [type, resources] of shared) shared.set(type, unlessEqual(resources, former?.shared.get(type)))
-    this.shared = shared
-    const before = former?.parts
-    this.trafficByScope =
-      parts.traffic === before?.traffic ? former!.trafficByScope : groupPart(parts.traffic, ({ scope }) => scope)
-    this.podsByNode = parts.pods === before?.pods ? former!.podsByNode : groupPart(parts.pods, ({ node }) => node)
-    this.scopesByNode = parts.pods === before?.pods ? former!.scopesByNode : indexScopes(parts.pods.models)
+    this.groups = groups
   }
 
   /** Resources that could not be encoded; their last good version is published instead, if there is one. */
@@ -147,18 +152,37 @@ export class ResourceSet {
       ),
     }
     yield
-    return new ResourceSet(this.generation + 1, next, this)
+    return new ResourceSet(this.generation + 1, next, yield* this.group(next))
   }
 
   /** What the agent of `node` gets of a type: of routes only those that its pods follow, of pods only its own. */
   of(typeUrl: ResourceType, node: string): ResourceMap {
-    if (typeUrl === TYPE_LOCAL_POD) return this.podsByNode.get(node) ?? NOTHING
-    if (typeUrl !== TYPE_TRAFFIC) return this.shared.get(typeUrl) ?? NOTHING
+    const { podsByNode, scopesByNode, shared, trafficByScope } = this.groups
+    if (typeUrl === TYPE_LOCAL_POD) return podsByNode.get(node) ?? NOTHING
+    if (typeUrl !== TYPE_TRAFFIC) return shared.get(typeUrl) ?? NOTHING
     const traffic = new Map<string, VersionedResource>()
-    for (const scope of this.scopesByNode.get(node) ?? []) {
-      for (const [name, resource] of this.trafficByScope.get(scope) ?? NOTHING) traffic.set(name, resource)
+    for (const scope of scopesByNode.get(node) ?? []) {
+      for (const [name, resource] of trafficByScope.get(scope) ?? NOTHING) traffic.set(name, resource)
     }
     return traffic
+  }
+
+  private *group(next: Parts): Steps<Groups> {
+    const { groups, parts } = this
+    const shared = sharedResources(next)
+    yield
+    for (const [type, resources] of shared) shared.set(type, unlessEqual(resources, groups.shared.get(type)))
+    yield
+    const isSameTraffic = next.traffic === parts.traffic
+    const trafficByScope = isSameTraffic ? groups.trafficByScope : groupPart(next.traffic, ({ scope }) => scope)
+    if (next.pods === parts.pods) {
+      const { podsByNode, scopesByNode } = groups
+      return { shared, trafficByScope, podsByNode, scopesByNode }
+    }
+    yield
+    const podsByNode = groupPart(next.pods, ({ node }) => node)
+    yield
+    return { shared, trafficByScope, podsByNode, scopesByNode: indexScopes(next.pods.models) }
   }
 }
 
