@@ -35,9 +35,8 @@ const END_SECONDS = 30
  * Capabilities, each with what fails without it. All others are dropped, and `privileged` is not needed.
  */
 export const AGENT_CAPABILITIES: readonly (readonly [name: string, reason: string])[] = [
-  ['BPF', 'loads eBPF programs and makes maps'],
   ['NET_ADMIN', 'attaches programs to cgroups and networks, sets routes and rules in pods, opens transparent sockets'],
-  ['SYS_ADMIN', 'enters the network namespaces of pods (setns), and pins programs in the bpf file system'],
+  ['SYS_ADMIN', 'enters the network namespaces of pods (setns), which no other allows; includes BPF and PERFMON'],
   ['SYS_PTRACE', 'opens /proc/PID/ns/net of pods that run as other users'],
 ]
 
