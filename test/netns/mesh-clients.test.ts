@@ -114,7 +114,11 @@ describe('unmodified programs in a live mesh', needsRoot, () => {
     })
 
     it(`a server that speaks first is heard, and a half-closed conversation ends in order, ${path}`, async () => {
-      const greeted = await mesh.run('client', ['curl', '-s', '--max-time', '5', `telnet://${server}:7000`], 'QUIT\r\n')
+      const greeted = await mesh.run(
+        'client',
+        ['curl', '-s', '--max-time', '30', `telnet://${server}:7000`],
+        'QUIT\r\n',
+      )
       assert.equal(greeted.stdout, `220 ${server} ready\r\n221 bye\r\n`)
       const script = `
         const socket = require('node:net').connect({ host: '${server}', port: 9000, allowHalfOpen: true })

@@ -418,7 +418,7 @@ export class LiveMesh {
   async assertServed(pod: string, url: string, ...args: string[]): Promise<void> {
     const format = '%{http_code} after %{time_total} s, from %{local_ip} to %{remote_ip}'
     const { stdout, stderr } = await this.run(pod, [
-      ...['curl', '-sS', '-o', '/dev/null', '--max-time', '10', '-w', format, ...args, url],
+      ...['curl', '-sS', '-o', '/dev/null', '--max-time', '30', '-w', format, ...args, url],
     ])
     if (stdout.startsWith('200 ')) return
     const said = [`a GET of ${url} from ${pod} was answered with ${stdout.trim()} ${stderr.trim()}`]
