@@ -230,6 +230,11 @@ export class KindStore {
 /** Positions of an object that is in no file: messages name it by kind, namespace and name. */
 const NOWHERE = (): null => null
 
+/** An object of the API server as the compiler takes it; null when it cannot be read. */
+export function readObject(object: KubernetesObject, kind: string): MeshObject | null {
+  return read(object, kind).object
+}
+
 function read(object: KubernetesObject, kind: string): Arrived {
   const { namespace = '', name } = object.metadata
   const key = keyIn(namespace, name)

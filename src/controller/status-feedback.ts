@@ -5,6 +5,7 @@
 import type { Clock } from '../base/clock.ts'
 import type { Logger } from '../base/log.ts'
 import type { ListenAddress } from '../base/settings.ts'
+import type { Steps } from '../base/steps.ts'
 import type { CompileMemo } from '../compiler/compile-memo.ts'
 import type { Message } from '../compiler/messages.ts'
 import type { MeshObject } from '../compiler/object.ts'
@@ -14,8 +15,9 @@ import { formatControllerIdentity } from '../model/identity.ts'
 import type { Credential } from '../security/credential.ts'
 import type { JudgedResource } from './admission.ts'
 import type { CertificateAuthority } from './authority.ts'
-import { analyseCandidate, type PresentMesh } from './candidate-analysis.ts'
+import { analyseCandidate, type CandidateFindings, type PresentMesh } from './candidate-analysis.ts'
 import { EventsWriter } from './events-writer.ts'
+import { ReferenceLookup } from './reference-lookup.ts'
 import type { InForce } from './status-of-object.ts'
 import { StatusWriter } from './status-writer.ts'
 import { WebhookConfiguration } from './webhook-configuration.ts'
@@ -58,13 +60,15 @@ export class Feedback {
   private inForceOf: (object: MeshObject) => InForce = () => 'written'
 
   constructor(options: FeedbackOptions) {
-    const { api, authority, settings, memo, onJudged, instance, clock, log } = options
+    const { api, authority, settings, onJudged, instance, clock, log } = options
     this.options = options
     this.bundle = authority.bundle
     this.credential = this.issue()
+    const lookup = new ReferenceLookup({ api, clusterDomain: settings.clusterDomain, clock })
     this.webhook = new WebhookServer({
       credential: servingOf(this.credential),
-      analyse: (candidate) => analyseCandidate(candidate, this.present, settings, memo),
+      analyse: (candidate, found) => analyseBeside(candidate, found, this.present, options),
+      look: (candidate) => lookup.find(candidate),
       onJudged,
       log: log.child('webhook'),
       nowMs: () => performance.now(),
@@ -147,6 +151,20 @@ export class Feedback {
     }
     this.cancelLook = clock.after(ROOTS_INTERVAL_MS, () => this.lookAtRoots())
   }
+}
+
+/** Analyses a candidate in the mesh with objects that it will have in a moment, of which there is nothing to say yet. */
+function* analyseBeside(
+  candidate: MeshObject,
+  found: readonly MeshObject[],
+  present: PresentMesh,
+  { settings, memo }: Pick<FeedbackOptions, 'settings' | 'memo'>,
+): Steps<CandidateFindings> {
+  if (found.length === 0) return yield* analyseCandidate(candidate, present, settings, memo)
+  const keys = new Set(found.map(({ key }) => key))
+  const objects = [...present.objects.filter(({ key }) => !keys.has(key)), ...found]
+  const { own, others } = yield* analyseCandidate(candidate, { ...present, objects }, settings, memo)
+  return { own, others: others.filter(({ object }) => !keys.has(object)) }
 }
 
 function servingOf(credential: Credential): ServingCredential {

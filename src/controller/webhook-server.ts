@@ -15,7 +15,7 @@ import type { Logger } from '../base/log.ts'
 import type { ListenAddress } from '../base/settings.ts'
 import { inSlices, type Steps } from '../base/steps.ts'
 import type { MeshObject } from '../compiler/object.ts'
-import { answerReview, type JudgedResource, reviewOf } from './admission.ts'
+import { type AdmissionAnswer, answerReview, type JudgedResource, reviewOf } from './admission.ts'
 import type { CandidateFindings } from './candidate-analysis.ts'
 
 /** The path in the webhook's configuration. */
@@ -39,6 +39,9 @@ const REQUEST_MS_MAX = 15_000
 /** Idle connections are closed by the API server, after 90 s, and not by us under its feet. */
 const KEEP_ALIVE_MS = 120_000
 
+/** Codes of messages about what an object refers to and nobody has. */
+const MISSING: ReadonlySet<string> = new Set(['IST0101', 'IST0174', 'WEFT0201'])
+
 /** PEM texts of what the server shows. */
 export interface ServingCredential {
   readonly certificateChain: string
@@ -48,7 +51,10 @@ export interface ServingCredential {
 /** What the webhook works with. */
 export interface WebhookOptions {
   readonly credential: ServingCredential
-  readonly analyse: (candidate: MeshObject) => Steps<CandidateFindings>
+  /** `found`: what `look` has found. */
+  readonly analyse: (candidate: MeshObject, found: readonly MeshObject[]) => Steps<CandidateFindings>
+  /** Looks for what an object refers to and nobody knows yet; must not reject. */
+  readonly look?: (candidate: MeshObject) => Promise<readonly MeshObject[]>
   /** Told of every object that was judged; `reason` is the code of its first error, null when it was let pass. */
   readonly onJudged?: (resource: JudgedResource, reason: string | null) => void
   readonly log: Logger
@@ -180,7 +186,7 @@ export class WebhookServer {
   }
 
   private async judge(bytes: Buffer, request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { analyse, onJudged, nowMs, log } = this.options
+    const { onJudged, nowMs, log } = this.options
     // Nobody waits for it any more.
     if (response.destroyed) return
     let review: unknown
@@ -192,7 +198,7 @@ export class WebhookServer {
     }
     const startedMs = nowMs()
     try {
-      const answer = await inSlices(answerReview(review, analyse))
+      const answer = await this.answer(review)
       if (answer === null) {
         this.reject(request, response, 400, 'The body is not an AdmissionReview of admission.k8s.io/v1.')
         return
@@ -212,6 +218,23 @@ export class WebhookServer {
       this.lastMs = nowMs() - startedMs
       this.longestMs = Math.max(this.longestMs, this.lastMs)
     }
+  }
+
+  /** A second time, with what was found, when something that the object refers to is missing. */
+  private async answer(review: unknown): Promise<AdmissionAnswer | null> {
+    const { analyse, look } = this.options
+    const judged: { candidate: MeshObject | null; isLacking: boolean } = { candidate: null, isLacking: false }
+    const answer = await inSlices(
+      answerReview(review, function* (candidate) {
+        const findings = yield* analyse(candidate, [])
+        judged.candidate = candidate
+        judged.isLacking = findings.own.some(({ code }) => MISSING.has(code))
+        return findings
+      }),
+    )
+    if (look === undefined || judged.candidate === null || !judged.isLacking) return answer
+    const found = await look(judged.candidate)
+    return found.length === 0 ? answer : await inSlices(answerReview(review, (one) => analyse(one, found)))
   }
 
   /** Answers at once; what is still to come of the request is not read. */

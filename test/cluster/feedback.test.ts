@@ -39,6 +39,8 @@ function rule(name: string, spec: unknown): object {
   }
 }
 
+const SERVICES = { group: '', version: 'v1', plural: 'services', isNamespaced: true }
+
 const ROUTE = { route: [{ destination: { host: 'web' } }] }
 const GOOD = rule('web', { hosts: ['web'], http: [ROUTE] })
 const BAD = rule('web', { hosts: ['web'], http: [{ ...ROUTE, timout: '5s' }] })
@@ -137,6 +139,31 @@ describe('what the controller tells an API server', needsRoot, () => {
       String(message.headers['warning']),
       /299 - "spec\.http\[0\]\.route\[0\]\.destination\.host: No service/,
     )
+  })
+
+  test('what came a moment before the rule that refers to it is not missing', async () => {
+    const path = '/apis/networking.istio.io/v1/namespaces/default'
+    const subsets = [{ name: 'v1', labels: { version: 'v1' } }]
+    const make = async (plural: string, object: unknown): Promise<unknown> => {
+      const { message } = await api.open('POST', `${path}/${plural}`, object)
+      message.resume()
+      return message.headers['warning']
+    }
+    const before = source.objects.length
+    // Ten times, and each faster than the source tells of anything.
+    for (let i = 0; i < 10; i++) {
+      const host = `sudden-${i}`
+      const metadata = { name: host, namespace: 'default' }
+      const ports = [{ name: 'http', port: 80 }]
+      await api.create({ apiVersion: 'v1', kind: 'Service', metadata, spec: { ports } }, SERVICES)
+      const spec = { host, subsets }
+      const apiVersion = 'networking.istio.io/v1'
+      await make('destinationrules', { apiVersion, kind: 'DestinationRule', metadata, spec })
+      const route = [{ destination: { host, subset: 'v1' } }]
+      assert.equal(await make('virtualservices', rule(host, { hosts: [host], http: [{ route }] })), undefined)
+      await delay(100)
+    }
+    while (source.objects.length < before + 30) await delay(20)
   })
 
   test('a rule has a status soon, and once: that it is in force, for its generation', async () => {

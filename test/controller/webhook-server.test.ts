@@ -9,6 +9,7 @@ import { after, afterEach, before, describe, test } from 'node:test'
 import { connect as tlsConnect } from 'node:tls'
 import { silentLog } from '../../src/base/log.ts'
 import type { Steps } from '../../src/base/steps.ts'
+import type { MeshObject } from '../../src/compiler/object.ts'
 import { CertificateAuthority } from '../../src/controller/authority.ts'
 import type { CandidateFindings } from '../../src/controller/candidate-analysis.ts'
 import {
@@ -19,6 +20,7 @@ import {
   WebhookServer,
 } from '../../src/controller/webhook-server.ts'
 import { formatControllerIdentity } from '../../src/model/identity.ts'
+import { destinationRule, parse } from '../compiler/builders.ts'
 
 const HOST = 'weft-controller.weft-system.svc'
 
@@ -31,7 +33,8 @@ describe('the webhook server', () => {
   let directory: string
   let authority: CertificateAuthority
   let port = 0
-  let analyse: () => CandidateFindings = () => ({ own: [], others: [] })
+  let analyse: (found: readonly MeshObject[]) => CandidateFindings = () => ({ own: [], others: [] })
+  let look: ((candidate: MeshObject) => Promise<readonly MeshObject[]>) | undefined
   let server: WebhookServer | null = null
   const judged: string[] = []
 
@@ -43,6 +46,8 @@ describe('the webhook server', () => {
   after(() => rm(directory, { recursive: true }))
   afterEach(async () => {
     analyse = () => ({ own: [], others: [] })
+    look = undefined
+    judged.length = 0
     await server?.stop()
     server = null
   })
@@ -55,10 +60,11 @@ describe('the webhook server', () => {
   async function start(): Promise<WebhookServer> {
     server = new WebhookServer({
       credential: credential(),
-      analyse: function* () {
+      analyse: function* (_, found) {
         yield
-        return analyse()
+        return analyse(found)
       },
+      ...(look === undefined ? {} : { look }),
       onJudged: ({ plural }, reason) => judged.push(`${plural} ${reason}`),
       log: silentLog,
       nowMs: () => 0,
@@ -97,6 +103,32 @@ describe('the webhook server', () => {
       namespace: 'shop',
       object: { apiVersion: 'networking.istio.io/v1', kind: 'DestinationRule', metadata: { name: 'a' }, spec: {} },
     },
+  })
+
+  test('looks once for what is missing, and judges again with what it found', async () => {
+    const missing = { severity: 'warning', code: 'IST0101', text: 'There is no host.', fix: '' } as const
+    const problem = { ...missing, object: 'a', field: 'spec', position: null }
+    const candidate = parse(destinationRule('a', {}))
+    let looks = 0
+    analyse = (found) => ({ own: found.length === 0 ? [problem] : [], others: [] })
+    look = async ({ kind, name }) => {
+      looks++
+      return looks === 1 && kind === 'DestinationRule' && name === 'a' ? [candidate] : []
+    }
+    await start()
+    assert.deepEqual((JSON.parse((await ask(REVIEW)).body) as { response: unknown }).response, {
+      uid: 'u-1',
+      allowed: true,
+    })
+    assert.equal(looks, 1)
+    // Other warnings are no reason to look.
+    analyse = () => ({ own: [{ ...problem, code: 'IST0173' }], others: [] })
+    assert.match((await ask(REVIEW)).body, /IST0173/)
+    assert.equal(looks, 1)
+    // What is missing stays a warning.
+    analyse = () => ({ own: [problem], others: [] })
+    assert.match((await ask(REVIEW)).body, /"warnings":\["spec: There is no host. \(IST0101\)"\]/)
+    assert.equal(looks, 2)
   })
 
   test('answers a review to who knows the root and the name of the service', async () => {
