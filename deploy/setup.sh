@@ -4,6 +4,7 @@
 #   sh deploy/setup.sh demo [arguments of the demo]   what `npm run demo` needs; goes on without what it cannot get
 #   sh deploy/setup.sh test                           what `npm test` needs; with CI=true a missing piece is an error
 #   sh deploy/setup.sh cluster                        what `npm run test:cluster` needs: Kubernetes, built once in minutes
+#   sh deploy/setup.sh ci                             packages of both: what two at a time would be in each other's way for
 #   sh deploy/setup.sh image                          what `npm run image` needs
 #   sh deploy/setup.sh build                          dist/, ready to be published
 #
@@ -235,6 +236,13 @@ case $mode in
     build_native
     build_cluster
     ;;
+  ci)
+    install_packages $NATIVE_PACKAGES $DEMO_PACKAGES $TEST_PACKAGES $CLUSTER_PACKAGES $IMAGE_PACKAGES
+    install_modules
+    install_envoy
+    install_other_nodes
+    build_native tests
+    ;;
   image)
     install_packages $NATIVE_PACKAGES $IMAGE_PACKAGES
     install_modules
@@ -247,6 +255,6 @@ case $mode in
     build_programs
     ;;
   *)
-    fail "usage: sh deploy/setup.sh demo|test|cluster|image|build"
+    fail "usage: sh deploy/setup.sh demo|test|cluster|ci|image|build"
     ;;
 esac
