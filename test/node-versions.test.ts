@@ -16,7 +16,7 @@ const files = globSync(['test/transport/*.test.ts', 'test/http/**/*.test.ts'], {
   (file) => !file.includes('sanitizers'),
 )
 
-describe('the transports and the engines', { timeout: 200_000, concurrency: 1 }, () => {
+describe('the transports and the engines', { timeout: 800_000, concurrency: 1 }, () => {
   test('have tests', () => assert.ok(files.length > 20, files.join(' ')))
 
   for (const major of [22, 26]) {
@@ -24,11 +24,12 @@ describe('the transports and the engines', { timeout: 200_000, concurrency: 1 },
     const skip =
       existsSync(program) || process.env['CI'] === 'true' ? false : `needs ${program}: run \`sh deploy/setup.sh test\``
 
-    test(`pass on Node.js ${major}, none left out`, { skip }, async () => {
+    test(`pass on Node.js ${major}, none left out`, { skip }, async (t) => {
       assert.match(execFileSync(program, ['--version'], { encoding: 'utf8' }), new RegExp(`^v${major}\\.`))
       const { NODE_TEST_CONTEXT: _, ...env } = process.env
-      const args = ['--test', '--test-reporter=tap', '--test-timeout=120000', '--test-concurrency=2', ...files]
+      const args = ['--test', '--test-reporter=tap', '--test-timeout=300000', '--test-concurrency=2', ...files]
       const child = spawn(program, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
+      t.after(() => child.kill('SIGKILL'))
       const counts = new Map<string, number>()
       let failures = ''
       let rest = ''

@@ -287,6 +287,6 @@ for (const [kind, seed] of RUNS) {
     assert.ok(served > EXCHANGE_COUNT / 4, `${served} were served`)
     agent.destroy()
     for (const session of sessions.values()) session.destroy()
-    await released([mesh.nodes[0]!.proxy, mesh.nodes[1]!.proxy], 10_000)
+    await released([mesh.nodes[0]!.proxy, mesh.nodes[1]!.proxy])
   })
 }

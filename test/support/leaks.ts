@@ -81,8 +81,14 @@ function heldBy(proxy: MeshProxy, pooledElsewhere: number): string[] {
   return held
 }
 
+/** Only a failing test waits so long. */
+const RELEASE_TIMEOUT_MS = 20_000
+
 /** Resolves when neither proxy holds anything; rejects with what it is after a while. The first dials the second. */
-export async function released([near, far]: readonly [MeshProxy, MeshProxy], timeoutMs = 3000): Promise<void> {
+export async function released(
+  [near, far]: readonly [MeshProxy, MeshProxy],
+  timeoutMs = RELEASE_TIMEOUT_MS,
+): Promise<void> {
   const deadline = performance.now() + timeoutMs
   for (;;) {
     const held = [

@@ -15,11 +15,11 @@ const files = readdirSync(import.meta.dirname).filter((file) =>
   /^reactor(-(?!sanitizers)[a-z]+)?\.test\.ts$/.test(file),
 )
 
-describe('under the sanitizers', { timeout: 280_000, skip, concurrency: 1 }, () => {
+describe('under the sanitizers', { timeout: 800_000, skip, concurrency: 1 }, () => {
   test('there are tests to run', () => assert.ok(files.length >= 10, files.join(' ')))
 
   for (const file of files) {
-    test(`${file} passes`, async () => {
+    test(`${file} passes`, async (t) => {
       const library = execFileSync('g++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim()
       const { NODE_TEST_CONTEXT: _, ...environment } = process.env
       const child = spawn(process.execPath, [`${import.meta.dirname}/${file}`], {
@@ -33,6 +33,7 @@ describe('under the sanitizers', { timeout: 280_000, skip, concurrency: 1 }, () 
         },
         stdio: ['ignore', 'pipe', 'pipe'],
       })
+      t.after(() => child.kill('SIGKILL'))
       let output = ''
       for (const stream of [child.stdout, child.stderr]) {
         stream.on('data', (chunk) => {
