@@ -1,13 +1,15 @@
-/** `npm run cluster -- up|down|status|build|kubectl`: Kubernetes clusters of real components on this machine. */
+/** `npm run cluster -- up|down|status|build|clean|kubectl`: Kubernetes clusters of real components on this machine. */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { jsonText, tableText } from '../../src/cli/output.ts'
 import { NODES_MAX } from './support/addresses.ts'
+import { cleanCache } from './support/cache.ts'
 import { askSupervisor, Cluster, takeDown } from './support/cluster.ts'
 import { CLUSTERS_DIRECTORY, ClusterFiles, checkClusterName } from './support/cluster-files.ts'
 import { CLUSTER_LEVELS, type ClusterLevel, type ClusterState } from './support/cluster-state.ts'
 import { buildComponents, componentPath } from './support/components.ts'
+import { buildHelm } from './support/helm.ts'
 import { buildImages } from './support/images.ts'
 import { missingForNodes } from './support/requirements.ts'
 
@@ -19,6 +21,7 @@ A Kubernetes cluster on this machine, of real components, in network namespaces 
   down               ends it; nothing is left
   status             tells what runs
   build              builds the components and images that a cluster needs, and starts nothing
+  clean              removes what was built, but for the components of this checkout and what clusters use
   kubectl ARGS...    runs kubectl as the cluster's administrator
 
 Flags:
@@ -67,6 +70,8 @@ async function main(args: readonly string[]): Promise<number> {
       return status(flags)
     case 'build':
       return build()
+    case 'clean':
+      return clean()
     default:
       throw new UsageError(`there is no command "${verb}"`)
   }
@@ -115,9 +120,16 @@ async function up({ level, nodeCount, name }: Flags): Promise<number> {
 
 async function build(): Promise<number> {
   await buildComponents(say)
+  await buildHelm()
   const missing = missingForNodes()
   if (missing !== null) throw new Error(`${missing}. Without nodes there is --level control-plane`)
   buildImages({ hasWeft: true }, say)
+  return 0
+}
+
+function clean(): number {
+  const removed = cleanCache()
+  say(removed.length === 0 ? 'there is nothing to remove' : `removed ${removed.length}: ${removed.join(' ')}`)
   return 0
 }
 

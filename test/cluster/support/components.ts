@@ -8,6 +8,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync } 
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { CACHE_DIRECTORY } from './cluster-files.ts'
+import { markUsed, removeUnused } from './unused-files.ts'
 
 const SOURCES = join(import.meta.dirname, '../components')
 
@@ -30,6 +31,9 @@ export const KUBERNETES_VERSION = /k8s\.io\/kubernetes (v[0-9.]+)/.exec(
   readFileSync(join(SOURCES, 'go.mod'), 'utf8'),
 )![1]!
 
+/** What stays when components are built: 140 MB each, for checkouts of other versions. */
+const COMPONENTS_KEPT = { keptCount: 3, keptMs: 3_600_000 }
+
 /** Oldest Go that go.mod accepts; a newer one is no reason to build anew. */
 const GO_NEEDED = '1.24'
 
@@ -49,6 +53,11 @@ export function componentsDirectory(): string {
   return join(CACHE_DIRECTORY, `${KUBERNETES_VERSION}-${hash.digest('hex').slice(0, 12)}`)
 }
 
+/** True for names of such directories in the cache, whatever their version. */
+export function isComponents(name: string): boolean {
+  return /^v[0-9]/.test(name)
+}
+
 export function componentPath(name: ComponentName): string {
   return join(componentsDirectory(), name)
 }
@@ -60,10 +69,13 @@ export function hasComponents(): boolean {
 
 /** Builds what is missing. Two that ask at once build once: the second waits for the first. */
 export async function buildComponents(say: (line: string) => void): Promise<void> {
-  if (hasComponents()) return
+  const directory = componentsDirectory()
+  if (hasComponents()) {
+    markUsed(directory)
+    return
+  }
   const missing = missingForBuild()
   if (missing !== null) throw new Error(missing)
-  const directory = componentsDirectory()
   mkdirSync(directory, { recursive: true })
   const program = join(directory, 'components')
   const unfinished = `${program}.unfinished-${process.pid}`
@@ -83,7 +95,9 @@ export async function buildComponents(say: (line: string) => void): Promise<void
     lastLines.push(line)
     if (lastLines.length > 20) lastLines.shift()
     packageCount++
-    if (packageCount % PACKAGES_PER_LINE === 0) say(`building: ${packageCount} packages fetched or compiled`)
+    if (packageCount % PACKAGES_PER_LINE !== 0) return
+    markUsed(directory)
+    say(`building: ${packageCount} packages fetched or compiled`)
   })
   const status = await new Promise<number | null>((resolve, reject) => {
     child.once('error', reject)
@@ -97,6 +111,7 @@ export async function buildComponents(say: (line: string) => void): Promise<void
   for (const name of NAMES) {
     if (!existsSync(join(directory, name))) symlinkOnce('components', join(directory, name))
   }
+  removeUnused(CACHE_DIRECTORY, { ...COMPONENTS_KEPT, isOfKind: isComponents })
 }
 
 function symlinkOnce(target: string, path: string): void {

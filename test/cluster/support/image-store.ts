@@ -16,7 +16,8 @@ import { type Image, PAUSE_IMAGE_NAME } from './images.ts'
 import { Machine } from './machine.ts'
 import { markUsed, removeUnused } from './unused-files.ts'
 
-const STORES = join(CACHE_DIRECTORY, 'image-stores')
+/** All stores of this machine. */
+export const STORES = join(CACHE_DIRECTORY, 'image-stores')
 
 /** Of containerd, everywhere. */
 const STORE_INSIDE = 'var/lib/containerd'
@@ -24,21 +25,18 @@ const STORE_INSIDE = 'var/lib/containerd'
 /** containerd alone; a busy machine takes a while to unpack 200 MB. */
 const IMPORT_TIMEOUT_MS = 180_000
 
-/** A store that nobody used for so long is removed when another is made: Weft's image changes with every edit. */
-const STORE_KEPT_MS = 3 * 3_600_000
+/** What stays when a store is made: Weft's image changes with every edit, and each of its stores takes 300 MB. */
+const STORES_KEPT = { keptCount: 6, keptMs: 3_600_000 }
 
 /** Makes the store of these images if there is none; its path. */
 export async function imageStore(files: ClusterFiles, images: readonly Image[]): Promise<string> {
   const names = images.map(({ archivePath }) => basename(archivePath))
   const path = join(STORES, createHash('sha256').update(JSON.stringify(names)).digest('hex').slice(0, 16))
-  if (existsSync(path)) {
-    markUsed(path)
-    return path
-  }
+  if (markUsed(path)) return path
   // The images that seldom change come first, so that only the last is unpacked anew.
   const base = images.length > 1 ? await imageStore(files, images.slice(0, -1)) : null
   mkdirSync(STORES, { recursive: true })
-  removeUnused(STORES, STORE_KEPT_MS)
+  removeUnused(STORES, STORES_KEPT)
   const directory = files.machine('image-store')
   const inside = join(directory, STORE_INSIDE)
   if (base !== null) linkStore(base, inside)
@@ -48,6 +46,8 @@ export async function imageStore(files: ClusterFiles, images: readonly Image[]):
     // The cluster's directory may be on another disk.
     linkStore(inside, join(scratch, 'store'))
     renameOnce(join(scratch, 'store'), path)
+    // Its time is that of the store below it.
+    markUsed(path)
   } finally {
     rmSync(scratch, { recursive: true, force: true })
     rmSync(directory, { recursive: true, force: true })

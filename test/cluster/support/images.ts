@@ -7,7 +7,6 @@ import { createHash, type Hash } from 'node:crypto'
 import {
   chmodSync,
   cpSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -36,7 +35,8 @@ export interface Image {
   readonly archivePath: string
 }
 
-const IMAGES = join(CACHE_DIRECTORY, 'images')
+/** Their archives. */
+export const IMAGES = join(CACHE_DIRECTORY, 'images')
 const SOURCES = join(import.meta.dirname, '../images')
 const APP = join(import.meta.dirname, '../app')
 
@@ -46,8 +46,8 @@ const BASE_PACKAGES = ['libc6', 'libstdc++6', 'libgcc-s1']
 /** Public authorities. */
 const CERTIFICATES = '/etc/ssl/certs/ca-certificates.crt'
 
-/** An archive that nobody used for a day is removed when another is built: Weft's takes 200 MB. */
-const ARCHIVE_KEPT_MS = 86_400_000
+/** What stays when an image is built: the four of a version and a few before it, which take up to 200 MB each. */
+const ARCHIVES_KEPT = { keptCount: 8, keptMs: 3_600_000 }
 
 export interface ImageChoice {
   /** False for clusters in which no mesh is installed. */
@@ -156,13 +156,10 @@ function build({ kind, name, containerfile, values = {}, inputs, fill, say }: Bu
   const hash = createHash('sha256').update(JSON.stringify([name, containerfile, values]))
   for (const path of inputs) hashTree(hash, path)
   const archivePath = join(IMAGES, `${kind}-${hash.digest('hex').slice(0, 16)}.tar`)
-  if (existsSync(archivePath)) {
-    markUsed(archivePath)
-    return { name, archivePath }
-  }
+  if (markUsed(archivePath)) return { name, archivePath }
   say(`building the image ${name}`)
   mkdirSync(IMAGES, { recursive: true })
-  removeUnused(IMAGES, ARCHIVE_KEPT_MS)
+  removeUnused(IMAGES, ARCHIVES_KEPT)
   const scratch = mkdtempSync(join(IMAGES, '.layout-'))
   try {
     const directory = join(scratch, 'files')
