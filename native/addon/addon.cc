@@ -62,6 +62,7 @@ static Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   RegisterFiles(env, exports);
   RegisterRing(env, exports);
   RegisterMapEntries(env, exports);
+  RegisterLifeSign(env, exports);
   return exports;
 }
 

@@ -8,6 +8,7 @@
 #include <napi.h>
 
 #include "descriptor.h"
+#include "life_sign.h"
 
 namespace weft {
 
@@ -15,6 +16,7 @@ namespace weft {
 struct State {
   /* The netns that the thread is in whenever JavaScript runs. */
   Descriptor home_netns;
+  LifeSign life_sign = {};
 };
 
 void RegisterBpfObjects(Napi::Env env, Napi::Object exports);
@@ -26,5 +28,6 @@ void RegisterDatagrams(Napi::Env env, Napi::Object exports);
 void RegisterFiles(Napi::Env env, Napi::Object exports);
 void RegisterRing(Napi::Env env, Napi::Object exports);
 void RegisterMapEntries(Napi::Env env, Napi::Object exports);
+void RegisterLifeSign(Napi::Env env, Napi::Object exports);
 
 }  // namespace weft

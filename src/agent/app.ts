@@ -161,6 +161,7 @@ export class Agent implements PreparationUser, OfferOwner {
         isLogging: config.accessLog,
         transport,
         heartbeatMapFd: capture.heartbeatMapFd ?? -1,
+        threadMapFd: capture.threadMapFd ?? -1,
         slotBase: handover.slotBase,
         vitals: this.presence.vitals.buffer,
         alarmFd: addon === null ? -1 : host.alarmFd,

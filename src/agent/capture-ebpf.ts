@@ -253,6 +253,10 @@ export class EbpfCapture implements Capture {
     return this.programs.heartbeatMapFd
   }
 
+  get threadMapFd(): number {
+    return this.programs.threadMapFd
+  }
+
   setServing(workers: readonly number[]): void {
     this.ownSlots = workers.map((worker) => this.slotBase + worker)
     this.writeServing()

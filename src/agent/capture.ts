@@ -136,6 +136,8 @@ export interface Capture {
   audit?(uid: string): AuditedPod | null
   /** Descriptor of the map in which data workers show that they are alive. Loopback has none. */
   readonly heartbeatMapFd?: number
+  /** Descriptor of the map in which the kernel says that a data worker's thread has died. Loopback has none. */
+  readonly threadMapFd?: number
   /** Key there of data worker 0, of 1 the next one. 0 when left out. */
   readonly slotBase?: number
   /** What the kernel counts while nobody serves. Loopback has none. */

@@ -22,7 +22,9 @@ export interface WorkerStart {
   readonly beats: SharedArrayBuffer
   /** The same for the kernel's programs; -1 when nothing is captured there. */
   readonly heartbeatMapFd: number
-  /** The slot of worker 0 in it. */
+  /** In which the kernel says that a worker's thread has died; -1 likewise. */
+  readonly threadMapFd: number
+  /** The slot of worker 0 in both. */
   readonly slotBase: number
   /** What vital-signs.ts shares. */
   readonly vitals: SharedArrayBuffer

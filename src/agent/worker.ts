@@ -8,6 +8,7 @@ import { describeError } from '../base/errors.ts'
 import { Logger } from '../base/log.ts'
 import { loadAddon } from '../kernel/addon.ts'
 import { HEARTBEAT_INTERVAL_MS } from '../kernel/layout.generated.ts'
+import { giveLifeSign } from '../kernel/life-sign.ts'
 import { HeartbeatMap, KernelMap } from '../kernel/maps.ts'
 import { METRICS_FLUSH_MS, MeshProxy } from '../proxy/mesh-proxy.ts'
 import { AccessLog } from '../telemetry/access-log.ts'
@@ -53,16 +54,12 @@ const proxy = new MeshProxy({
 
 const heartbeatMap =
   start.heartbeatMapFd < 0 ? null : new HeartbeatMap(new KernelMap(loadAddon(), start.heartbeatMapFd))
+const slot = start.slotBase + start.index
 const vitals = new VitalSigns(start.vitals)
-const heartbeat = new Heartbeat(
-  new Int32Array(start.beats),
-  start.index,
-  heartbeatMap,
-  start.slotBase + start.index,
-  vitals,
-)
+const heartbeat = new Heartbeat(new Int32Array(start.beats), start.index, heartbeatMap, slot, vitals)
 const mainWatch = new MainWatch(vitals, reportMain)
 
+showThread()
 heartbeat.beat()
 setInterval(() => {
   heartbeat.beat()
@@ -109,6 +106,16 @@ port.on('message', (message: ToWorker) => {
   }
 })
 send({ kind: 'ready' })
+
+/** Without it the kernel learns of this thread's death by the heartbeats that do not come. */
+function showThread(): void {
+  if (start.threadMapFd < 0) return
+  try {
+    giveLifeSign(loadAddon(), start.threadMapFd, slot)
+  } catch (error) {
+    log.warn('the death of this data worker will be noticed late', { error: describeError(error) })
+  }
+}
 
 /** Past the main thread, through which every other line goes. */
 function reportMain(): void {
@@ -169,6 +176,7 @@ function drain({ lingerMs, idleMs }: WorkerDrain): void {
   setTimeout(() => {
     proxy.closeListeners()
     heartbeat.leaveKernel()
+    if (start.threadMapFd >= 0) loadAddon().withdrawLifeSign()
     const timer = setInterval(() => {
       if (dns !== null && dns.openCount > 0) return
       if (!proxy.endIfIdle()) return

@@ -145,6 +145,14 @@ export interface Addon {
   /** Fails with EAGAIN while another program holds the lock; closing the descriptor unlocks. */
   lockDirectory(path: string): number
 
+  /**
+   * From now on the kernel puts WORKER_THREAD_DIED in that slot of the map when the calling thread dies; the thread has
+   * one such slot at most.
+   */
+  giveLifeSign(mapFd: number, slot: number): void
+  /** The calling thread's: what it has in its slot stays, and the kernel leaves it alone. */
+  withdrawLifeSign(): void
+
   /** Writes at most 4096 bytes; false when it would have to wait, or fails. */
   writeNow(fd: number, bytes: Uint8Array): boolean
 }

@@ -26,6 +26,7 @@ export const SHARED_MAPS = [
   'listeners',
   'serving_workers',
   'heartbeats',
+  'worker_threads',
   'exempt_sockets',
   'steered_sockets',
   'bound_syns',

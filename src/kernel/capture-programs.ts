@@ -74,6 +74,8 @@ export class CapturePrograms {
   readonly exemptMapFd: number
   /** Descriptor of the heartbeats, for the data workers; open until `close`. */
   readonly heartbeatMapFd: number
+  /** Descriptor of the map of their threads, likewise. */
+  readonly threadMapFd: number
   /** Which set of maps this is: see LayoutStamp. */
   readonly epoch: bigint
   readonly takeover: Takeover
@@ -129,6 +131,7 @@ export class CapturePrograms {
     }
     this.exemptMapFd = mapFds['exempt_sockets']!
     this.heartbeatMapFd = mapFds['heartbeats']!
+    this.threadMapFd = mapFds['worker_threads']!
   }
 
   /**

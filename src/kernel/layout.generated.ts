@@ -13,6 +13,7 @@ export const WORKER_SLOTS_MAX = 128
 export const LISTENERS_MAX = 32768
 export const HEARTBEAT_MS_MAX = 1500
 export const HEARTBEAT_INTERVAL_MS = 250
+export const WORKER_THREAD_DIED = 1073741824
 export const BOUND_SYNS_MAX = 4096
 export const FRONTENDS_MAX = 65536
 export const BACKENDS_MAX = 262144
@@ -321,7 +322,7 @@ export const LAYOUT_STAMP = {
 } as const
 
 /** Of everything above and of every map's definition. */
-export const LAYOUT_HASH = 0x34b09d9dbb911215n
+export const LAYOUT_HASH = 0xc65916fc6fb041f2n
 
 /** Of what is in the maps that agents pass on: see `struct passed` in native/bpf/layout.c. */
 export const PASSED_HASH = 0x1f9c238abf7b4eacn

@@ -319,6 +319,11 @@ export function* pairsOf(map: WalkableMap, keyBytes: number, valueBytes: number)
   }
 }
 
+/** Key of a data worker's slot. */
+export function encodeSlot(slot: number): Uint8Array {
+  return u32(slot)
+}
+
 function u32(value: number): Uint8Array {
   const bytes = new Uint8Array(4)
   new DataView(bytes.buffer).setUint32(0, value, IS_LITTLE_ENDIAN)

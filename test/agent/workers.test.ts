@@ -65,6 +65,7 @@ describe('data workers', () => {
         isLogging: false,
         transport: 'node',
         heartbeatMapFd: -1,
+        threadMapFd: -1,
         slotBase: 0,
         vitals: new VitalSigns().buffer,
         alarmFd: -1,

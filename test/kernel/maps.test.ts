@@ -152,6 +152,7 @@ test('the maps in the built objects have the sizes that are encoded here', needs
     listeners: [layout.LISTENER_KEY.bytes, 8],
     serving_workers: [4, layout.WORKER_SET.bytes],
     heartbeats: [4, 8],
+    worker_threads: [4, 4],
     exempt_sockets: [4, 4],
     steered_sockets: [4, 4],
     bound_syns: [layout.BOUND_SYN_KEY.bytes, 4],

@@ -3,12 +3,21 @@
  * blocked from outside.
  */
 import assert from 'node:assert/strict'
+import { closeSync, existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { ABSENCE_CHECK_MS } from '../../src/agent/absence-watch.ts'
 import { manifests } from '../../src/cli/demo/manifests.ts'
-import { HEARTBEAT_INTERVAL_MS, HEARTBEAT_MS_MAX } from '../../src/kernel/layout.generated.ts'
+import { loadAddon } from '../../src/kernel/addon.ts'
+import {
+  HEARTBEAT_INTERVAL_MS,
+  HEARTBEAT_MS_MAX,
+  WORKER_SLOTS_MAX,
+  WORKER_THREAD_DIED,
+} from '../../src/kernel/layout.generated.ts'
+import { encodeSlot } from '../../src/kernel/maps.ts'
 import { LiveMesh } from '../support/live-mesh.ts'
 import { needsRoot } from '../support/netns.ts'
 
@@ -199,6 +208,32 @@ spec: { mtls: { mode: STRICT } }
     await delay(3 * ABSENCE_CHECK_MS)
     assert.equal(events(ABSENCE).length, told)
     assert.equal(await mesh.metric(NODE, 'weft_agent_absences_total'), absences)
+  })
+
+  /** The threads of data workers that the kernel watches, by slot, with the marks of those that have died. */
+  function workerThreads(): number[] {
+    const addon = loadAddon()
+    const fd = addon.openPinned(join(mesh.pinDirectory(NODE), 'maps', 'worker_threads'))
+    const words = Array.from({ length: WORKER_SLOTS_MAX }, (_, slot) =>
+      new DataView(addon.mapLookup(fd, encodeSlot(slot))!.buffer).getUint32(0, true),
+    )
+    closeSync(fd)
+    return words
+  }
+
+  it('that is killed is known to be dead by each of its data workers’ threads, and its successor to live', async () => {
+    const living = (): number[] => {
+      const tasks = `/proc/${mesh.pid(AGENT)}/task`
+      return workerThreads().flatMap((word, slot) => (word !== 0 && existsSync(join(tasks, `${word}`)) ? [slot] : []))
+    }
+    const slots = living()
+    assert.equal(slots.length, 2)
+    await mesh.kill(AGENT)
+    const words = workerThreads()
+    for (const slot of slots) assert.equal(words[slot], WORKER_THREAD_DIED)
+    await mesh.startAgent(NODE)
+    assert.equal(living().length, 2)
+    assert.equal(await get('client', 'near'), '200')
   })
 
   it('that is killed is missed by the check of the node, and its successor tells how long and by whom', async () => {

@@ -1,6 +1,6 @@
 /** Data workers that stand still, seen by the real kernel: their listeners are open, and yet they get no connections. */
 import assert from 'node:assert/strict'
-import type { ChildProcess } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { after, before, describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -8,12 +8,13 @@ import { ROLE_INBOUND, ROLE_OUTBOUND } from '../../src/agent/capture.ts'
 import { EbpfCapture } from '../../src/agent/capture-ebpf.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { loadAddon, NATIVE_BUILD_DIRECTORY } from '../../src/kernel/addon.ts'
-import { HEARTBEAT_INTERVAL_MS, HEARTBEAT_MS_MAX } from '../../src/kernel/layout.generated.ts'
-import { HeartbeatMap, KernelMap } from '../../src/kernel/maps.ts'
+import { HEARTBEAT_INTERVAL_MS, HEARTBEAT_MS_MAX, WORKER_SLOTS_MAX } from '../../src/kernel/layout.generated.ts'
+import { encodeSlot, HeartbeatMap, KernelMap } from '../../src/kernel/maps.ts'
 import { AnsweringPod, answerIn, runClient, startApp, TestClient } from '../support/answering-pod.ts'
 import { needsRoot, TestNetwork, type TestPod } from '../support/netns.ts'
 
 const APP_PORT = '8080'
+const HOLDER_PROGRAM = new URL('../support/life-sign-holder.ts', import.meta.url).pathname
 const AGENT_PROGRAM = new URL('../support/capture-agent.ts', import.meta.url).pathname
 
 /** Longest wait for what the kernel should notice within seconds. Only a failing test waits so long. */
@@ -141,6 +142,68 @@ describe('heartbeats of data workers', needsRoot, () => {
       assert.match(await readFromB(), /^read app b /)
       heartbeats.beat(0, process.hrtime.bigint() - BigInt(HEARTBEAT_MS_MAX) * 500_000n)
       assert.equal(answerIn(await readFromB()).worker, 0)
+    })
+
+    describe('and signs of life', () => {
+      const holders: ChildProcess[] = []
+
+      after(() => {
+        for (const holder of holders) holder.kill('SIGKILL')
+        const threads = new KernelMap(loadAddon(), capture.threadMapFd)
+        for (const worker of [0, 1]) threads.update(encodeSlot(worker), new Uint8Array(4))
+      })
+
+      /** A process whose thread is that of a worker. */
+      async function live(worker: number): Promise<ChildProcess> {
+        const stdio = ['pipe', 'pipe', 'inherit', capture.threadMapFd] as const
+        const holder = spawn(process.execPath, [HOLDER_PROGRAM, String(worker)], { stdio: [...stdio] })
+        holders.push(holder)
+        assert.equal(String((await once(holder.stdout!, 'data'))[0]), 'given\n')
+        return holder
+      }
+
+      async function end(holder: ChildProcess, how: 'killed' | 'in order'): Promise<void> {
+        const exited = once(holder, 'exit')
+        if (how === 'killed') holder.kill('SIGKILL')
+        else holder.stdin!.end()
+        await exited
+      }
+
+      for (const how of ['killed', 'in order'] as const) {
+        it(`leave a worker out at once whose thread has ended (${how}), though its sockets are open and its beat is fresh`, async () => {
+          beat(0, 1)
+          const [first, second] = [await live(0), await live(1)]
+          await end(first, how)
+          const { outbound, inbound } = await workersOf(10)
+          assert.deepEqual(outbound, Array(10).fill(1))
+          assert.deepEqual(inbound, Array(10).fill(1))
+          await end(second, how)
+          for (const family of ['4', '6'] as const) assert.match(await readFromB(family), /^read app b /)
+          for (const pod of [inA, inB]) capture.setStrict(pod.uid, true)
+          for (const family of ['4', '6'] as const) assert.equal(await readFromB(family), 'connect EPERM')
+          for (const pod of [inA, inB]) capture.setStrict(pod.uid, false)
+          // Who comes next in the slot lives.
+          await live(0)
+          assert.deepEqual((await workersOf(6)).outbound, Array(6).fill(0))
+        })
+      }
+
+      it('leave a worker in that has withdrawn its sign before it ended: the slot may be a successor’s', async () => {
+        beat(0)
+        const holder = await live(0)
+        holder.stdin!.write('\n')
+        assert.equal(String((await once(holder.stdout!, 'data'))[0]), 'withdrawn\n')
+        await end(holder, 'killed')
+        assert.deepEqual((await workersOf(6)).outbound, Array(6).fill(0))
+      })
+
+      it('are refused in another kind of map, and past its end', () => {
+        const addon = loadAddon()
+        assert.throws(() => addon.giveLifeSign(capture.heartbeatMapFd, 0), { code: 'EINVAL' })
+        assert.throws(() => addon.giveLifeSign(capture.threadMapFd, WORKER_SLOTS_MAX), { code: 'EINVAL' })
+        assert.throws(() => addon.giveLifeSign(capture.threadMapFd, -1), RangeError)
+        assert.throws(() => addon.giveLifeSign(-1, 0), { object: 'map descriptor -1' })
+      })
     })
 
     it('do not help a worker that is not among those that serve', async () => {

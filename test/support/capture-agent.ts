@@ -111,6 +111,12 @@ function refuseBadArguments(addon: Addon): void {
   assert.throws(() => addon.mapUpdate(-1, new Uint8Array(8), new Uint8Array(POD.bytes)), {
     object: 'map descriptor -1',
   })
+  assert.throws(() => wrong['giveLifeSign']!('x', 0), TypeError)
+  const threads = maps['worker_threads']!
+  addon.giveLifeSign(threads, 1)
+  addon.giveLifeSign(threads, 0)
+  for (let i = 0; i < 2; i++) addon.withdrawLifeSign()
+  addon.giveLifeSign(threads, 0)
   assert.equal(addon.mapLookup(pods, new Uint8Array(8)), null)
   assert.equal(addon.mapDelete(pods, new Uint8Array(8)), false)
   addon.mapUpdate(pods, new Uint8Array(8), new Uint8Array(POD.bytes).fill(3))

@@ -16,6 +16,8 @@ static __always_inline int is_own_address(__u64 netns_cookie, const struct addre
 }
 
 static __always_inline int is_alive(__u32 slot, __u64 now) {
+  __u32* thread = bpf_map_lookup_elem(&worker_threads, &slot);
+  if (!thread || (*(volatile __u32*)thread & WORKER_THREAD_DIED)) return 0;
   __u64* beat = bpf_map_lookup_elem(&heartbeats, &slot);
   /* Another CPU may have written a later time than `now`. */
   return beat && (__s64)(now - *beat) <= (__s64)HEARTBEAT_MS_MAX * 1000000;

@@ -38,6 +38,8 @@ enum capture_constants {
    */
   HEARTBEAT_MS_MAX = 1500,
   HEARTBEAT_INTERVAL_MS = 250,
+  /* FUTEX_OWNER_DIED of linux/futex.h: the kernel's mark in `worker_threads`. */
+  WORKER_THREAD_DIED = 0x40000000,
   /* Destinations to which sockets bound to an interface are connecting at one moment. The oldest give way. */
   BOUND_SYNS_MAX = 4096,
   /* Addresses and ports whose connections the kernel may carry: those of the TCP services that pods ask for.
@@ -339,6 +341,20 @@ struct {
   __type(key, __u32);
   __type(value, __u64);
 } heartbeats SEC(".maps");
+
+/*
+ * The thread of each data worker, by slot, as a robust futex (native/addon/life_sign.cc): its id, and when it
+ * has died the kernel's mark in its place. A process that is killed keeps its listeners open until its memory
+ * has been given back; what they took in meanwhile would be lost, and a datagram without a word to its
+ * sender. 0 when nobody has said.
+ */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(map_flags, BPF_F_MMAPABLE);
+  __uint(max_entries, WORKER_SLOTS_MAX);
+  __type(key, __u32);
+  __type(value, __u32);
+} worker_threads SEC(".maps");
 
 /* The agent's own sockets. Only who holds the map can put a socket in; a mark could be forged by a pod. */
 struct {
