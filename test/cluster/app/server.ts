@@ -40,13 +40,18 @@ export function serve({ version, httpPorts, tcpPorts, serverFirstPorts, grpcHeal
   console.log(`serving as ${version}`)
 }
 
-/** `/status/503`, `/delay/250` (ms), `/bytes/4096`, and everything else: what was asked, and by whom. */
+/** `/status/503`, `/delay/250` (ms), `/bytes/4096`, `/metrics`, and everything else: what was asked, and by whom. */
 async function onRequest(version: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const [, verb, word] = (request.url ?? '/').split('?')[0]!.split('/')
   const number = Number(word ?? 0)
   if (verb === 'delay') await delay(number)
   if (verb === 'bytes') {
     response.end(Buffer.alloc(Math.min(number, BYTES_MAX), 'x'))
+    return
+  }
+  if (verb === 'metrics') {
+    response.setHeader('content-type', 'text/plain; version=0.0.4')
+    response.end(`# TYPE app_info gauge\napp_info{version="${version}"} 1\n`)
     return
   }
   response.statusCode = verb === 'status' ? number : 200
