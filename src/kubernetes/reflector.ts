@@ -81,6 +81,9 @@ const BAD_WATCHES_MAX = 3
 
 const TOO_MANY_REQUESTS = 429
 
+/** A server that was not ready for this long was away, and not only lost: its restart takes two seconds at least. */
+const REAL_ABSENCE_MS = 2_000
+
 /** Lists and watches until it is stopped. */
 export class Reflector<T> {
   private readonly settings: ReflectorSettings
@@ -144,8 +147,16 @@ export class Reflector<T> {
         waitMs = this.onFailure(error)
       }
       if (waitMs > 0) await this.sleep(waitMs)
-      if (isAway) await this.settings.api.presence.returned(signal)
+      if (isAway) await this.awaitReturn()
     }
+  }
+
+  private async awaitReturn(): Promise<void> {
+    const { api, clock } = this.settings
+    const beganMs = clock.now()
+    await api.presence.returned(this.abort.signal)
+    // What went wrong before it was really away says nothing of how it is now.
+    if (clock.now() - beganMs >= REAL_ABSENCE_MS) this.settle()
   }
 
   /** Reads all pages and hands them on as one. */
