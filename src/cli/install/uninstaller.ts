@@ -9,7 +9,7 @@
 import { type KubernetesApi, KubernetesError } from '../../kubernetes/api.ts'
 import { type KubernetesObject, nameOfType, type ResourceType } from '../../kubernetes/object.ts'
 import type { Access } from './access.ts'
-import { readCrds } from './crds.ts'
+import { MESH_GROUPS } from './mesh-kinds.ts'
 import { AGENT, AUTHORITY_ROOTS_SECRET, AUTHORITY_SECRET, CONTROLLER_LEASE, TRUST_CONFIG_MAP } from './names.ts'
 import { NodeCleanup } from './node-cleanup.ts'
 import type { Progress } from './progress.ts'
@@ -136,10 +136,11 @@ export class Uninstaller {
 
   /** Of objects whose CRDs stay. Nobody is left who would keep it true. */
   private async removeStatuses(): Promise<void> {
-    for (const crd of readCrds()) {
-      const what = `status of ${crd.metadata.name}`
+    // By name: the image, in which the chart's hook runs, has no CRDs.
+    for (const name of MESH_GROUPS.flatMap(({ group, resources }) => resources.map((plural) => `${plural}.${group}`))) {
+      const what = `status of ${name}`
       try {
-        const found = await this.api.get(CRDS, null, crd.metadata.name)
+        const found = await this.api.get(CRDS, null, name)
         if (found === null || found.metadata.deletionTimestamp !== undefined) continue
         const type = storedType(found)
         const count = await removeStatus(this.api, type)
