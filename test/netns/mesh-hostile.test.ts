@@ -249,27 +249,41 @@ spec:
     it('lose their own connection when they flood it, with a valid certificate', async () => {
       const credentials = join(mesh.runDirectory, 'flooding')
       assert.equal(await sign('node1', 'spiffe://cluster.local/ns/default/sa/client', credentials), 'signed')
+      // Frames are written by hand: node:http2 drops requests that are reset before they have been sent.
       const program = `
         const fs = require('node:fs')
         const [host, directory, kind] = process.argv.slice(1)
         const read = (name) => fs.readFileSync(directory + '/' + name)
-        const session = require('node:http2').connect('https://' + host + ':15008', {
-          cert: read('cert.pem'), key: read('key.pem'), rejectUnauthorized: false })
-        let code = 0, left = 20000
-        session.on('error', () => {})
-        session.on('goaway', (value) => { code = value })
-        session.on('close', () => { console.log('closed', code); process.exit() })
-        const flood = () => {
-          for (let i = 0; i < 100 && left > 0 && !session.destroyed; i++, left--) {
-            if (kind === 'ping') { session.ping(() => {}); if (i > 8) break; continue }
-            const stream = session.request({ ':method': 'CONNECT', ':authority': host + ':9000' }, { endStream: false })
-            stream.on('error', () => {})
-            stream.close(8)
-          }
-          if (left > 0) setImmediate(flood)
-          else setTimeout(() => { console.log('let by'); process.exit() }, 10_000)
+        const frame = (type, flags, stream, payload) => {
+          const head = Buffer.alloc(9)
+          head.writeUIntBE(payload.length, 0, 3)
+          head.writeUInt8(type, 3)
+          head.writeUInt8(flags, 4)
+          head.writeUInt32BE(stream, 5)
+          return Buffer.concat([head, payload])
         }
-        session.on('connect', flood)`
+        const literal = (index, value) => Buffer.concat([Buffer.from([index, value.length]), Buffer.from(value)])
+        const request = Buffer.concat([literal(2, 'CONNECT'), literal(1, host + ':9000')])
+        const frames = [Buffer.from('PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n'), frame(4, 0, 0, Buffer.alloc(0))]
+        for (let stream = 1; stream < 40000; stream += 2) {
+          if (kind === 'ping') frames.push(frame(6, 0, 0, Buffer.alloc(8)))
+          else frames.push(frame(1, 4, stream, request), frame(3, 0, stream, Buffer.from([0, 0, 0, 8])))
+        }
+        const socket = require('node:tls').connect({
+          host, port: 15008, ALPNProtocols: ['h2'], rejectUnauthorized: false,
+          cert: read('cert.pem'), key: read('key.pem') })
+        let received = Buffer.alloc(0), code = 'no GOAWAY'
+        socket.on('error', () => {})
+        socket.on('secureConnect', () => socket.write(Buffer.concat(frames)))
+        socket.on('data', (bytes) => {
+          received = Buffer.concat([received, bytes])
+          while (received.length >= 9 && received.length >= 9 + received.readUIntBE(0, 3)) {
+            const length = received.readUIntBE(0, 3)
+            if (received[3] === 7) code = received.readUInt32BE(13)
+            received = received.subarray(9 + length)
+          }
+        })
+        socket.on('close', () => { console.log('closed', code); process.exit() })`
       for (const kind of ['reset', 'ping']) {
         const command = [process.execPath, '-e', program, addressOf('far'), credentials, kind]
         // 11: ENHANCE_YOUR_CALM.
