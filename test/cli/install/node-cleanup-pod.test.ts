@@ -48,7 +48,7 @@ test('it has the image and the permissions of the agent, and needs nothing of th
   assert.equal(nodeName, 'node1')
   assert.equal(hostPID, true)
   assert.equal(containers[0]!.image, 'weft:9.9.9')
-  assert.match(JSON.stringify(containers[0]!.securityContext), /"drop":\["ALL"\],"add":\["BPF","NET_ADMIN","SYS_ADMIN"/)
+  assert.match(JSON.stringify(containers[0]!.securityContext), /"drop":\["ALL"\],"add":\["NET_ADMIN","SYS_ADMIN"/)
   const names = volumes.map(({ name }) => name)
   assert.ok(!names.includes('credentials'))
   assert.deepEqual(containers[0]!.volumeMounts.map(({ name }) => name).sort(), [...names].sort())
