@@ -283,7 +283,8 @@ spec:
             received = received.subarray(9 + length)
           }
         })
-        socket.on('close', () => { console.log('closed', code); process.exit() })`
+        socket.on('close', () => { console.log('closed', code); process.exit() })
+        setTimeout(() => { console.log('let by'); process.exit() }, 60_000)`
       for (const kind of ['reset', 'ping']) {
         const command = [process.execPath, '-e', program, addressOf('far'), credentials, kind]
         // 11: ENHANCE_YOUR_CALM.
