@@ -14,8 +14,11 @@ import { readObject } from './kind-store.ts'
 
 /** For all answers together: a fraction of what the API server waits for the webhook (5 s unless set otherwise). */
 const LOOKUP_MS_MAX = 1_000
-/** Lookups in one second. Of people's files there is one now and then; more are somebody who tries something. */
-const LOOKUPS_PER_SECOND = 10
+/**
+ * Lookups in one second: two for each Service, DestinationRule and VirtualService of a long file, of which kubectl applies
+ * some twenty objects a second. More are somebody who tries something, and pays for each with a request of his own.
+ */
+const LOOKUPS_PER_SECOND = 50
 /** Hosts of one rule that are looked for. Files that bring more services with a rule wait for the watch. */
 const HOSTS_MAX = 8
 /** Objects of one list. What is beyond stays unseen until the watch brings it. */
