@@ -25,8 +25,20 @@ import type { Transport } from '../../src/transport/conn.ts'
 import { TestAuthority } from './certificates.ts'
 import { defaultKind, type TransportKind } from './transports.ts'
 
-/** Blocks of 127.0.0.0/8 that are taken by meshes of this process; the process id keeps processes apart. */
-let nextBlock = 0
+/**
+ * Blocks of 127.0.0.0/8, of 256 addresses each, that a process has for its meshes: as many as leave each of some two thousand
+ * processes with neighbouring ids its own.
+ */
+const PROCESS_BLOCKS = 31
+const PROCESSES = 2047
+/** Meshes of this process so far. */
+let meshCount = 0
+
+/** The first three numbers of a mesh's addresses. */
+function nextBlock(): string {
+  const block = (process.pid % PROCESSES) * PROCESS_BLOCKS + (meshCount++ % PROCESS_BLOCKS)
+  return `127.${1 + (block >> 8)}.${block % 256}`
+}
 
 export interface TestPodOptions {
   readonly node?: number
@@ -141,8 +153,7 @@ export class TestMesh {
 
   /** `kinds` are the transports by node, one after the other; the agents' default unless given. */
   constructor(nodeCount = 2, kinds: readonly TransportKind[] = [defaultKind]) {
-    this.block = `127.${1 + ((process.pid + nextBlock) % 100)}.${(process.pid >> 4) % 256}`
-    nextBlock += 7
+    this.block = nextBlock()
     this.nodes = Array.from({ length: nodeCount }, (_, index) => new TestNode(index, kinds[index % kinds.length]!))
   }
 

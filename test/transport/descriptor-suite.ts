@@ -16,7 +16,8 @@ const LAUNCHER = nativeProgram('with-socket')
 
 /** Tests of inherited descriptors. */
 export function testDescriptors(kind: TransportKind): void {
-  const TEST = { timeout: 20_000, ...needsNativeBuild }
+  /** Each test starts a process, which the sanitizers make ten times slower, and a busy machine that again. */
+  const TEST = { timeout: 200_000, ...needsNativeBuild }
 
   const recorderUrl = new URL('../support/conn-recorder.ts', import.meta.url).href
   const PRELUDE = `
